@@ -1,0 +1,13 @@
+"""Compare runs: do the nearest neighbours share recording, artist, genre?"""
+
+from songray.evaluation import EvaluateConfig, evaluate
+from songray.command import LibraryFlag, open_library, run
+from songray.library import DEFAULT_LIBRARY
+
+
+def main(config: EvaluateConfig = EvaluateConfig(), library: LibraryFlag = DEFAULT_LIBRARY) -> None:
+    print(evaluate(open_library(library), config))
+
+
+if __name__ == "__main__":
+    run(main, __doc__)

@@ -1,0 +1,13 @@
+"""Build a searchable index of a run's vectors, as a new version."""
+
+from songray.index import IndexConfig, index
+from songray.command import LibraryFlag, open_library, run
+from songray.library import DEFAULT_LIBRARY
+
+
+def main(config: IndexConfig = IndexConfig(), library: LibraryFlag = DEFAULT_LIBRARY) -> None:
+    print(index(open_library(library), config))
+
+
+if __name__ == "__main__":
+    run(main, __doc__)

@@ -1,0 +1,12 @@
+"""Serve the audio of the synthetic catalogue on 127.0.0.1, until Ctrl-C."""
+
+from songray.command import run
+from songray.sources.synthetic import SyntheticSource, serve_forever
+
+
+def main(config: SyntheticSource = SyntheticSource()) -> None:
+    serve_forever(config)
+
+
+if __name__ == "__main__":
+    run(main, __doc__)

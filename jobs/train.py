@@ -1,0 +1,21 @@
+"""Train a model on the spectrograms; a training that was cut off goes on from its last epoch."""
+
+from collections.abc import Callable
+
+from songray.command import LibraryFlag, open_library, run
+from songray.library import DEFAULT_LIBRARY
+from songray.models import MODELS
+from songray.training import TrainConfig, train
+
+
+def command(name: str) -> Callable[..., None]:
+    def main(
+        model: MODELS[name] = MODELS[name](), config: TrainConfig = TrainConfig(), library: LibraryFlag = DEFAULT_LIBRARY
+    ) -> None:
+        print(train(open_library(library), name, model, config))
+
+    return main
+
+
+if __name__ == "__main__":
+    run({name: command(name) for name in MODELS}, __doc__)

@@ -1,0 +1,68 @@
+"""What every job shares: its flags, a Ray to run on, and errors told in a sentence."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import ray
+import ray.data
+import tyro
+
+from songray.library import DEFAULT_LIBRARY, Library
+
+LOCAL_LOGICAL_CPUS = 4  # on fewer, pipelines of several actor pools wait for each other forever
+
+QUIET = ray.LoggingConfig(log_level="ERROR")  # workers say what went wrong, and what they print
+
+LibraryFlag = Annotated[str, tyro.conf.arg(name="library", help="Folder or URI (s3://…, gs://…) of the library.")]
+
+
+def run(main: Callable[..., None] | dict[str, Callable[..., None]], description: str | None) -> None:
+    """Parse the flags of a job, or of its subcommands, and call it; exit with 1 and a sentence when it
+    refuses (ValueError) or has failed too often (RuntimeError)."""
+    settings = (tyro.conf.OmitArgPrefixes,)
+    try:
+        if callable(main):
+            tyro.cli(main, description=description, config=settings)
+        else:
+            tyro.extras.subcommand_cli_from_dict(main, description=description, config=settings)
+    except (ValueError, RuntimeError) as error:
+        print(f"error: {_told(error)}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _told(error: BaseException) -> str:
+    """The sentence of an error, without the trace that Ray puts around one from a worker."""
+    cause = getattr(error, "cause", None)
+    return str(cause) if cause is not None else str(error)
+
+
+def open_library(location: str = DEFAULT_LIBRARY) -> Library:
+    """The library, with Ray connected to work on it."""
+    library = Library.open(location)
+    connect()
+    return library
+
+
+def connect() -> None:
+    """Join the cluster that RAY_ADDRESS names; without one, start a Ray of this process's own."""
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if address := os.environ.get("RAY_ADDRESS"):
+        ray.init(address=address, logging_level=logging.WARNING, logging_config=QUIET)
+    else:
+        cpus = max(LOCAL_LOGICAL_CPUS, os.cpu_count() or 1)
+        ray.init(
+            "local", num_cpus=cpus, include_dashboard=False, logging_level=logging.ERROR, logging_config=QUIET
+        )
+    context = ray.data.DataContext.get_current()
+    context.print_on_execution_start = False
+    context.enable_progress_bars = False  # stages tell their progress in tracks
+    logging.getLogger("ray.data").setLevel(logging.WARNING)

@@ -1,0 +1,78 @@
+"""Reads spectrograms and a run, writes embeddings: one vector of length 1 a track."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import ray.data
+
+from songray import runs
+from songray.library import Library
+from songray.runs import Encoder, Vectors
+from songray.segments import pooled
+from songray.spectrograms import SPECS, Spectrogram, stored
+from songray.stages import Summary, fill
+
+
+@dataclass(frozen=True)
+class EmbedConfig:
+    run: str = ""
+    """Run whose model embeds; may be left out where there is only one."""
+    actors: int = 2
+    """Processes that hold the model at once."""
+    batch_tracks: int = 32
+    """Tracks that go through the model together."""
+    rows_per_file: int = 8192
+    """The most tracks that are finished together, as one file; fewer where there is little to do."""
+
+
+def embed(library: Library, config: EmbedConfig) -> Summary:
+    """Compute the vectors of the tracks that have none yet under this run."""
+    run = runs.choose(library, config.run)
+    output = library.table("embeddings", run.name)
+    output.claim({"run": run.name, "model": run.model, "made_with": run.made_with})
+
+    def plan(rows: ray.data.Dataset, tally: ray.actor.ActorHandle) -> ray.data.Dataset:
+        return rows.map_batches(
+            EmbedWorker,
+            fn_constructor_args=(library, run.name),
+            batch_size=config.batch_tracks,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=config.actors),
+        )
+
+    source = library.table("spectrograms", run.set)
+    return fill(f"embed {run.name}", source, output, plan, config.rows_per_file)
+
+
+class EmbedWorker:
+    """Worker: holds the run's encoder."""
+
+    def __init__(self, library: Library, run: str) -> None:
+        self.encoder = runs.load(library, runs.choose(library, run))
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        return embed_batch(rows, self.encoder)
+
+
+def embed_batch(rows: pa.Table, encoder: Encoder) -> pa.Table:
+    """Rows of spectrograms → as many rows of embeddings."""
+    spec = encoder.model.spec
+    units = vectors(encoder, [stored(cell.as_py(), SPECS[spec]) for cell in rows[spec]])
+    column = pa.FixedSizeListArray.from_arrays(pa.array(units.ravel()), units.shape[1])
+    return pa.table({"track_key": rows["track_key"], "track_id": rows["track_id"], "embedding": column})
+
+
+def vectors(encoder: Encoder, spectrograms: list[Spectrogram]) -> Vectors:
+    """Spectrograms as they are stored, (frames, bins) each → unit vectors, (clips, dimension)."""
+    return encoder.unit(pooled(encoder.model, spectrograms))
+
+
+def matrix(column: pa.ChunkedArray) -> Vectors:
+    """A column of vectors, as it is stored, as one array, (tracks, dimension)."""
+    if not len(column):
+        return np.empty((0, 0), np.float32)
+    flat = column.combine_chunks().flatten().to_numpy()
+    return flat.reshape(len(column), -1)

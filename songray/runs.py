@@ -1,0 +1,143 @@
+"""A run: what training leaves behind, and all that turning sound into vectors needs.
+
+    runs/<run>/split.parquet      the tracks that it learned from, and those held out
+    runs/<run>/train/             Ray Train's checkpoints: a training that was cut off goes on from there
+    runs/<run>/model.safetensors  weights; mean and deviation of the vectors
+    runs/<run>/run.json           config, data, code, metrics; written last, so a run without it is unfinished
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import posixpath
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+
+from songray.library import Library, read_json, write_json
+from songray.models import MODELS
+from songray.models.base import Embedder, ModelConfig
+
+Vectors = NDArray[np.float32]  # (tracks, dimension)
+
+
+@dataclass(frozen=True)
+class Run:
+    name: str
+    model: str  # of MODELS
+    model_config: dict[str, Any]
+    config: dict[str, Any]  # of the training
+    set: str  # of the spectrograms
+    tracks: dict[str, int]  # learned from (train), and held out (validation)
+    data: str  # fingerprint of their keys
+    made_with: dict[str, str]
+    metrics: dict[str, float]  # of the epoch whose weights were kept
+    curve: list[dict[str, float]]  # the metrics of all epochs
+
+    def __str__(self) -> str:
+        text = f"train: run {self.name}: {self.tracks['train']} tracks, {self.tracks['validation']} held out"
+        if not self.metrics:
+            return f"{text}; nothing to learn but the scale of the vectors"
+        last, best = self.curve[-1], self.metrics
+        quality = f"loss {best['validation_loss']:.5f}"
+        if "validation_unexplained" in best:
+            quality += f", {best['validation_unexplained']:.1%} of the variance unexplained"
+        return (
+            f"{text}; {last['epoch']:.0f} epochs, {last['steps']:.0f} steps, {last['seconds']:.0f} s; "
+            f"epoch {best['epoch']:.0f} was best on the tracks held out: {quality}"
+        )
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """The way from windows to vectors: a model, and what was fitted on the vectors of its training."""
+
+    model: Embedder
+    mean: Vectors  # (dimension,)
+    deviation: Vectors  # (dimension,)
+
+    def unit(self, pooled: Vectors) -> Vectors:
+        """Pooled vectors, standardised and of length 1; (tracks, dimension) both."""
+        centred = (pooled - self.mean) / self.deviation
+        lengths = np.linalg.norm(centred, axis=1, keepdims=True)
+        unit: Vectors = (centred / np.maximum(lengths, 1e-12)).astype(np.float32)
+        return unit
+
+
+def default_name(model: str, *shaping: Any) -> str:
+    """The model and a hash of all that shapes the result: never a date."""
+    text = json.dumps(shaping, sort_keys=True)
+    return f"{model}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
+
+
+def find(library: Library, name: str) -> Run | None:
+    """The finished run of that name, if there is one."""
+    content = read_json(library.filesystem, library.path("runs", name, "run.json"))
+    return Run(**content) if content else None
+
+
+def finished(library: Library) -> list[str]:
+    """Names of the finished runs, sorted."""
+    return [name for name in library.folders("runs") if find(library, name)]
+
+
+def choose(library: Library, name: str) -> Run:
+    """The run that is meant: by name, or the only one there is. Raises ValueError with the choices."""
+    names = finished(library)
+    if not names:
+        raise ValueError("there is no finished run: run jobs/train.py first")
+    if not name and len(names) > 1:
+        raise ValueError(f"--run is empty and there are several runs: name one of {', '.join(names)}")
+    run = find(library, name or names[0])
+    if run is None:
+        raise ValueError(f"--run {name}: there is no such run; there are {', '.join(names)}")
+    return run
+
+
+def save(library: Library, run: Run, encoder: Encoder) -> None:
+    """Write the run, run.json last."""
+    tensors = {f"model.{name}": tensor for name, tensor in encoder.model.state_dict().items()}
+    tensors |= {"mean": torch.from_numpy(encoder.mean), "deviation": torch.from_numpy(encoder.deviation)}
+    content = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
+    path = library.path("runs", run.name, "model.safetensors")
+    with library.filesystem.open_output_stream(path) as stream:
+        stream.write(content)
+    write_json(library.filesystem, posixpath.join(posixpath.dirname(path), "run.json"), dataclasses.asdict(run))
+
+
+def load(library: Library, run: Run) -> Encoder:
+    """The run's encoder, ready to embed. Nothing is unpickled."""
+    with library.filesystem.open_input_stream(library.path("runs", run.name, "model.safetensors")) as stream:
+        tensors = safetensors.torch.load(stream.read())
+    mean, deviation = tensors.pop("mean").numpy(), tensors.pop("deviation").numpy()
+    model = model_config(run).build()
+    model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in tensors.items()})
+    return Encoder(model.eval(), mean, deviation)
+
+
+def model_config(run: Run) -> ModelConfig:
+    """The options of the run's model, as they were."""
+    if run.model not in MODELS:
+        raise ValueError(f"run {run.name} is of the model {run.model}; this songray has {', '.join(MODELS)}")
+    return MODELS[run.model](**run.model_config)
+
+
+def made_with() -> dict[str, str]:
+    """Versions of the code that a result depends on."""
+    names = ("songray", "torch", "ray", "librosa", "soundfile", "soxr", "numpy")
+    return {name: _version(name) for name in names}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # songray itself need not be installed on a cluster
+        return "not installed"

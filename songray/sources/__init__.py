@@ -1,0 +1,12 @@
+"""Where songs come from: siblings behind one interface (base.Source)."""
+
+from songray.sources.base import Source
+from songray.sources.folder import FolderSource
+from songray.sources.manifest import ManifestSource
+from songray.sources.synthetic import SyntheticSource
+
+SOURCES: dict[str, type[Source]] = {
+    "folder": FolderSource,
+    "manifest": ManifestSource,
+    "synthetic": SyntheticSource,
+}

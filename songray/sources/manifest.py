@@ -1,0 +1,159 @@
+"""A list of songs in files: CSV, JSON lines or Parquet, with id, url and whatever else is known."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import math
+import posixpath
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs
+import pyarrow.parquet
+
+from songray.sources.base import Artist, Contents, Page, Track
+
+ROWS_AT_ONCE = 1000
+LIST_SEPARATOR = ";"  # between several artists or genres in one cell
+DATE = re.compile(r"\d{4}(-\d{2}(-\d{2})?)?")
+PRECISIONS = {4: "year", 7: "month", 10: "day"}
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ManifestSource:
+    manifest: str | None = None
+    """File (.csv, .jsonl or .parquet; path or URI) of the source `manifest`, or a folder of such files.
+    Columns: id, url (or path); where known title, artist, album, date, duration, genre, isrc, explicit,
+    recording. Several artists or genres in a cell stand with ";" between them."""
+
+    def pages(self) -> Iterator[Page]:
+        if not self.manifest:
+            raise ValueError("--manifest is empty: name a .csv, .jsonl or .parquet file, or a folder of them")
+        filesystem, path = _resolve(self.manifest)
+        info = filesystem.get_file_info(path)
+        if info.type == pa.fs.FileType.NotFound:
+            raise ValueError(f"--manifest {self.manifest}: there is no such file or folder")
+        folder = pa.fs.FileSelector(path, recursive=True)
+        infos = [info] if info.is_file else filesystem.get_file_info(folder)
+        for file in sorted((file for file in infos if file.is_file), key=lambda file: file.path):
+            yield Page(file.path, f"{file.size} bytes, {file.mtime_ns} ns")
+
+    def read(self, page: Page) -> Iterator[Contents]:
+        filesystem, _ = _resolve(str(self.manifest))
+        numbered = enumerate(_rows(filesystem, page.name), 1)
+        while chunk := list(itertools.islice(numbered, ROWS_AT_ONCE)):
+            contents = Contents()
+            for number, row in chunk:
+                try:
+                    track, artists = describe(row, posixpath.dirname(page.name))
+                except ValueError as error:
+                    contents.problems.append(f"bad_row: row {number} of {page.name}: {error}")
+                else:
+                    contents.tracks.append(track)
+                    contents.artists.extend(artists)
+            yield contents
+
+
+def _resolve(location: str) -> tuple[pa.fs.FileSystem, str]:
+    if "://" in location:
+        return pa.fs.FileSystem.from_uri(location)
+    return pa.fs.LocalFileSystem(), posixpath.abspath(posixpath.expanduser(location))
+
+
+def _rows(filesystem: pa.fs.FileSystem, path: str) -> Iterator[Row]:
+    suffix = posixpath.splitext(path)[1].lower()
+    if suffix == ".parquet":
+        with filesystem.open_input_file(path) as file:
+            for batch in pa.parquet.ParquetFile(file).iter_batches(ROWS_AT_ONCE):
+                yield from batch.to_pylist()
+    elif suffix in (".csv", ".jsonl", ".ndjson"):
+        with filesystem.open_input_stream(path) as stream:
+            text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+            yield from csv.DictReader(text) if suffix == ".csv" else map(_parse_line, text)
+    else:
+        raise ValueError(f"{path}: a manifest ends in .csv, .jsonl or .parquet")
+
+
+def _parse_line(line: str) -> Row:
+    """A line of JSON as a row; one that is none keeps its text, for the message about it."""
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError:
+        return {"not JSON": line.strip()[:80]}
+    return row if isinstance(row, dict) else {"not an object": row}
+
+
+def describe(row: Row, folder: str) -> tuple[Track, list[Artist]]:
+    """A row as a track and its artists; raises ValueError on what cannot be one."""
+    identity, location = _text(row, "id"), _text(row, "url") or _text(row, "path")
+    if not identity or not location:
+        raise ValueError(f"needs id and url, has {dict(itertools.islice(row.items(), 4))}")
+    if "://" not in location:
+        location = posixpath.join(folder, posixpath.expanduser(location))
+    names = _texts(row, "artist")
+    artists = [Artist(f"manifest:artist:{name.casefold()}", name) for name in names]
+    album, date = _text(row, "album"), _date(_text(row, "date"))
+    track = Track(
+        track_id=f"manifest:{identity}",
+        title=_text(row, "title") or identity,
+        location=location,
+        artist_ids=[artist.artist_id for artist in artists],
+        artist_names=names,
+        album_id=f"manifest:album:{';'.join(names)}:{album}".casefold() if album else None,
+        album=album,
+        release_date=date,
+        release_date_precision=PRECISIONS[len(date)] if date else None,
+        duration_seconds=_seconds(_text(row, "duration")),
+        genres=_texts(row, "genre"),
+        isrc=_text(row, "isrc"),
+        explicit=_flag(_text(row, "explicit")),
+        recording=_text(row, "recording"),
+        audio_version=location,
+    )
+    return track, artists
+
+
+def _text(row: Row, column: str) -> str | None:
+    value = row.get(column)
+    return str(value).strip() or None if value is not None else None
+
+
+def _texts(row: Row, column: str) -> list[str]:
+    value = row.get(column)
+    values = value if isinstance(value, list) else (_text(row, column) or "").split(LIST_SEPARATOR)
+    return list(dict.fromkeys(str(item).strip() for item in values if str(item).strip()))
+
+
+def _date(text: str | None) -> str | None:
+    if text is None:
+        return None
+    if match := DATE.match(text):
+        return match[0]
+    raise ValueError(f"date {text!r} is not like 1987, 1987-06 or 1987-06-30")
+
+
+def _seconds(text: str | None) -> float | None:
+    if text is None:
+        return None
+    seconds = float(text)
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise ValueError(f"duration {text!r} is not a number of seconds")
+    return seconds
+
+
+def _flag(text: str | None) -> bool | None:
+    if text is None:
+        return None
+    if text.lower() in ("true", "1", "yes"):
+        return True
+    if text.lower() in ("false", "0", "no"):
+        return False
+    raise ValueError(f"explicit {text!r} is not true or false")

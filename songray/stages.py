@@ -1,0 +1,246 @@
+"""What stages from table to table share: they do what their output lacks, and sum up what they did."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+import ray
+import ray.data
+from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.data.checkpoint import CheckpointConfig
+from ray.data.checkpoint.checkpoint_filter import CheckpointManager
+
+from songray.library import Keys, Table, newest_revisions
+MIN_ROWS_PER_FILE = 16
+SECONDS_BETWEEN_LINES = 5.0
+
+
+@dataclass
+class Summary:
+    """What a stage did: rows in = before + done + failed + to try again."""
+
+    stage: str
+    rows: int = 0
+    before: int = 0
+    done: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    again: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        worked = self.done + self.failed.total() + self.again.total()
+        parts = [f"{self.before} done before", f"{self.done} done now"]
+        parts.append(f"{self.failed.total()} failed{_classes(self.failed)}")
+        if self.again:
+            parts.append(f"{self.again.total()} to try again{_classes(self.again)}")
+        rate = f", {worked / self.seconds:.1f}/s" if worked and self.seconds else ""
+        return f"{self.stage}: {self.rows} tracks = {' + '.join(parts)} ({self.seconds:.1f} s{rate})"
+
+    def check(self, max_failed_share: float) -> None:
+        """Raise RuntimeError where more of this run's rows failed than the stage may bear."""
+        worked = self.done + self.failed.total() + self.again.total()
+        bad = worked - self.done
+        if worked and bad / worked > max_failed_share:
+            raise RuntimeError(
+                f"{self.stage}: {bad} of {worked} tracks failed, more than the share of "
+                f"{max_failed_share} that --max-failed-share allows"
+            )
+
+
+def _classes(counts: Counter[str]) -> str:
+    return f" ({', '.join(f'{name} {count}' for name, count in counts.most_common())})" if counts else ""
+
+
+@dataclass(frozen=True)
+class Lacking:
+    """The rows of a source table that an output table lacks."""
+
+    rows: int  # of the source, one a track
+    keys: Keys  # of those that are lacking, sorted
+    newest: Keys | None  # beside each key, which of its rows counts, where rows supersede others
+    files: list[str]  # of the source, that hold them
+
+
+class Tally:
+    """Actor that counts rows while a stage runs: those that are ready to be written, and, by class, those
+    that are left for its next run."""
+
+    def __init__(self) -> None:
+        self.ready = 0
+        self.again: Counter[str] = Counter()
+
+    def add_ready(self, rows: int) -> None:
+        self.ready += rows
+
+    def add_again(self, classes: list[str]) -> None:
+        self.again.update(classes)
+
+    def total(self) -> tuple[int, Counter[str]]:
+        return self.ready, self.again
+
+
+def fill(
+    stage: str,
+    source: Table,
+    output: Table,
+    plan: Callable[[ray.data.Dataset, ray.actor.ActorHandle], ray.data.Dataset],
+    rows_per_file: int,
+    row_group_rows: int | None = None,
+) -> Summary:
+    """Write to `output` what `plan` makes of the rows of `source` that it lacks.
+
+    `plan` maps a dataset of Arrow blocks to one of rows in the output's schema: exactly one row
+    for each row that it takes, or none for one that the next run shall try again, whose class it
+    gives to the Tally.
+
+    Rows are finished a file at a time, by Ray Data's row checkpoints: killed at any moment and
+    called again, none is lost, and none that was finished is done again.
+    """
+    started = time.monotonic()
+    lacking = find_lacking(source, output)
+    summary = Summary(stage, rows=lacking.rows, before=lacking.rows - lacking.keys.size)
+    if lacking.keys.size:
+        rows_per_file = min(rows_per_file, _grain(lacking.keys.size))
+        tally = ray.remote(Tally).options(num_cpus=0).remote()
+        files_before = set(output.files())
+        with _checkpoints(output), _progress(stage, lacking.keys.size, tally):
+            rows = ray.data.read_parquet(lacking.files, filesystem=source.filesystem)
+            rows = rows.map_batches(_keep, fn_args=(ray.put(lacking),), batch_format="pyarrow")
+            rows = rows.repartition(target_num_rows_per_block=rows_per_file)
+            plan(rows, tally).map_batches(_count_ready, fn_args=(tally,), batch_format="pyarrow").write_parquet(
+                output.path,
+                filesystem=output.filesystem,
+                mode="append",
+                compression="zstd",
+                row_group_size=row_group_rows or rows_per_file,
+            )
+        files = [path for path in output.files() if path not in files_before]
+        _count(summary, output, files)
+        _, summary.again = ray.get(tally.total.remote())
+    summary.seconds = time.monotonic() - started
+    return summary
+
+
+def _grain(rows: int) -> int:
+    """Rows a file that give every CPU several files to make, and at least MIN_ROWS_PER_FILE."""
+    cpus = ray.cluster_resources().get("CPU", 1)
+    return max(MIN_ROWS_PER_FILE, math.ceil(rows / (4 * cpus)))
+
+
+def find_lacking(source: Table, output: Table) -> Lacking:
+    """Compare keys alone, so that only files that hold work need be opened (8 bytes a track).
+
+    Of each track only the newest revision counts, and only where the source has no error.
+    """
+    keys, order, fit, fragment, files = _read_keys(source)
+    newest = newest_revisions(np.unique(keys))
+    wanted = newest[~np.isin(newest, output.finished_keys())]
+    position = np.lexsort((order, keys))  # the last of equal keys is the one that counts
+    last = position[np.append(keys[position][1:] != keys[position][:-1], True)] if keys.size else position
+    rows = last[np.isin(keys[last], newest) & fit[last]]
+    rows_lacking = rows[np.isin(keys[rows], wanted)]
+    holding = [files[number] for number in np.unique(fragment[rows_lacking])]
+    superseded = order[rows_lacking] if source.kind.newest else None
+    return Lacking(rows.size, keys[rows_lacking], superseded, holding)
+
+
+def _read_keys(source: Table) -> tuple[Keys, Keys, np.ndarray, np.ndarray, list[str]]:
+    """Of each row: its key, its order among equal keys, whether it has no error, and its file."""
+    files = source.files()
+    names = source.kind.columns
+    columns = ["track_key", *(name for name in (source.kind.newest, "error") if name and name in names)]
+    tables = [source.read(columns, files=[path]) for path in files]
+    table = pa.concat_tables(tables) if tables else source.read(columns)
+    keys = table.column("track_key").to_numpy()
+    order = table.column(source.kind.newest).to_numpy() if source.kind.newest else np.zeros_like(keys)
+    fit = table.column("error").is_null().to_numpy() if "error" in columns else np.ones(keys.size, bool)
+    return keys, order, fit, np.repeat(np.arange(len(files)), [t.num_rows for t in tables]), files
+
+
+def _keep(rows: pa.Table, lacking_reference: ray.ObjectRef) -> pa.Table:
+    """Of the rows of a file, those that are lacking."""
+    lacking: Lacking = ray.get(lacking_reference)
+    keys = rows.column("track_key").to_numpy()
+    position = np.minimum(np.searchsorted(lacking.keys, keys), lacking.keys.size - 1)
+    keep = lacking.keys[position] == keys
+    if lacking.newest is not None:
+        keep &= lacking.newest[position] == rows.column("crawl").to_numpy()
+    return rows.filter(pa.array(keep))
+
+
+def _count_ready(rows: pa.Table, tally: ray.actor.ActorHandle) -> pa.Table:
+    tally.add_ready.remote(rows.num_rows)
+    return rows
+
+
+class _CleanOnly(CheckpointManager):
+    """Deletes what a killed run left half-written, and loads nothing: `_keep` has chosen the rows
+    already, from the same committed keys, without a copy of them all in every filter actor."""
+
+    def load_checkpoint(self, data_file_dir=None, data_file_filesystem=None):  # type: ignore[no-untyped-def]
+        self._clean_pending_checkpoints(data_file_dir, data_file_filesystem)
+        return None, 0
+
+
+@contextmanager
+def _checkpoints(output: Table) -> Iterator[None]:
+    """Within, datasets that are read and written record the keys that they finished."""
+    context = ray.data.DataContext.get_current()
+    config = CheckpointConfig(
+        id_column="track_key",
+        checkpoint_path=output.checkpoint_path,
+        override_filesystem=output.filesystem,
+        delete_checkpoint_on_success=False,
+        checkpoint_manager_cls=_CleanOnly,
+    )
+    context.checkpoint_config = config
+    try:
+        yield
+    finally:
+        context.checkpoint_config = None
+
+
+@contextmanager
+def _progress(stage: str, rows: int, tally: ray.actor.ActorHandle) -> Iterator[None]:
+    """Within, a dataset that runs tells every few seconds how many rows are ready, on stderr."""
+    started = time.monotonic()
+
+    class Progress(ExecutionCallback):
+        told = started
+
+        def on_execution_step(self, executor: object) -> None:
+            now = time.monotonic()
+            if now - self.told < SECONDS_BETWEEN_LINES:
+                return
+            self.told = now
+            ready, again = ray.get(tally.total.remote())
+            rate = (ready + again.total()) / (now - started)
+            left = f", {(rows - ready - again.total()) / rate:.0f} s left" if rate else ""
+            line = f"{stage}: {ready} of {rows} tracks, {again.total()} to try again, {rate:.1f}/s{left}"
+            print(line, file=sys.stderr, flush=True)
+
+    context = ray.data.DataContext.get_current()
+    context.custom_execution_callback_classes = [Progress]
+    try:
+        yield
+    finally:
+        context.custom_execution_callback_classes = []
+
+
+def _count(summary: Summary, output: Table, files: list[str]) -> None:
+    if "error" not in output.kind.columns:
+        summary.done = output.read(["track_key"], files=files).num_rows
+        return
+    errors = output.read(["error"], files=files).column("error")
+    summary.done = errors.null_count
+    classes = pa.compute.value_counts(errors.drop_null()).to_pylist()
+    summary.failed = Counter({entry["values"]: entry["counts"] for entry in classes})
