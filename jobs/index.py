@@ -1,7 +1,7 @@
 """Build a searchable index of a run's vectors, as a new version."""
 
-from songray.index import IndexConfig, index
 from songray.command import LibraryFlag, open_library, run
+from songray.index import IndexConfig, index
 from songray.library import DEFAULT_LIBRARY
 
 

@@ -44,7 +44,9 @@ def main(
         print(crawl(place, crawl_config), flush=True)
         print(download(place, DownloadConfig()), flush=True)
         print(transform(place, TransformConfig()), flush=True)
-        print(f"train: for at most {max_seconds:g} s; `python jobs/train.py {model}` trains in full", flush=True)
+        print(
+            f"train: for at most {max_seconds:g} s; `python jobs/train.py {model}` trains in full", flush=True
+        )
         trained = train(place, model, MODELS[model](), TrainConfig(max_seconds=max_seconds))
         print(trained, flush=True)
         print(embed(place, EmbedConfig(run=trained.name)), flush=True)

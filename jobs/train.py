@@ -10,7 +10,9 @@ from songray.training import TrainConfig, train
 
 def command(name: str) -> Callable[..., None]:
     def main(
-        model: MODELS[name] = MODELS[name](), config: TrainConfig = TrainConfig(), library: LibraryFlag = DEFAULT_LIBRARY
+        model: MODELS[name] = MODELS[name](),
+        config: TrainConfig = TrainConfig(),
+        library: LibraryFlag = DEFAULT_LIBRARY,
     ) -> None:
         print(train(open_library(library), name, model, config))
 

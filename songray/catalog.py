@@ -72,7 +72,9 @@ def crawl(library: Library, config: CrawlConfig) -> CrawlSummary:
     pages = [page for page in config.chosen.pages() if not catalog.has_read(page)]
     if pages:
         items = ray.data.from_items([dataclasses.asdict(page) for page in pages])
-        pieces = items.map_batches(read_batch, fn_args=(config.chosen,), batch_size=32, batch_format="pyarrow")
+        pieces = items.map_batches(
+            read_batch, fn_args=(config.chosen,), batch_size=32, batch_format="pyarrow"
+        )
         for batch in pieces.iter_batches(batch_size=None, batch_format="pyarrow"):
             catalog.add(batch)
     catalog.write()

@@ -16,9 +16,16 @@ from songray.library import DEFAULT_LIBRARY, Library
 
 LOCAL_LOGICAL_CPUS = 4  # on fewer, pipelines of several actor pools wait for each other forever
 
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DATA_LOG_LEVEL": "ERROR",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it prints each line of a worker twice
+}
 QUIET = ray.LoggingConfig(log_level="ERROR")  # workers say what went wrong, and what they print
 
-LibraryFlag = Annotated[str, tyro.conf.arg(name="library", help="Folder or URI (s3://…, gs://…) of the library.")]
+LibraryFlag = Annotated[
+    str, tyro.conf.arg(name="library", help="Folder or URI (s3://…, gs://…) of the library.")
+]
 
 
 def run(main: Callable[..., None] | dict[str, Callable[..., None]], description: str | None) -> None:
@@ -54,7 +61,8 @@ def connect() -> None:
     """Join the cluster that RAY_ADDRESS names; without one, start a Ray of this process's own."""
     if ray.is_initialized():
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     if address := os.environ.get("RAY_ADDRESS"):
         ray.init(address=address, logging_level=logging.WARNING, logging_config=QUIET)
     else:
@@ -65,4 +73,4 @@ def connect() -> None:
     context = ray.data.DataContext.get_current()
     context.print_on_execution_start = False
     context.enable_progress_bars = False  # stages tell their progress in tracks
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)

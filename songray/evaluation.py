@@ -76,7 +76,9 @@ def evaluate(library: Library, config: EvaluateConfig) -> Evaluation:
     Memory and time: the sample squared, in pieces.
     """
     tables = {name: library.table("embeddings", name) for name in config.runs or runs.finished(library)}
-    embedded = {name: table.newest(["track_key", "embedding"]) for name, table in tables.items() if table.files()}
+    embedded = {
+        name: table.newest(["track_key", "embedding"]) for name, table in tables.items() if table.files()
+    }
     if not embedded:
         raise ValueError("no run has embeddings: run jobs/embed.py first")
     tracks = library.table("tracks").newest(["track_key", "recording", "artist_ids", "genres"])

@@ -1,8 +1,8 @@
 """Reads embeddings and tracks, writes an index: vectors to search by hnswlib, tracks to show from SQLite.
 
-    indexes/<run>/<version>/vectors.hnsw    cosine space; a label is a row of tracks.sqlite
-    indexes/<run>/<version>/tracks.sqlite   what answers show, with full-text search of title and artist
-    indexes/<run>/<version>/manifest.json   parameters and checksums; written last: no index without it
+indexes/<run>/<version>/vectors.hnsw    cosine space; a label is a row of tracks.sqlite
+indexes/<run>/<version>/tracks.sqlite   what answers show, with full-text search of title and artist
+indexes/<run>/<version>/manifest.json   parameters and checksums; written last: no index without it
 """
 
 from __future__ import annotations
@@ -135,7 +135,9 @@ def write_tracks(path: Path, tracks: list[Row]) -> None:
         )
         for label, row in enumerate(tracks):
             shown = {name: row[name] for name in SHOWN}
-            database.execute("INSERT INTO tracks VALUES (?, ?, ?)", (label, row["track_id"], json.dumps(shown)))
+            database.execute(
+                "INSERT INTO tracks VALUES (?, ?, ?)", (label, row["track_id"], json.dumps(shown))
+            )
             names = (label, row["title"], ", ".join(row["artist_names"]))
             database.execute("INSERT INTO names (rowid, title, artist) VALUES (?, ?, ?)", names)
     database.close()

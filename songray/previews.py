@@ -104,7 +104,7 @@ async def obtain(
     retrying = tenacity.AsyncRetrying(
         retry=tenacity.retry_if_exception(lambda error: isinstance(error, Failure) and error.passing),
         stop=tenacity.stop_after_attempt(config.attempts),
-        wait=tenacity.wait_exponential_jitter(initial=0.2, max=5),
+        wait=tenacity.wait_exponential_jitter(multiplier=0.2, max=5),
         reraise=True,
     )
     try:
@@ -120,7 +120,9 @@ async def obtain(
     return row | {"attempts": attempts, "seconds": time.monotonic() - started}
 
 
-async def locate_and_fetch(session: aiohttp.ClientSession, location: str | None, max_bytes: int) -> dict[str, Any]:
+async def locate_and_fetch(
+    session: aiohttp.ClientSession, location: str | None, max_bytes: int
+) -> dict[str, Any]:
     """Columns of a preview: a URL's bytes, or the size of a local file, which stays where it is."""
     if not location:
         raise Failure("no_preview", "the catalogue names no audio for it")

@@ -1,9 +1,9 @@
 """A run: what training leaves behind, and all that turning sound into vectors needs.
 
-    runs/<run>/split.parquet      the tracks that it learned from, and those held out
-    runs/<run>/train/             Ray Train's checkpoints: a training that was cut off goes on from there
-    runs/<run>/model.safetensors  weights; mean and deviation of the vectors
-    runs/<run>/run.json           config, data, code, metrics; written last, so a run without it is unfinished
+runs/<run>/split.parquet      the tracks that it learned from, and those held out
+runs/<run>/train/             Ray Train's checkpoints: a training that was cut off goes on from there
+runs/<run>/model.safetensors  weights; mean and deviation of the vectors
+runs/<run>/run.json           config, data, code, metrics; written last, so a run without it is unfinished
 """
 
 from __future__ import annotations
@@ -110,7 +110,9 @@ def save(library: Library, run: Run, encoder: Encoder) -> None:
     path = library.path("runs", run.name, "model.safetensors")
     with library.filesystem.open_output_stream(path) as stream:
         stream.write(content)
-    write_json(library.filesystem, posixpath.join(posixpath.dirname(path), "run.json"), dataclasses.asdict(run))
+    write_json(
+        library.filesystem, posixpath.join(posixpath.dirname(path), "run.json"), dataclasses.asdict(run)
+    )
 
 
 def load(library: Library, run: Run) -> Encoder:

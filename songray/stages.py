@@ -20,6 +20,7 @@ from ray.data.checkpoint import CheckpointConfig
 from ray.data.checkpoint.checkpoint_filter import CheckpointManager
 
 from songray.library import Keys, Table, newest_revisions
+
 MIN_ROWS_PER_FILE = 16
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -116,7 +117,9 @@ def fill(
             rows = ray.data.read_parquet(lacking.files, filesystem=source.filesystem)
             rows = rows.map_batches(_keep, fn_args=(ray.put(lacking),), batch_format="pyarrow")
             rows = rows.repartition(target_num_rows_per_block=rows_per_file)
-            plan(rows, tally).map_batches(_count_ready, fn_args=(tally,), batch_format="pyarrow").write_parquet(
+            plan(rows, tally).map_batches(
+                _count_ready, fn_args=(tally,), batch_format="pyarrow"
+            ).write_parquet(
                 output.path,
                 filesystem=output.filesystem,
                 mode="append",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -19,7 +20,7 @@ import ray.data
 import ray.train
 import ray.train.torch
 import torch
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from torch import nn
 
 from songray import runs
@@ -137,6 +138,7 @@ def fit(
             name="train",
             storage_path=library.path("runs", name),
             storage_filesystem=library.filesystem,
+            logging_config=LoggingConfig(log_level="WARNING"),
             failure_config=FailureConfig(max_failures=config.worker_failures),
             checkpoint_config=CheckpointConfig(
                 num_to_keep=1, checkpoint_score_attribute="validation_loss", checkpoint_score_order="min"
@@ -183,6 +185,7 @@ def windows_batch(rows: pa.Table, keys: ray.ObjectRef, spec: str, frames: int | 
 
 def train_worker(job: dict[str, Any]) -> None:
     """What each worker of Ray Train does: every epoch from the last checkpoint on."""
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
     model_config, config = job["model_config"], job["config"]
     torch.set_num_threads(config.threads)
     player = seeded(model_config, config.seed)
@@ -290,7 +293,9 @@ def run_epoch(
     }
 
 
-def step(model: nn.Module, optimizer: torch.optim.Optimizer, windows: torch.Tensor) -> dict[str, torch.Tensor]:
+def step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, windows: torch.Tensor
+) -> dict[str, torch.Tensor]:
     """One step of the optimizer on some windows, uint8 (batch, frames, bins); needs no Ray."""
     optimizer.zero_grad(set_to_none=True)
     losses: dict[str, torch.Tensor] = model(scaled(windows))
@@ -349,8 +354,8 @@ def fit_scale(library: Library, model: Embedder, config: TrainConfig, parts: Spl
     batch = partial(pooled_batch, keys=ray.put(sample), model=ray.put(model.eval()))
     table = rows.map_batches(batch, batch_format="pyarrow", batch_size=64).to_pandas()
     vectors = np.stack(table.sort_values("track_key")["vector"].to_list()).astype(np.float64)
-    deviation = vectors.std(axis=0)
-    deviation[deviation < 1e-6 * deviation.max()] = 1.0  # says nothing: stays near nothing
+    deviation = vectors.std(axis=0) if model.unlike_units else np.ones(model.dimension)
+    deviation[deviation == 0] = 1.0
     return Encoder(model.eval(), vectors.mean(axis=0).astype(np.float32), deviation.astype(np.float32))
 
 

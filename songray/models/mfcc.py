@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import scipy.fft
 import numpy as np
+import scipy.fft
 import torch
 
 from songray.models.base import Embedder
@@ -26,6 +26,7 @@ class MFCC(Embedder):
     """What librosa.feature.mfcc makes of the same mel-spectrogram, over the whole clip."""
 
     frames = None
+    unlike_units = True
 
     def __init__(self, config: MFCCConfig) -> None:
         super().__init__()

@@ -156,7 +156,9 @@ def check_port(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise ValueError(f"--port {port} on {host} cannot be had ({error.strerror}): choose another") from error
+            raise ValueError(
+                f"--port {port} on {host} cannot be had ({error.strerror}): choose another"
+            ) from error
 
 
 def serve_forever(library: Library, config: ServeConfig) -> None:
@@ -169,7 +171,9 @@ def wait_for_end(address: str) -> None:
     """Say where the service is, and wait for Ctrl-C or SIGTERM."""
     print(f"serving {address} (the page) and {address}/docs (the API); Ctrl-C ends it", flush=True)
     ended = threading.Event()
-    before = {number: signal.signal(number, lambda *_: ended.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {
+        number: signal.signal(number, lambda *_: ended.set()) for number in (signal.SIGINT, signal.SIGTERM)
+    }
     ended.wait()
     for number, handler in before.items():
         signal.signal(number, handler)

@@ -11,14 +11,15 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
-import soundfile  # type: ignore[import-untyped]
+import soundfile
 from numpy.random import Generator, default_rng
 from numpy.typing import NDArray
-from scipy import signal  # type: ignore[import-untyped]
+from scipy import fft  # in single precision several times as fast as NumPy's
 
 SAMPLE_RATE = 22_050
 SECONDS = 30.0
 SAMPLES = int(SECONDS * SAMPLE_RATE)
+TRANSFORM_SAMPLES = 3 << 18  # the song and 5 s of what rings on, in a length at which the FFT is fast
 RELEASE_SECONDS = 0.08
 LEVEL_DB, LEVEL_SPREAD_DB = -17.0, 1.2  # the root mean square, below full scale
 FADE_SECONDS = 0.02
@@ -199,7 +200,7 @@ STYLES = {
     ),
     "house": Style(
         (114, 130), (MINOR, DORIAN), ((0, 5, 2, 6), (0, 3, 0, 4), (0, 0, 3, 5)), SEVENTH,
-        ("saw", "electric piano"), ("stab", "organ", "electric piano"), ("fat bass", "sub bass"),
+        ("saw", "electric piano"), ("stab", "organ"), ("fat bass", "sub bass"),
         ("..x...x...x...x.", "x..x..x...x..x.."), ("..0...0...0...7.", "0..0..0.0..0..4."),
         ({"kick": "x...x...x...x...", "clap": "....x.......x...", "hat": "..x...x...x...x."},
          {"kick": "x...x...x...x...", "rim": "...x..x....x..x.", "shaker": "xoxoxoxoxoxoxoxo"}),
@@ -248,7 +249,7 @@ ARRANGEMENTS = (
     ("LCBD", "LCBD", "CB", "LCBD"),
 )
 VELOCITY = {"x": 1.0, "o": 0.45}
-ARTIST_SPREAD, ALBUM_SPREAD, SONG_SPREAD = 0.2, 0.1, 0.08
+ARTIST_SPREAD, ALBUM_SPREAD, SONG_SPREAD = 0.17, 0.1, 0.08
 
 
 @dataclass(frozen=True)
@@ -271,7 +272,7 @@ def render(seed: int, song: Song) -> bytes:
     Raises KeyError for an unknown style.
     """
     buffer = io.BytesIO()
-    soundfile.write(buffer, samples(seed, song), SAMPLE_RATE, format="MP3")
+    soundfile.write(buffer, samples(seed, song), SAMPLE_RATE, format="MP3", compression_level=0.5)
     return buffer.getvalue()
 
 
@@ -477,31 +478,39 @@ def _strike(drum: Drum, random: Generator) -> Signal:
     time = _seconds_axis(6 * drum.decay_seconds)
     fall_seconds = 0.03
     cycles = drum.hz * time + drum.fall_hz * fall_seconds * (1 - np.exp(-time / fall_seconds))
-    low_hz = min(drum.low_hz, 7000)
-    band = low_hz, np.clip(drum.high_hz, 1.3 * low_hz, 10_800)
-    sections = signal.butter(2, band, "bandpass", fs=SAMPLE_RATE, output="sos")
-    noise = signal.sosfilt(sections, random.standard_normal(len(time)))
+    noise = fft.rfft(random.standard_normal(len(time), np.float32))
+    noise *= _low_pass(len(time), drum.high_hz) * (1 - _low_pass(len(time), drum.low_hz))
     share = min(drum.noise, 1)
-    wave = (1 - share) * np.sin(2 * np.pi * cycles) + share * noise
+    wave = (1 - share) * np.sin(2 * np.pi * cycles) + share * fft.irfft(noise, len(time))
     return np.asarray(wave * np.exp(-time / drum.decay_seconds), np.float32)
+
+
+def _low_pass(length: int, cutoff_hz: float) -> Signal:
+    """The gain (length // 2 + 1,) of a second-order Butterworth filter at the frequencies of rfft."""
+    hz = np.fft.rfftfreq(length, 1 / SAMPLE_RATE).astype(np.float32)
+    return np.asarray(1 / np.sqrt(1 + (hz / np.float32(cutoff_hz)) ** 4), np.float32)
 
 
 def _master(parts: list[Signal], mix: Mix, tempo_bpm: float, random: Generator) -> Signal:
     """The parts at their levels through room, tone control and limiter, (SAMPLES,): about equally loud."""
     lead, chords, bass, drums = (
-        level * part / max(_root_mean_square(part), 1e-4)
+        np.float32(level / max(_root_mean_square(part), 1e-4)) * part
         for level, part in zip((mix.lead, mix.chords, mix.bass, mix.drums), parts, strict=True)
     )
     beat_seconds = 60 / tempo_bpm
     time = _seconds_axis(SECONDS)
-    duck = 1 - min(mix.pump, 0.9) * np.exp(-4 * (time / beat_seconds % 1))
-    whole = signal.fftconvolve((lead + chords + bass) * duck + drums, _room(mix, beat_seconds, random))
-    whole = whole[:SAMPLES] + mix.hiss * random.standard_normal(SAMPLES, np.float32)
-    tone_control = signal.butter(2, min(mix.cutoff_hz, 10_500), fs=SAMPLE_RATE, output="sos")
-    whole = np.asarray(signal.sosfilt(tone_control, whole), np.float32)
-    whole = np.tanh(mix.drive / _root_mean_square(whole) * whole)
+    dry = lead + chords + bass
+    if mix.pump:
+        dry *= 1 - min(mix.pump, 0.9) * np.exp(-4 * (time / beat_seconds % 1))
+    dry += drums
+    dry += mix.hiss * random.standard_normal(SAMPLES, np.float32)
+    room = _room(mix, beat_seconds, random)
+    spectrum = fft.rfft(dry, TRANSFORM_SAMPLES) * fft.rfft(room, TRANSFORM_SAMPLES)
+    spectrum *= _low_pass(TRANSFORM_SAMPLES, mix.cutoff_hz)
+    whole = fft.irfft(spectrum, TRANSFORM_SAMPLES)[:SAMPLES]
+    whole = np.tanh(np.float32(mix.drive / _root_mean_square(whole)) * whole)
     level = 10 ** (random.normal(LEVEL_DB, LEVEL_SPREAD_DB) / 20)
-    whole = PEAK * np.tanh(level / _root_mean_square(whole) / PEAK * whole)
+    whole = PEAK * np.tanh(np.float32(level / _root_mean_square(whole) / PEAK) * whole)
     return np.asarray(whole * np.clip(np.minimum(time, SECONDS - time) / FADE_SECONDS, 0, 1), np.float32)
 
 

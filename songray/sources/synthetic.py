@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import lru_cache
 
 import httpx
 import numpy as np
@@ -113,23 +113,29 @@ class SyntheticSource:
         )
 
 
-@cache
-def _page_artists(seed: int, page: int) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Of one page: the artist of each song, and the style of each artist; both count within the page."""
+@lru_cache(maxsize=64)
+def _page_songs(seed: int, page: int) -> tuple[synthesis.Song, ...]:
+    """All songs of a page, also where the catalogue ends before."""
     random = default_rng((seed, 6, page))
+    styles = random.permutation(np.resize(list(synthesis.STYLES), PAGE_ARTISTS)).tolist()
     popularity = random.lognormal(0, 0.5, PAGE_ARTISTS)
-    artists = random.choice(PAGE_ARTISTS, PAGE_SONGS, p=popularity / popularity.sum())
-    styles = random.permutation(np.resize(list(synthesis.STYLES), PAGE_ARTISTS))
-    return tuple(artists.tolist()), tuple(styles.tolist())
+    places = random.choice(PAGE_ARTISTS, PAGE_SONGS, p=popularity / popularity.sum()).tolist()
+    albums = random.integers(ALBUMS_PER_ARTIST, size=PAGE_SONGS).tolist()
+    return tuple(
+        synthesis.Song(
+            number=page * PAGE_SONGS + index,
+            style=styles[place],
+            artist=(artist := page * PAGE_ARTISTS + place),
+            album=artist * ALBUMS_PER_ARTIST + album,
+        )
+        for index, (place, album) in enumerate(zip(places, albums, strict=True))
+    )
 
 
 def song_of(seed: int, number: int) -> synthesis.Song:
     """The song with that number, in catalogues of any length."""
-    page, place = divmod(number, PAGE_SONGS)
-    artists, styles = _page_artists(seed, page)
-    artist = page * PAGE_ARTISTS + artists[place]
-    album = artist * ALBUMS_PER_ARTIST + int(default_rng((seed, 7, number)).integers(ALBUMS_PER_ARTIST))
-    return synthesis.Song(number, styles[artists[place]], artist, album)
+    page, index = divmod(number, PAGE_SONGS)
+    return _page_songs(seed, page)[index]
 
 
 def _track_id(seed: int, number: int) -> str:
@@ -177,9 +183,7 @@ def _playlist_after(seed: int, number: int) -> Iterator[PlaylistEntry]:
     strangers = outside[: int(expected + random.random())]  # rounds at random, right on average
     name = _name_from(PLAYLISTS, random, style)
     for position, chosen in enumerate(random.permutation(inside + strangers).tolist()):
-        yield PlaylistEntry(
-            f"synthetic:playlist-{seed}-{playlist}", name, position, _track_id(seed, chosen)
-        )
+        yield PlaylistEntry(f"synthetic:playlist-{seed}-{playlist}", name, position, _track_id(seed, chosen))
 
 
 def application() -> FastAPI:

@@ -1,0 +1,97 @@
+"""What the tests share: one Ray for the session, real music, and a local HTTP server."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+import numpy as np
+import pytest
+import ray
+import soundfile
+
+from songray.command import ENVIRONMENT
+from songray.library import Library
+
+os.environ.update(ENVIRONMENT)
+
+CLIPS = Path(__file__).resolve().parents[2] / "shared" / "clips"
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[None]:
+    """One Ray of our own, with more logical CPUs than there are cores."""
+    ray.init(
+        "local",
+        num_cpus=6,
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=512 << 20,
+    )
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Library:
+    return Library.open(str(tmp_path / "library"))
+
+
+@pytest.fixture(scope="session")
+def clips() -> Path:
+    """Real music; the tests that need it skip where it is missing."""
+    if not CLIPS.is_dir():
+        pytest.skip(f"no real music at {CLIPS}")
+    return CLIPS
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+class FileServer:
+    """A real HTTP server of a folder's files; `requests` counts them by path."""
+
+    def __init__(self, folder: Path) -> None:
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture
+def serve_folder() -> Iterator[object]:
+    servers: list[FileServer] = []
+
+    def start(folder: Path) -> str:
+        servers.append(FileServer(folder))
+        return servers[-1].url
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+def tone(
+    path: Path, seconds: float = 3.0, hertz: float = 440.0, rate: int = 22050, level: float = 0.3
+) -> Path:
+    """A short sound with harmonics and a little noise, which tells files apart."""
+    random = np.random.default_rng(round(hertz * 1000))
+    time = np.arange(round(seconds * rate)) / rate
+    sound = sum(np.sin(2 * np.pi * hertz * n * time) / n for n in (1, 2, 3, 5)) * level / 2
+    soundfile.write(path, sound + random.normal(0, 0.005, time.size), rate)
+    return path

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import tone
+
+from songray.catalog import CrawlConfig, crawl
+from songray.library import Library
+from songray.sources.folder import FolderSource
+from songray.sources.manifest import ManifestSource
+from songray.sources.synthetic import SyntheticSource
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+
+def manifest(path: Path, *rows: str) -> CrawlConfig:
+    path.write_text("\n".join(["id,title,artist,url,genre", *rows]) + "\n")
+    return CrawlConfig(source="manifest", manifest=ManifestSource(str(path)))
+
+
+def titles(library: Library) -> dict[str, str]:
+    rows = library.table("tracks").newest(["track_id", "title"]).to_pylist()
+    return {row["track_id"]: row["title"] for row in rows}
+
+
+def test_a_second_crawl_reads_what_has_changed_and_nothing_else(library: Library, tmp_path: Path) -> None:
+    path = tmp_path / "songs.csv"
+    config = manifest(path, "1,One,A,http://x.test/1,jazz", "2,Two,B,http://x.test/2,funk", "3,,,,")
+    first = crawl(library, config)
+    assert (first.counts["new"], first.counts["read"], first.problems["bad_row"]) == (2, 1, 1)
+    again = crawl(library, config)
+    assert (again.counts["read"], again.counts["before"]) == (0, 1)
+    manifest(path, "1,Uno,A,http://x.test/1,jazz", "2,Two,B,http://x.test/2b,funk", "4,Four,A,http://x.test/4,")
+    changed = crawl(library, config)
+    assert (changed.counts["new"], changed.counts["changed"], changed.counts["unchanged"]) == (1, 2, 0)
+    assert titles(library) == {"manifest:1": "Uno", "manifest:2": "Two", "manifest:4": "Four"}
+    rows = library.table("tracks").newest(["track_id", "revision"]).to_pylist()
+    revisions = {row["track_id"]: row["revision"] for row in rows}  # only another sound makes one
+    assert revisions == {"manifest:1": 0, "manifest:2": 1, "manifest:4": 0}
+    artists = library.table("artists").read()["name"].to_pylist()
+    assert sorted(artists) == ["A", "B"]
+
+
+def test_a_moved_file_is_the_same_track_at_another_place(library: Library, tmp_path: Path) -> None:
+    folder = tmp_path / "music"
+    folder.mkdir()
+    tone(folder / "a.mp3")
+    shutil.copy(tone(folder / "b.mp3", hertz=500), folder / "copy of b.mp3")
+    config = CrawlConfig(source="folder", folder=FolderSource(folder))
+    first = crawl(library, config)
+    assert (first.counts["new"], first.counts["duplicate"]) == (2, 1)
+    (folder / "a.mp3").rename(folder / "moved.mp3")
+    second = crawl(library, config)
+    assert (second.counts["read"], second.counts["changed"], second.counts["new"]) == (1, 1, 0)
+    rows = library.table("tracks").newest(["track_id", "location", "revision"]).to_pylist()
+    assert len(rows) == 2
+    assert {row["revision"] for row in rows} == {0}
+    assert str(folder / "moved.mp3") in {row["location"] for row in rows}
+
+
+def test_a_growing_catalogue_adds_its_new_songs(library: Library) -> None:
+    assert crawl(library, CrawlConfig(synthetic=SyntheticSource(songs=250))).counts["new"] == 250
+    grown = crawl(library, CrawlConfig(synthetic=SyntheticSource(songs=350)))
+    assert (grown.counts["new"], grown.counts["unchanged"]) == (100, 50)
+    assert grown.counts["before"] == 2  # full pages are not read again
+    tracks = set(titles(library))
+    assert len(tracks) == 350
+    assert set(library.table("playlists").read()["track_id"].to_pylist()) <= tracks
+    assert set(library.table("playlists").read()["position"].to_pylist()) >= {0, 1, 2}
+
+
+def test_a_crawl_of_what_is_not_there_says_so(library: Library) -> None:
+    with pytest.raises(ValueError, match="--folder"):
+        crawl(library, CrawlConfig(source="folder"))

@@ -1,0 +1,167 @@
+"""Resume and increment: what a stage does again, and what not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from conftest import tone
+
+from songray.catalog import CrawlConfig, crawl
+from songray.library import Library, Table
+from songray.previews import DownloadConfig, download
+from songray.sources.manifest import ManifestSource
+from songray.spectrograms import TransformConfig, transform
+from songray.stages import Summary
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Slow(BaseHTTPRequestHandler):
+    """Answers after a while with a short sound; a name that ends in 7 is missing, in 3 overloaded."""
+
+    sound = b""
+    asked: Counter[str] = Counter()
+    seconds = 0.0
+    overloaded = True
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self.asked[self.path] += 1
+        time.sleep(self.seconds)
+        status = 404 if self.path.endswith("7") else 503 if self.overloaded and self.path.endswith("3") else 200
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(self.sound)))
+        self.end_headers()
+        self.wfile.write(self.sound)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> str:
+    Slow.sound = tone(tmp_path / "sound.mp3", seconds=1).read_bytes()
+    Slow.asked, Slow.seconds, Slow.overloaded = Counter(), 0.0, True
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def catalogue(library: Library, server: str, count: int) -> None:
+    path = Path(library.root, "songs.csv")
+    path.write_text("id,url\n" + "".join(f"{n},{server}/{n}\n" for n in range(count)))
+    crawl(library, CrawlConfig(source="manifest", manifest=ManifestSource(str(path))))
+
+
+def ids(table: Table) -> Counter[str]:
+    return Counter(table.read(["track_id"])["track_id"].to_pylist())
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_stage_does_what_its_output_lacks(library: Library, server: str) -> None:
+    catalogue(library, server, 40)
+    first = download(library, DownloadConfig(attempts=1))
+    assert (first.rows, first.before, first.done) == (40, 0, 32)
+    assert (first.failed, first.again) == (Counter(http_404=4), Counter(http_503=4))
+    Slow.overloaded = False
+    second = download(library, DownloadConfig())  # what may pass is tried again, what won't is not
+    assert (second.before, second.done, second.failed.total()) == (36, 4, 0)
+    assert Slow.asked["/7"] == 1
+    catalogue(library, server, 50)
+    third = download(library, DownloadConfig())
+    assert (third.rows, third.before, third.done, third.failed) == (50, 40, 9, Counter(http_404=1))
+    assert ids(library.table("previews")) == Counter({f"manifest:{n}": 1 for n in range(50)})
+    made = transform(library, TransformConfig())
+    assert (made.rows, made.done) == (45, 45)  # those without audio are not waited for
+    idle = transform(library, TransformConfig())
+    assert (idle.before, idle.done) == (45, 0)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_only_the_newest_revision_and_row_of_a_track_count(library: Library, server: str) -> None:
+    catalogue(library, server, 3)
+    path = Path(library.root, "songs.csv")
+    path.write_text(f"id,url,title\n0,{server}/0,renamed\n1,{server}/1b,\n2,{server}/2,\n")
+    crawl(library, CrawlConfig(source="manifest", manifest=ManifestSource(str(path))))
+    summary = download(library, DownloadConfig())
+    assert (summary.rows, summary.done) == (3, 3)
+    assert Slow.asked == Counter({"/0": 1, "/1b": 1, "/2": 1})
+
+
+@pytest.mark.usefixtures("cluster")
+def test_files_that_hold_no_work_are_not_opened(library: Library, server: str) -> None:
+    catalogue(library, server, 2)
+    download(library, DownloadConfig())
+    transform(library, TransformConfig())
+    (done,) = library.table("previews").files()
+    catalogue(library, server, 4)
+    download(library, DownloadConfig(attempts=1))
+    whole = Path(done).read_bytes()
+    keys = pa.parquet.read_table(done).set_column(2, "audio", pa.array([b"spoiled"] * 2, pa.large_binary()))
+    pa.parquet.write_table(keys, done)
+    assert transform(library, TransformConfig()).done == 1  # of 2 and 3, the latter is overloaded
+    Path(done).write_bytes(whole)
+
+
+def job(name: str, library: Library, *options: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, f"jobs/{name}.py", "--library", library.root, *options]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def kill_when(process: subprocess.Popen[bytes], table: Table, rows: int) -> np.ndarray:
+    """SIGKILL once the table has so many finished rows; their keys, all those of the moment after."""
+    deadline = time.monotonic() + 120
+    while table.finished_keys().size < rows:
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    time.sleep(2)  # workers notice
+    return table.finished_keys()
+
+
+@pytest.mark.slow
+def test_a_stage_that_was_killed_goes_on(library: Library, server: str, cluster: None) -> None:
+    catalogue(library, server, 200)
+    Slow.seconds, Slow.overloaded = 0.3, False
+    previews = library.table("previews")
+    options = ("--rows-per-file", "16", "--downloads-per-worker", "16", "--workers", "1")
+    finished = kill_when(job("download", library, *options), previews, 32)
+    assert 32 <= finished.size < 200
+    before = Slow.asked.copy()
+    Slow.seconds = 0
+    output, errors = job("download", library).communicate()
+    assert f"200 tracks = {finished.size} done before" in output.decode(), errors.decode()
+    assert ids(previews) == Counter({f"manifest:{n}": 1 for n in range(200)})
+    asked_again = {path for path, count in Slow.asked.items() if count > 1 and before[path]}
+    done = {row["track_id"].replace("manifest:", "/") for row in rows_of(previews, finished)}
+    assert not asked_again & done
+    assert len(asked_again) <= 64  # what was under way
+
+
+def rows_of(table: Table, keys: np.ndarray) -> list[dict[str, object]]:
+    rows = table.read(["track_key", "track_id"])
+    return rows.filter(pa.array(np.isin(rows["track_key"].to_numpy(), keys))).to_pylist()
+
+
+def test_a_summary_adds_up_and_refuses_too_many_failures() -> None:
+    summary = Summary("download", 10, 2, 5, Counter(http_404=2), Counter(timeout=1), 2.0)
+    assert str(summary) == (
+        "download: 10 tracks = 2 done before + 5 done now + 2 failed (http_404 2) "
+        "+ 1 to try again (timeout 1) (2.0 s, 4.0/s)"
+    )
+    summary.check(0.5)
+    with pytest.raises(RuntimeError, match="3 of 8 tracks failed"):
+        summary.check(0.3)
