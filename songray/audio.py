@@ -77,7 +77,7 @@ def _decode_soundfile(sound: bytes | str, excerpt: Excerpt) -> tuple[Samples, in
 
 def _decode_av(sound: bytes | str, excerpt: Excerpt) -> tuple[Samples, int]:
     try:
-        with av.open(io.BytesIO(sound) if isinstance(sound, bytes) else sound) as container:
+        with av.open(io.BytesIO(sound) if isinstance(sound, bytes) else sound, "r") as container:
             return _decode_container(container, excerpt)
     except (av.FFmpegError, IndexError, ValueError, OverflowError) as error:
         raise AudioError("not_audio", f"neither soundfile nor FFmpeg can decode it: {error}") from error

@@ -74,5 +74,5 @@ def matrix(column: pa.ChunkedArray) -> Vectors:
     """A column of vectors, as it is stored, as one array, (tracks, dimension)."""
     if not len(column):
         return np.empty((0, 0), np.float32)
-    flat = column.combine_chunks().flatten().to_numpy()
+    flat: Vectors = column.combine_chunks().flatten().to_numpy()
     return flat.reshape(len(column), -1)

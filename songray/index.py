@@ -25,11 +25,11 @@ from numpy.typing import NDArray
 
 from songray import runs
 from songray.embeddings import matrix
-from songray.library import REVISION_BITS, Library, read_json, write_json
+from songray.library import REVISION_BITS, TABLES, Library, read_json, write_json
 from songray.runs import Vectors
 
-SHOWN = ["track_id", "source", "title", "artist_ids", "artist_names", "album_id", "album", "release_date",
-         "release_date_precision", "duration_seconds", "genres", "isrc", "explicit", "recording", "location"]  # fmt: skip
+INTERNAL = {"track_key", "revision", "crawl", "audio_checksum", "checksum"}
+SHOWN = [name for name in TABLES["tracks"].columns if name not in INTERNAL]
 VECTORS, TRACKS = "vectors.hnsw", "tracks.sqlite"
 
 Row = dict[str, Any]
@@ -92,8 +92,16 @@ def build(library: Library, config: IndexConfig) -> IndexSummary:
     newest = newest_manifest(library, run)
     if newest and (newest.data, newest.parameters) == (data, parameters):
         return IndexSummary(newest, new=False)
-    version = f"{int(newest.version) + 1 if newest else 1:06d}"
-    manifest = Manifest(run, version, *vectors.shape, data, parameters, runs.made_with(), checksums={})
+    manifest = Manifest(
+        run=run,
+        version=f"{int(newest.version) + 1 if newest else 1:06d}",
+        tracks=len(vectors),
+        dimension=vectors.shape[1],
+        data=data,
+        parameters=parameters,
+        made_with=runs.made_with(),
+        checksums={},
+    )
     with tempfile.TemporaryDirectory() as folder:
         write_vectors(Path(folder, VECTORS), vectors, parameters)
         write_tracks(Path(folder, TRACKS), tracks.to_pylist())

@@ -320,4 +320,5 @@ def newest_revisions(keys: Keys) -> Keys:
     if keys.size == 0:
         return keys
     tracks = keys >> REVISION_BITS
-    return keys[np.append(tracks[1:] != tracks[:-1], True)]
+    newest: Keys = keys[np.append(tracks[1:] != tracks[:-1], True)]
+    return newest

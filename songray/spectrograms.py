@@ -95,7 +95,8 @@ def compute(samples: Samples, spec: Spec) -> NDArray[np.float32]:
 
 def quantise(decibels: NDArray[np.float32]) -> Spectrogram:
     """dB −80…0 → 0…255, the nearest step of 0.31 dB."""
-    return np.rint((decibels + TOP_DB) * (255 / TOP_DB)).astype(np.uint8)
+    levels: Spectrogram = np.rint((decibels + TOP_DB) * (255 / TOP_DB)).astype(np.uint8)
+    return levels
 
 
 def stored(column: bytes, spec: Spec) -> Spectrogram:

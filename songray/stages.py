@@ -114,7 +114,7 @@ def fill(
         tally = ray.remote(Tally).options(num_cpus=0).remote()
         files_before = set(output.files())
         with _checkpoints(output), _progress(stage, lacking.keys.size, tally):
-            rows = ray.data.read_parquet(lacking.files, filesystem=source.filesystem)
+            rows = dataset(source, files=lacking.files)
             rows = rows.map_batches(_keep, fn_args=(ray.put(lacking),), batch_format="pyarrow")
             rows = rows.repartition(target_num_rows_per_block=rows_per_file)
             plan(rows, tally).map_batches(
@@ -133,9 +133,19 @@ def fill(
     return summary
 
 
+def dataset(
+    table: Table, columns: list[str] | None = None, files: list[str] | None = None
+) -> ray.data.Dataset:
+    """The finished rows of a table, as Ray Data streams them."""
+    # The newer reader lists files in tasks that take 6 s to end: 6.4 s against 0.6 s for one small file.
+    ray.data.DataContext.get_current().use_datasource_v2 = False
+    paths = table.files() if files is None else files
+    return ray.data.read_parquet(paths, filesystem=table.filesystem, columns=columns)
+
+
 def _grain(rows: int) -> int:
     """Rows a file that give every CPU several files to make, and at least MIN_ROWS_PER_FILE."""
-    cpus = ray.cluster_resources().get("CPU", 1)
+    cpus: float = ray.cluster_resources().get("CPU", 1)
     return max(MIN_ROWS_PER_FILE, math.ceil(rows / (4 * cpus)))
 
 
@@ -185,7 +195,7 @@ def _count_ready(rows: pa.Table, tally: ray.actor.ActorHandle) -> pa.Table:
     return rows
 
 
-class _CleanOnly(CheckpointManager):
+class _CleanOnly(CheckpointManager):  # type: ignore[misc]
     """Deletes what a killed run left half-written, and loads nothing: `_keep` has chosen the rows
     already, from the same committed keys, without a copy of them all in every filter actor."""
 
@@ -217,7 +227,7 @@ def _progress(stage: str, rows: int, tally: ray.actor.ActorHandle) -> Iterator[N
     """Within, a dataset that runs tells every few seconds how many rows are ready, on stderr."""
     started = time.monotonic()
 
-    class Progress(ExecutionCallback):
+    class Progress(ExecutionCallback):  # type: ignore[misc]
         told = started
 
         def on_execution_step(self, executor: object) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from songray.models.base import Embedder, LearningConfig, ModelConfig
 from songray.runs import Encoder, Run
 from songray.segments import Split, pooled, scaled, split, tile
 from songray.spectrograms import SPECS, stored
+from songray.stages import dataset
 
 FITTED_TRACKS = 1000  # whose vectors tell mean and deviation
 TYPICAL_TRACK_BYTES = 1300 * 128  # of a 30-s clip
@@ -75,20 +77,22 @@ class TrainConfig:
 
 def train(library: Library, model: str, model_config: ModelConfig, config: TrainConfig) -> Run:
     """Train a model, or go on with a training that was cut off; a finished run stays as it is."""
-    shaping = {"model": model, "model_config": asdict(model_config), "config": config.shaping}
+    options = dataclasses.asdict(model_config)  # type: ignore[call-overload]
+    shaping = {"model": model, "model_config": options, "config": config.shaping}
     name = config.run or runs.default_name(model, shaping)
     library.table("runs", name).claim(shaping)
     if (finished := runs.find(library, name)) is not None:
         return finished
     parts = hold_out(library, name, config)
-    weights, curve = None, []
+    weights: Weights | None = None
+    curve: Curve = []
     if isinstance(model_config, LearningConfig):
         weights, curve = fit(library, name, model_config, config, parts)
     encoder = fit_scale(library, seeded(model_config, config.seed, weights), config, parts)
     run = Run(
         name=name,
         model=model,
-        model_config=asdict(model_config),
+        model_config=options,
         config=config.shaping,
         set=config.set,
         tracks={"train": parts.train.size, "validation": parts.validation.size},
@@ -166,13 +170,11 @@ def windows(spectrograms: Table, keys: Keys, model_config: ModelConfig) -> ray.d
     """Dataset of the windows that a model asks for, of some tracks."""
     with torch.device("meta"):  # for its attributes alone
         model = model_config.build()
-    rows = ray.data.read_parquet(
-        spectrograms.files(), filesystem=spectrograms.filesystem, columns=["track_key", model.spec]
-    )
+    rows = dataset(spectrograms, ["track_key", model.spec])
     batch = partial(windows_batch, keys=ray.put(keys), spec=model.spec, frames=model.frames)
-    dataset = rows.map_batches(batch, batch_format="pyarrow")
+    cut = rows.map_batches(batch, batch_format="pyarrow")
     fits = keys.size * TYPICAL_TRACK_BYTES < ray.cluster_resources()["object_store_memory"] / 4
-    return dataset.materialize() if fits else dataset  # else it is read again in every epoch
+    return cut.materialize() if fits else cut  # else it is read again in every epoch
 
 
 def windows_batch(rows: pa.Table, keys: ray.ObjectRef, spec: str, frames: int | None) -> dict[str, Any]:
@@ -348,9 +350,7 @@ def fit_scale(library: Library, model: Embedder, config: TrainConfig, parts: Spl
     """The encoder with the mean and deviation of the vectors of tracks that it learned from."""
     spectrograms = library.table("spectrograms", config.set)
     sample = parts.train[:FITTED_TRACKS]  # the smallest hashes: as good as drawn by chance
-    rows = ray.data.read_parquet(
-        spectrograms.files(), filesystem=spectrograms.filesystem, columns=["track_key", model.spec]
-    )
+    rows = dataset(spectrograms, ["track_key", model.spec])
     batch = partial(pooled_batch, keys=ray.put(sample), model=ray.put(model.eval()))
     table = rows.map_batches(batch, batch_format="pyarrow", batch_size=64).to_pandas()
     vectors = np.stack(table.sort_values("track_key")["vector"].to_list()).astype(np.float64)

@@ -32,7 +32,9 @@ def test_a_second_crawl_reads_what_has_changed_and_nothing_else(library: Library
     assert (first.counts["new"], first.counts["read"], first.problems["bad_row"]) == (2, 1, 1)
     again = crawl(library, config)
     assert (again.counts["read"], again.counts["before"]) == (0, 1)
-    manifest(path, "1,Uno,A,http://x.test/1,jazz", "2,Two,B,http://x.test/2b,funk", "4,Four,A,http://x.test/4,")
+    manifest(
+        path, "1,Uno,A,http://x.test/1,jazz", "2,Two,B,http://x.test/2b,funk", "4,Four,A,http://x.test/4,"
+    )
     changed = crawl(library, config)
     assert (changed.counts["new"], changed.counts["changed"], changed.counts["unchanged"]) == (1, 2, 0)
     assert titles(library) == {"manifest:1": "Uno", "manifest:2": "Two", "manifest:4": "Four"}

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pyarrow as pa
 import pytest
@@ -22,7 +23,7 @@ FAST = DownloadConfig(total_seconds=3, max_bytes=100_000)
 class Failing(BaseHTTPRequestHandler):
     """/ok, /flaky (503 once), /status/<n>, /slow, /reset, /cut, /large, /none"""
 
-    asked: Counter[str] = Counter()
+    asked: ClassVar[Counter[str]] = Counter()
 
     def log_message(self, *args: object) -> None:
         pass

@@ -23,7 +23,14 @@ def fill(library: Library, vectors: np.ndarray, first: int = 0) -> None:
     keys = [track_key(one, 0) for one in ids]
     table = library.table("tracks")
     rows = [
-        {"track_key": key, "track_id": one, "crawl": 1, "source": "a", "title": f"Björk {one[2:]}", "genres": []}
+        {
+            "track_key": key,
+            "track_id": one,
+            "crawl": 1,
+            "source": "a",
+            "title": f"Björk {one[2:]}",
+            "genres": [],
+        }
         | {"artist_names": ["The Knife"], "artist_ids": ["x"], "location": "/private/place.mp3"}
         for key, one in zip(keys, ids, strict=True)
     ]
@@ -36,7 +43,9 @@ def fill(library: Library, vectors: np.ndarray, first: int = 0) -> None:
 @pytest.fixture
 def indexed(library: Library) -> Library:
     model = MODELS["mfcc"](coefficients=4).build()
-    run = Run("mfcc-x", "mfcc", {"coefficients": 4}, {}, "default", {"train": 1, "validation": 1}, "", {}, {}, [])
+    run = Run(
+        "mfcc-x", "mfcc", {"coefficients": 4}, {}, "default", {"train": 1, "validation": 1}, "", {}, {}, []
+    )
     library.filesystem.create_dir(library.path("runs", "mfcc-x"), recursive=True)
     runs.save(library, run, Encoder(model, np.zeros(8, np.float32), np.ones(8, np.float32)))
     random = np.random.default_rng(0).normal(size=(300, 8))

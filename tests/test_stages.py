@@ -11,6 +11,7 @@ from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -31,7 +32,7 @@ class Slow(BaseHTTPRequestHandler):
     """Answers after a while with a short sound; a name that ends in 7 is missing, in 3 overloaded."""
 
     sound = b""
-    asked: Counter[str] = Counter()
+    asked: ClassVar[Counter[str]] = Counter()
     seconds = 0.0
     overloaded = True
 
@@ -41,7 +42,9 @@ class Slow(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.asked[self.path] += 1
         time.sleep(self.seconds)
-        status = 404 if self.path.endswith("7") else 503 if self.overloaded and self.path.endswith("3") else 200
+        status = (
+            404 if self.path.endswith("7") else 503 if self.overloaded and self.path.endswith("3") else 200
+        )
         self.send_response(status)
         self.send_header("Content-Length", str(len(self.sound)))
         self.end_headers()

@@ -29,7 +29,7 @@ PRECISIONS = {"year": r"\d{4}", "month": r"\d{4}-\d{2}", "day": r"\d{4}-\d{2}-\d
 HOLDS_A_SERVER = """
 import sys, time
 from songray.sources.synthetic import SyntheticSource, served
-with served(SyntheticSource(songs=3, port=int(sys.argv[1]))):
+with served(SyntheticSource(songs=3, audio_port=int(sys.argv[1]))):
     print("ready", flush=True)
     time.sleep(60)
 """
@@ -82,7 +82,7 @@ def catalogue() -> Contents:
 
 @pytest.fixture(scope="module")
 def base_url() -> Iterator[str]:
-    with served(SyntheticSource(songs=5, port=free_port())) as url:
+    with served(SyntheticSource(songs=5, audio_port=free_port())) as url:
         yield url
 
 
@@ -110,13 +110,13 @@ def test_seed_and_port_change_the_fingerprint() -> None:
     def first(source: SyntheticSource) -> Page:
         return next(source.pages())
 
-    sources = SyntheticSource(), SyntheticSource(seed=1), SyntheticSource(port=8102)
+    sources = SyntheticSource(), SyntheticSource(seed=1), SyntheticSource(audio_port=8102)
     assert len({first(source).fingerprint for source in sources}) == 3
 
 
-@pytest.mark.parametrize("options", [{"songs": -1}, {"seed": -1}, {"port": 0}, {"port": 65536}])
+@pytest.mark.parametrize("options", [{"songs": -1}, {"seed": -1}, {"audio_port": 0}, {"audio_port": 65536}])
 def test_impossible_options_are_refused(options: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match=f"--{next(iter(options))}"):
+    with pytest.raises(ValueError, match="--" + next(iter(options)).replace("_", "-")):
         list(SyntheticSource(**options).pages())
 
 
@@ -203,7 +203,7 @@ def test_a_song_is_one_mp3_and_no_other() -> None:
 
 
 def test_the_server_gives_the_songs_that_the_catalogue_names(base_url: str) -> None:
-    source = SyntheticSource(songs=5, port=int(base_url.rsplit(":", 1)[1]))
+    source = SyntheticSource(songs=5, audio_port=int(base_url.rsplit(":", 1)[1]))
     location = read_all(source).tracks[3].location or ""
     answer, head = httpx.get(location), httpx.head(location)
     assert answer.content == render(0, song_of(0, 3))
@@ -220,13 +220,16 @@ def test_unknown_songs_are_not_found(base_url: str, path: str) -> None:
 
 def test_a_taken_port_is_named(base_url: str) -> None:
     port = int(base_url.rsplit(":", 1)[1])
-    with pytest.raises(OSError, match=f"--port {port}: taken"), served(SyntheticSource(port=port)):
+    with (
+        pytest.raises(OSError, match=f"--audio-port {port}: taken"),
+        served(SyntheticSource(audio_port=port)),
+    ):
         pass
 
 
 def test_the_servers_processes_end_with_the_context() -> None:
     before = set(children(os.getpid()))
-    with served(SyntheticSource(songs=1, port=free_port())) as url:
+    with served(SyntheticSource(songs=1, audio_port=free_port())) as url:
         (server,) = set(children(os.getpid())) - before
         assert len(processes_of_group(server)) >= 3
     assert ended(server)

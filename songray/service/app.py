@@ -1,7 +1,8 @@
 """Answers over HTTP from one index: one process holds it all."""
 
-from __future__ import annotations
-
+# Serve ships the application pickled as it stands at the decorator of its class: what it uses is defined
+# above, and annotations are objects, not strings.
+import logging
 import signal
 import socket
 import threading
@@ -81,6 +82,17 @@ class Problem(BaseModel):
 UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"model": Problem, "description": "No such track"}}
 
 
+@api.exception_handler(recommender.UnknownTrack)
+async def unknown_track(request: Request, error: recommender.UnknownTrack) -> JSONResponse:
+    return JSONResponse({"detail": str(error)}, status_code=404)
+
+
+def shown(row: dict[str, Any]) -> Track:
+    """A row as it is answered: the place of a file in somebody's folder is nobody else's business."""
+    location = row["location"] or ""
+    return Track(**row, preview=location if location.startswith(("http://", "https://")) else None)
+
+
 @serve.deployment(max_ongoing_requests=100)
 @serve.ingress(api)
 class Recommender:
@@ -122,17 +134,6 @@ class Recommender:
         return shown(self.index.track(recommender.find(self.index, track_id)))
 
 
-@api.exception_handler(recommender.UnknownTrack)
-async def unknown_track(request: Request, error: recommender.UnknownTrack) -> JSONResponse:
-    return JSONResponse({"detail": str(error)}, status_code=404)
-
-
-def shown(row: dict[str, Any]) -> Track:
-    """A row as it is answered: the place of a file in somebody's folder is nobody else's business."""
-    location = row["location"] or ""
-    return Track(**row, preview=location if location.startswith(("http://", "https://")) else None)
-
-
 @contextmanager
 def served(library: Library, config: ServeConfig) -> Iterator[str]:
     """The service, up within the context; gives its address. Ray must be connected."""
@@ -141,9 +142,11 @@ def served(library: Library, config: ServeConfig) -> Iterator[str]:
     if manifest is None:
         raise ValueError(f"indexes/{run} is empty: run jobs/index.py first")
     check_port(config.host, config.port)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(http_options={"host": config.host, "port": config.port, "location": "HeadOnly"})
     try:
-        serve.run(Recommender.bind(library, manifest), name="songray")
+        application = Recommender.bind(library, manifest)  # type: ignore[attr-defined]
+        serve.run(application, name="songray")
         yield f"http://{config.host}:{config.port}"
     finally:
         serve.shutdown()

@@ -15,9 +15,8 @@ from tinytag import TinyTag, TinyTagException
 
 from songray.sources.base import Artist, Contents, Page, Track
 
-SUFFIXES = frozenset(
-    [".mp3", ".m4a", ".m4b", ".mp4", ".aac", ".flac", ".ogg", ".oga", ".opus", ".wav", ".aif", ".aiff", ".aifc", ".wma", ".wv", ".ape", ".mpc"]
-)
+SUFFIXES = (".mp3", ".m4a", ".m4b", ".mp4", ".aac", ".flac", ".ogg", ".oga", ".opus", ".wav", ".aif", ".aiff",
+            ".aifc", ".wma", ".wv", ".ape", ".mpc")  # fmt: skip
 HASHED_BYTES = 8 << 20  # of the sound: most MP3 files whole, a minute of FLAC
 
 

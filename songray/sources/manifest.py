@@ -64,7 +64,8 @@ class ManifestSource:
 
 def _resolve(location: str) -> tuple[pa.fs.FileSystem, str]:
     if "://" in location:
-        return pa.fs.FileSystem.from_uri(location)
+        filesystem, path = pa.fs.FileSystem.from_uri(location)
+        return filesystem, path
     return pa.fs.LocalFileSystem(), posixpath.abspath(posixpath.expanduser(location))
 
 

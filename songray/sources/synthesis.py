@@ -10,14 +10,15 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeAlias, TypeVar
 
+import av
 import numpy as np
-import soundfile
 from numpy.random import Generator, default_rng
 from numpy.typing import NDArray
 from scipy import fft  # in single precision several times as fast as NumPy's
 
 SAMPLE_RATE = 22_050
 SECONDS = 30.0
+BITS_PER_SECOND = 64_000
 SAMPLES = int(SECONDS * SAMPLE_RATE)
 TRANSFORM_SAMPLES = 3 << 18  # the song and 5 s of what rings on, in a length at which the FFT is fast
 RELEASE_SECONDS = 0.08
@@ -271,8 +272,16 @@ def render(seed: int, song: Song) -> bytes:
 
     Raises KeyError for an unknown style.
     """
+    frame = av.AudioFrame.from_ndarray(samples(seed, song)[None], "fltp", "mono")
+    frame.rate = SAMPLE_RATE
     buffer = io.BytesIO()
-    soundfile.write(buffer, samples(seed, song), SAMPLE_RATE, format="MP3", compression_level=0.5)
+    with av.open(buffer, "w", format="mp3") as container:
+        fast = {"compression_level": "7"}  # of LAME's search, at half the time of its default
+        stream = container.add_stream(
+            "libmp3lame", SAMPLE_RATE, fast, layout="mono", bit_rate=BITS_PER_SECOND
+        )
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
     return buffer.getvalue()
 
 

@@ -66,16 +66,18 @@ class SyntheticSource:
     seed: int = 0
     """Another seed is another catalogue: other artists, titles and sounds."""
 
-    port: int = 8101
+    audio_port: int = 8101
     """Port on 127.0.0.1 where the audio is served."""
 
     def pages(self) -> Iterator[Page]:
         """Blocks of 100 songs; the last one may be partial. Raises ValueError on impossible options."""
-        if self.songs < 0 or self.seed < 0 or not 0 < self.port < 65536:
-            raise ValueError(f"{self}: --songs and --seed must not be negative, --port must be 1 to 65535")
+        if self.songs < 0 or self.seed < 0 or not 0 < self.audio_port < 65536:
+            raise ValueError(
+                f"{self}: --songs and --seed must not be negative, --audio-port must be 1 to 65535"
+            )
         for first in range(0, self.songs, PAGE_SONGS):
             count = min(PAGE_SONGS, self.songs - first)
-            version = f"{GENERATOR_VERSION}:{self.seed}:{self.port}:{count}"
+            version = f"{GENERATOR_VERSION}:{self.seed}:{self.audio_port}:{count}"
             yield Page(name=f"{self.seed}-{first // PAGE_SONGS:05d}", fingerprint=version)
 
     def read(self, page: Page) -> Iterator[Contents]:
@@ -98,7 +100,7 @@ class SyntheticSource:
         return Track(
             track_id=_track_id(self.seed, song.number),
             title=_name_from(TITLES, random),
-            location=f"http://{HOST}:{self.port}/{self.seed}/{song.number}.mp3",
+            location=f"http://{HOST}:{self.audio_port}/{self.seed}/{song.number}.mp3",
             artist_ids=[f"synthetic:artist-{self.seed}-{song.artist}"],
             artist_names=[_name_from(ARTISTS, default_rng((self.seed, 4, song.artist)))],
             album_id=f"synthetic:album-{self.seed}-{song.album}",
@@ -206,13 +208,13 @@ def application() -> FastAPI:
 
 def serve_forever(source: SyntheticSource) -> None:
     """Serves the audio in the foreground until interrupted; raises OSError if the port is taken."""
-    _require_free_port(source.port)
+    _require_free_port(source.audio_port)
     os.environ[OPTIONS_VARIABLE] = json.dumps(asdict(source))
     uvicorn.run(
         "songray.sources.synthetic:application",
         factory=True,
         host=HOST,
-        port=source.port,
+        port=source.audio_port,
         workers=SERVER_PROCESSES,
         log_level="warning",
         timeout_graceful_shutdown=1,
@@ -226,7 +228,7 @@ def served(source: SyntheticSource, deadline_seconds: float = 30) -> Iterator[st
     Raises OSError if the port is taken, RuntimeError if the server ended while starting, and
     TimeoutError if it does not answer in time.
     """
-    _require_free_port(source.port)
+    _require_free_port(source.audio_port)
     server = subprocess.Popen(
         [sys.executable, "-c", f"from {__name__} import serve_for; serve_for({os.getpid()})"],
         env={
@@ -237,7 +239,7 @@ def served(source: SyntheticSource, deadline_seconds: float = 30) -> Iterator[st
         start_new_session=True,  # Ctrl-C reaches only this process, which then ends the server
     )
     try:
-        base_url = f"http://{HOST}:{source.port}"
+        base_url = f"http://{HOST}:{source.audio_port}"
         _wait_until_answering(server, base_url, deadline_seconds)
         yield base_url
     finally:
@@ -273,7 +275,7 @@ def _require_free_port(port: int) -> None:
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise
-        sentence = f"--port {port}: taken on {HOST}; end what listens there or choose another port"
+        sentence = f"--audio-port {port}: taken on {HOST}; end what listens there or choose another port"
         raise OSError(errno.EADDRINUSE, sentence) from error
 
 

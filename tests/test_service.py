@@ -1,0 +1,68 @@
+"""The service over real HTTP, on an index of constructed vectors."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from test_recommender import fill, indexed  # noqa: F401
+
+from songray.index import IndexConfig, build, index
+from songray.library import Library
+from songray.service.app import ServeConfig, served
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def client(cluster: None, indexed: Library) -> Iterator[httpx.Client]:  # noqa: F811
+    index(indexed, IndexConfig())
+    with served(indexed, ServeConfig(port=free_port())) as address, httpx.Client(base_url=address) as client:
+        yield client
+
+
+def test_the_service_answers(client: httpx.Client) -> None:
+    assert client.get("/healthz").json() == {
+        "status": "ok", "run": "mfcc-x", "version": "000001", "tracks": 300,
+    }  # fmt: skip
+    found = client.get("/v1/tracks", params={"q": "björk 12", "limit": 5}).json()["tracks"]
+    assert found[0]["track_id"] == "a:12"
+    assert found[0]["preview"] is None and "/private" not in str(found)
+    answer = client.get("/v1/tracks/a:12/similar", params={"k": 7}).json()
+    assert answer["track"] == found[0] == client.get("/v1/tracks/a:12").json()
+    assert len(answer["similar"]) == 7
+    similarities = [one["similarity"] for one in answer["similar"]]
+    assert similarities == sorted(similarities, reverse=True)
+    assert all(0 <= similarity <= 1 for similarity in similarities)
+    assert len(client.get("/v1/tracks/a:12/similar").json()["similar"]) == 10
+    for path in ("/v1/tracks/a:999", "/v1/tracks/a:999/similar"):
+        missing = client.get(path)
+        assert (missing.status_code, "a:999 is not in the index" in missing.json()["detail"]) == (404, True)
+    for k in (0, 501, "x"):
+        assert client.get("/v1/tracks/a:12/similar", params={"k": k}).status_code == 422
+    assert client.get("/docs").status_code == 200
+    assert "/v1/tracks/{track_id}/similar" in client.get("/openapi.json").json()["paths"]
+    assert "what sounds like this?" in client.get("/").text
+
+
+def test_a_port_that_is_taken_is_named(indexed: Library) -> None:  # noqa: F811
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        build(indexed, IndexConfig())
+        with (
+            pytest.raises(ValueError, match=f"--port {port} on 127.0.0.1"),
+            served(indexed, ServeConfig(port=port)),
+        ):
+            pass
+
+
+def test_no_index_no_service(library: Library, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"run jobs/train\.py first"), served(library, ServeConfig()):
+        pass
