@@ -2,7 +2,7 @@
 
 runs/<run>/split.parquet      the tracks that it learned from, and those held out
 runs/<run>/train/             Ray Train's checkpoints: a training that was cut off goes on from there
-runs/<run>/model.safetensors  weights; mean and deviation of the vectors
+runs/<run>/model.safetensors  weights, and the scale of the vectors: their mean, a projection
 runs/<run>/run.json           config, data, code, metrics; written last, so a run without it is unfinished
 """
 
@@ -62,14 +62,33 @@ class Encoder:
 
     model: Embedder
     mean: Vectors  # (dimension,)
-    deviation: Vectors  # (dimension,)
+    projection: Vectors  # (dimension, length of a vector)
 
     def unit(self, pooled: Vectors) -> Vectors:
-        """Pooled vectors, standardised and of length 1; (tracks, dimension) both."""
-        centred = (pooled - self.mean) / self.deviation
-        lengths = np.linalg.norm(centred, axis=1, keepdims=True)
-        unit: Vectors = (centred / np.maximum(lengths, 1e-12)).astype(np.float32)
+        """Pooled vectors, (tracks, dimension) → centred, projected and of length 1."""
+        scaled = (pooled - self.mean) @ self.projection
+        lengths = np.linalg.norm(scaled, axis=1, keepdims=True)
+        unit: Vectors = (scaled / np.maximum(lengths, 1e-12)).astype(np.float32)
         return unit
+
+
+def standardising(pooled: Vectors) -> Vectors:
+    """The projection that gives every number the deviation 1 among these vectors, (tracks, dimension)."""
+    deviation = pooled.std(axis=0, dtype=np.float64)
+    return np.diag(1 / np.where(deviation > 0, deviation, 1)).astype(np.float32)
+
+
+def whitening(pooled: Vectors) -> Vectors:
+    """The projection to the first principal components of these vectors, (tracks, dimension), each of
+    deviation 1: else the one or two directions that hold nearly all of a latent space's variance, such as
+    loudness, decide every cosine. As many components as the tracks can tell, one in four, 64 at most."""
+    centred = pooled - pooled.mean(axis=0, dtype=np.float64)
+    _, sizes, directions = np.linalg.svd(centred, full_matrices=False)
+    telling = int((sizes > 1e-6 * sizes[0]).sum())
+    kept = max(1, min(len(pooled) // 4, 64, telling))
+    deviations = np.maximum(sizes[:kept], 1e-12) / np.sqrt(len(pooled))
+    projection: Vectors = (directions[:kept] / deviations[:, None]).T.astype(np.float32)
+    return projection
 
 
 def default_name(model: str, *shaping: Any) -> str:
@@ -105,7 +124,8 @@ def choose(library: Library, name: str) -> Run:
 def save(library: Library, run: Run, encoder: Encoder) -> None:
     """Write the run, run.json last."""
     tensors = {f"model.{name}": tensor for name, tensor in encoder.model.state_dict().items()}
-    tensors |= {"mean": torch.from_numpy(encoder.mean), "deviation": torch.from_numpy(encoder.deviation)}
+    scale = {"mean": encoder.mean, "projection": encoder.projection}
+    tensors |= {name: torch.from_numpy(array) for name, array in scale.items()}
     content = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
     path = library.path("runs", run.name, "model.safetensors")
     with library.filesystem.open_output_stream(path) as stream:
@@ -119,10 +139,10 @@ def load(library: Library, run: Run) -> Encoder:
     """The run's encoder, ready to embed. Nothing is unpickled."""
     with library.filesystem.open_input_stream(library.path("runs", run.name, "model.safetensors")) as stream:
         tensors = safetensors.torch.load(stream.read())
-    mean, deviation = tensors.pop("mean").numpy(), tensors.pop("deviation").numpy()
+    mean, projection = tensors.pop("mean").numpy(), tensors.pop("projection").numpy()
     model = model_config(run).build()
     model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in tensors.items()})
-    return Encoder(model.eval(), mean, deviation)
+    return Encoder(model.eval(), mean, projection)
 
 
 def model_config(run: Run) -> ModelConfig:

@@ -134,13 +134,19 @@ def fill(
 
 
 def dataset(
-    table: Table, columns: list[str] | None = None, files: list[str] | None = None
+    table: Table,
+    columns: list[str] | None = None,
+    files: list[str] | None = None,
+    blocks: int | None = None,
 ) -> ray.data.Dataset:
-    """The finished rows of a table, as Ray Data streams them."""
+    """The finished rows of a table, as Ray Data streams them; by default it chooses the blocks by the
+    number of CPUs."""
     # The newer reader lists files in tasks that take 6 s to end: 6.4 s against 0.6 s for one small file.
     ray.data.DataContext.get_current().use_datasource_v2 = False
     paths = table.files() if files is None else files
-    return ray.data.read_parquet(paths, filesystem=table.filesystem, columns=columns)
+    return ray.data.read_parquet(
+        paths, filesystem=table.filesystem, columns=columns, override_num_blocks=blocks
+    )
 
 
 def _grain(rows: int) -> int:

@@ -27,12 +27,12 @@ from torch import nn
 from songray import runs
 from songray.library import Keys, Library, Table, newest_revisions, write_parquet
 from songray.models.base import Embedder, LearningConfig, ModelConfig
-from songray.runs import Encoder, Run
+from songray.runs import Encoder, Run, Vectors
 from songray.segments import Split, pooled, scaled, split, tile
 from songray.spectrograms import SPECS, stored
 from songray.stages import dataset
 
-FITTED_TRACKS = 1000  # whose vectors tell mean and deviation
+FITTED_TRACKS = 1000  # whose vectors tell the scale
 TYPICAL_TRACK_BYTES = 1300 * 128  # of a 30-s clip
 SHUFFLED_WINDOWS = 4096  # kept by each worker to draw batches from
 
@@ -170,7 +170,8 @@ def windows(spectrograms: Table, keys: Keys, model_config: ModelConfig) -> ray.d
     """Dataset of the windows that a model asks for, of some tracks."""
     with torch.device("meta"):  # for its attributes alone
         model = model_config.build()
-    rows = dataset(spectrograms, ["track_key", model.spec])
+    files = spectrograms.files()  # a block each, so that the order does not depend on the cluster's size
+    rows = dataset(spectrograms, ["track_key", model.spec], files, blocks=len(files))
     batch = partial(windows_batch, keys=ray.put(keys), spec=model.spec, frames=model.frames)
     cut = rows.map_batches(batch, batch_format="pyarrow")
     fits = keys.size * TYPICAL_TRACK_BYTES < ray.cluster_resources()["object_store_memory"] / 4
@@ -187,7 +188,7 @@ def windows_batch(rows: pa.Table, keys: ray.ObjectRef, spec: str, frames: int | 
 
 def train_worker(job: dict[str, Any]) -> None:
     """What each worker of Ray Train does: every epoch from the last checkpoint on."""
-    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    logging.getLogger().setLevel(logging.WARNING)
     model_config, config = job["model_config"], job["config"]
     torch.set_num_threads(config.threads)
     player = seeded(model_config, config.seed)
@@ -347,16 +348,15 @@ def anyone(here: bool) -> bool:
 
 
 def fit_scale(library: Library, model: Embedder, config: TrainConfig, parts: Split) -> Encoder:
-    """The encoder with the mean and deviation of the vectors of tracks that it learned from."""
+    """The encoder with the scale of its vectors, from those of tracks that it learned from."""
     spectrograms = library.table("spectrograms", config.set)
     sample = parts.train[:FITTED_TRACKS]  # the smallest hashes: as good as drawn by chance
     rows = dataset(spectrograms, ["track_key", model.spec])
     batch = partial(pooled_batch, keys=ray.put(sample), model=ray.put(model.eval()))
     table = rows.map_batches(batch, batch_format="pyarrow", batch_size=64).to_pandas()
-    vectors = np.stack(table.sort_values("track_key")["vector"].to_list()).astype(np.float64)
-    deviation = vectors.std(axis=0) if model.unlike_units else np.ones(model.dimension)
-    deviation[deviation == 0] = 1.0
-    return Encoder(model.eval(), vectors.mean(axis=0).astype(np.float32), deviation.astype(np.float32))
+    vectors: Vectors = np.stack(table.sort_values("track_key")["vector"].to_list())
+    project = runs.standardising if model.unlike_units else runs.whitening
+    return Encoder(model.eval(), vectors.mean(axis=0), project(vectors))
 
 
 def pooled_batch(rows: pa.Table, keys: ray.ObjectRef, model: ray.ObjectRef) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def indexed(library: Library) -> Library:
         "mfcc-x", "mfcc", {"coefficients": 4}, {}, "default", {"train": 1, "validation": 1}, "", {}, {}, []
     )
     library.filesystem.create_dir(library.path("runs", "mfcc-x"), recursive=True)
-    runs.save(library, run, Encoder(model, np.zeros(8, np.float32), np.ones(8, np.float32)))
+    runs.save(library, run, Encoder(model, np.zeros(8, np.float32), np.eye(8, dtype=np.float32)))
     random = np.random.default_rng(0).normal(size=(300, 8))
     fill(library, random / np.linalg.norm(random, axis=1, keepdims=True))
     return library

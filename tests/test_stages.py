@@ -118,9 +118,14 @@ def test_files_that_hold_no_work_are_not_opened(library: Library, server: str) -
     Path(done).write_bytes(whole)
 
 
-def job(name: str, library: Library, *options: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, f"jobs/{name}.py", "--library", library.root, *options]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def job(name: str, library: Library, *options: str, command: str = "") -> subprocess.Popen[bytes]:
+    arguments = [*command.split(), "--library", library.root, *options]
+    return subprocess.Popen(
+        [sys.executable, f"jobs/{name}.py", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def kill_when(process: subprocess.Popen[bytes], table: Table, rows: int) -> np.ndarray:

@@ -17,7 +17,8 @@ class Embedder(nn.Module):
     spec: str = "mel128"  # of SPECS
     frames: int | None  # of a window; None takes the whole clip as one window
     dimension: int  # of a vector
-    unlike_units: bool = False  # the numbers of a vector are on different scales: each is standardised
+    unlike_units: bool = False  # the numbers of a vector are of different kinds: each is standardised,
+    # else their principal components are
 
     def forward(self, windows: torch.Tensor) -> dict[str, torch.Tensor]:
         """`loss` to go down, and what else is worth a curve; DDP watches this call."""

@@ -16,6 +16,7 @@ from fastapi import FastAPI, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel, Field
 from ray import serve
+from ray.serve.schema import LoggingConfig
 
 from songray import recommender, runs
 from songray.index import Index, Manifest, newest_manifest
@@ -93,7 +94,10 @@ def shown(row: dict[str, Any]) -> Track:
     return Track(**row, preview=location if location.startswith(("http://", "https://")) else None)
 
 
-@serve.deployment(max_ongoing_requests=100)
+QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
+
+
+@serve.deployment(max_ongoing_requests=100, logging_config=QUIET)
 @serve.ingress(api)
 class Recommender:
     """The ingress: holds the index and answers itself."""
@@ -143,7 +147,8 @@ def served(library: Library, config: ServeConfig) -> Iterator[str]:
         raise ValueError(f"indexes/{run} is empty: run jobs/index.py first")
     check_port(config.host, config.port)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    serve.start(http_options={"host": config.host, "port": config.port, "location": "HeadOnly"})
+    where = {"host": config.host, "port": config.port, "location": "HeadOnly"}
+    serve.start(http_options=where, logging_config=QUIET)
     try:
         application = Recommender.bind(library, manifest)  # type: ignore[attr-defined]
         serve.run(application, name="songray")
