@@ -13,6 +13,7 @@ import httpx
 from songray.catalog import CrawlConfig, crawl
 from songray.command import LibraryFlag, open_library, run
 from songray.embeddings import EmbedConfig, embed
+from songray.evaluation import EvaluateConfig, evaluate
 from songray.index import Index, IndexConfig, index
 from songray.library import DEFAULT_LIBRARY
 from songray.models import MODELS
@@ -52,6 +53,7 @@ def main(
         print(embed(place, EmbedConfig(run=trained.name)), flush=True)
         indexed = index(place, IndexConfig(run=trained.name))
         print(indexed, flush=True)
+        print(evaluate(place, EvaluateConfig(runs=(trained.name,))), flush=True)
         print(examples(Index(place, indexed.manifest)), flush=True)
         with served(place, serve_config) as address:
             first = httpx.get(f"{address}/v1/tracks?limit=1").json()["tracks"][0]["track_id"]

@@ -1,0 +1,20 @@
+"""Music recommended by how it sounds. In reading order:
+
+library        the map: every table, its columns, its key, the job that fills it
+stages         stages do what their output lacks, and sum up what they did
+sources        where songs come from: a folder, a manifest, a synthesiser
+catalog        source → tracks, artists, playlists
+previews       tracks → audio; a failure is a row, not an exception
+audio          bytes → mono samples
+spectrograms   audio → spectrograms, by a named spec
+models         ways from sound to vector, behind one interface
+runs           what training leaves behind, and the scale of vectors
+segments       spectrograms → the windows that a model asks for; who is held out
+training       the one training loop, under Ray Train
+embeddings     spectrograms + run → one vector a track
+index          vectors → what can be searched: build, publish, load, query
+recommender    seeds → ranked tracks
+evaluation     how good are the neighbours, against baselines
+service        the Ray Serve application, and the page that it serves
+command        what jobs share: flags, a Ray to run on, errors in a sentence
+"""

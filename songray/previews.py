@@ -89,8 +89,7 @@ async def download_batch(tracks: pa.Table, config: DownloadConfig) -> tuple[pa.T
     """Rows of tracks → rows of previews, and the classes of the failures that may pass, which get no row."""
     headers = {"User-Agent": "songray (https://pypi.org/project/songray)"}
     async with aiohttp.ClientSession(headers=headers) as session:
-        attempts = (obtain(session, track, config) for track in tracks.to_pylist())
-        outcomes = await asyncio.gather(*attempts, return_exceptions=False)
+        outcomes = await asyncio.gather(*(obtain(session, track, config) for track in tracks.to_pylist()))
     rows = [row for row in outcomes if isinstance(row, dict)]
     return pa.Table.from_pylist(rows, SCHEMA), [kind for kind in outcomes if isinstance(kind, str)]
 
@@ -131,7 +130,7 @@ async def locate_and_fetch(
         digest = hashlib.sha256(audio).hexdigest()
         return {"audio": audio, "status": status, "size_bytes": len(audio), "sha256": digest}
     if not os.path.isfile(location):
-        raise Failure("missing", f"{location} is not there: crawl the folder again if it has moved")
+        raise Failure("missing", f"{location} is not there: crawl the folder again", passing=True)
     if not (size := os.path.getsize(location)):
         raise Failure("empty", f"{location} has no bytes")
     return {"size_bytes": size}

@@ -23,6 +23,7 @@ from songray.stages import Summary, fill
 
 Spectrogram = NDArray[np.uint8]  # (frames, bins)
 
+PASSING = {"missing"}  # of AudioError: a disk may be mounted again
 TOP_DB = 80.0  # the range that is stored, below the loudest bin
 
 
@@ -55,9 +56,9 @@ def transform(library: Library, config: TransformConfig) -> Summary:
     previews, output = library.table("previews"), library.table("spectrograms", config.set)
     specs = {name: asdict(spec) for name, spec in SPECS.items()}
     output.claim({"specs": specs, "excerpt": asdict(config.excerpt)})
-    batch = partial(transform_batch, excerpt=config.excerpt)
 
     def plan(rows: ray.data.Dataset, tally: ray.actor.ActorHandle) -> ray.data.Dataset:
+        batch = partial(_transform_and_count, excerpt=config.excerpt, tally=tally)
         return rows.map_batches(batch, batch_size=16, batch_format="pyarrow")
 
     summary = fill("transform", previews, output, plan, config.rows_per_file)
@@ -65,10 +66,20 @@ def transform(library: Library, config: TransformConfig) -> Summary:
     return summary
 
 
-def transform_batch(previews: pa.Table, excerpt: Excerpt) -> pa.Table:
-    """Rows of previews → as many rows of spectrograms; what cannot be decoded has an error."""
+def _transform_and_count(previews: pa.Table, excerpt: Excerpt, tally: ray.actor.ActorHandle) -> pa.Table:
+    rows, again = transform_batch(previews, excerpt)
+    if again:
+        tally.add_again.remote(again)
+    return rows
+
+
+def transform_batch(previews: pa.Table, excerpt: Excerpt) -> tuple[pa.Table, list[str]]:
+    """Rows of previews → rows of spectrograms, with an error where one cannot be decoded; and the classes
+    of the failures that may pass (a file that is not there now), which get no row."""
     rows = [_transform_row(row, excerpt) for row in previews.to_pylist()]
-    return pa.Table.from_pylist(rows, pa.schema(TABLES["spectrograms"].columns))
+    final = [row for row in rows if row.get("error") not in PASSING]
+    table = pa.Table.from_pylist(final, pa.schema(TABLES["spectrograms"].columns))
+    return table, [row["error"] for row in rows if row.get("error") in PASSING]
 
 
 def _transform_row(preview: dict[str, Any], excerpt: Excerpt) -> dict[str, Any]:

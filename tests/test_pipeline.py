@@ -107,7 +107,7 @@ def test_real_music_as_a_manifest(
 def assert_one_way_from_sound_to_vector(library: Library, clips: Path) -> None:
     """A clip that is sent by itself gets the vector that the job wrote."""
     encoder = runs.load(library, runs.choose(library, "cae"))
-    (row,) = transform_batch(previews((clips / "joth_party_1.mp3").read_bytes()), Excerpt()).to_pylist()
+    (row,) = transform_batch(previews((clips / "joth_party_1.mp3").read_bytes()), Excerpt())[0].to_pylist()
     spectrogram = stored(row["mel128"], SPECS["mel128"])
     alone = vectors(encoder, [spectrogram])[0]
     rows = library.table("embeddings", "cae").read()

@@ -42,7 +42,7 @@ class FolderSource:
         try:
             yield _describe(path, identity, TinyTag.get(path))
         except (TinyTagException, OSError, ValueError) as error:
-            track = Track(f"folder:{identity}", path.stem, str(path))
+            track = Track(f"folder:{identity}", path.stem, str(path), audio_version=str(path))
             yield Contents([track], problems=[f"no_tags: {path}: {error}"])
 
 
@@ -99,6 +99,7 @@ def _describe(path: Path, identity: str, tag: TinyTag) -> Contents:
         duration_seconds=tag.duration,
         genres=list(dict.fromkeys(filter(None, [tag.genre, *tag.other.get("genre", [])]))),
         isrc=next(iter(tag.other.get("isrc", [])), None),
+        audio_version=str(path),  # previews refer to the file where it lies
     )
     return Contents([track], artists)
 

@@ -1,0 +1,123 @@
+"""Every stage killed with SIGKILL midway and started again, on 1,000 synthetic tracks; then 100 more.
+
+For each stage: rows finished when it was killed, rows that the next run skipped, did and had in the end, how
+many of the finished ones were written again, lost, or there twice. `SONGS` scales it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tabulate import tabulate
+
+from songray import runs
+from songray.library import Library, Table
+from songray.sources.synthetic import SyntheticSource, served
+
+ROOT = Path(__file__).resolve().parents[2]
+SONGS, MORE = int(os.environ.get("SONGS", 1000)), 100
+PORT = 8131
+CAE = ("cae", "--run", "cae", "--dense-units", "64", "--latent", "16", "--epochs", "4", "--batch-size", "64")
+
+
+def start(job: str, library: Library, *options: str) -> subprocess.Popen[str]:
+    command, rest = ([options[0]], options[1:]) if job == "train" else ([], options)
+    arguments = [sys.executable, f"jobs/{job}.py", *command, "--library", library.root, *rest]
+    return subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    return output
+
+
+def kill_when(process: subprocess.Popen[str], midway: Callable[[], bool]) -> None:
+    while not midway():
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    time.sleep(3)  # its workers notice and end
+
+
+def counts(table: Table) -> Counter[int]:
+    return Counter(table.read(["track_key"])["track_key"].to_pylist())
+
+
+def table_stage(library: Library, job: str, name: str, *options: str) -> list[object]:
+    """Kill a stage from table to table once a third of its rows is finished, and start it again."""
+    table = library.table(*name.split("/"))
+    process = start(job, library, "--rows-per-file", "32", *options)
+    kill_when(process, lambda: table.finished_keys().size >= SONGS / 3)
+    finished = set(table.finished_keys().tolist())
+    files = {path: Path(path).stat().st_mtime_ns for path in table.files()}
+    output = finish(start(job, library, *options))
+    before, done = map(int, re.search(r"(\d+) done before \+ (\d+) done now", output).groups())
+    now = counts(table)
+    again = sum(Path(path).stat().st_mtime_ns != made for path, made in files.items())
+    assert before == len(finished) and before + done == SONGS and again == 0
+    assert set(now.values()) == {1} and len(now) == SONGS and finished <= set(now)
+    return [job, len(finished), before, done, len(now), again, 0, 0]
+
+
+@pytest.mark.timeout(0)
+def test_kills(tmp_path: Path) -> None:
+    library = Library.open(str(tmp_path))
+    source = ("--songs", str(SONGS), "--audio-port", str(PORT))
+    rows = []
+    tracks = library.table("tracks")
+    process = start("crawl", library, *source)
+    kill_when(process, lambda: bool(library.table("tracks").files()) or process.poll() is not None)
+    finished = set(counts(tracks))
+    finish(start("crawl", library, *source))
+    now = counts(tracks)
+    assert set(now.values()) == {1} and len(now) == SONGS
+    rows.append(["crawl", len(finished), len(finished), SONGS - len(finished), len(now), 0, 0, 0])
+    with served(SyntheticSource(songs=SONGS + MORE, audio_port=PORT)):
+        rows.append(table_stage(library, "download", "previews"))
+        rows.append(table_stage(library, "transform", "spectrograms/default"))
+        checkpoints = Path(library.path("runs", "cae", "train"))
+        kill_when(start("train", library, *CAE), lambda: len(list(checkpoints.glob("checkpoint_*"))) > 0)
+        output = finish(start("train", library, *CAE))
+        epochs = [epoch["epoch"] for epoch in runs.find(library, "cae").curve]
+        assert epochs == [1, 2, 3, 4]
+        rows.append(["train (epochs)", "≥ 1", "≥ 1", "≤ 3", len(epochs), 0, 0, 0])
+        rows.append(table_stage(library, "embed", "embeddings/cae"))
+        versions = Path(library.path("indexes", "cae"))
+        kill_when(start("index", library), lambda: versions.exists() or False)
+        output = finish(start("index", library))
+        rows.append(["index (versions)", 0, 0, 1, len(library.folders("indexes", "cae")), 0, 0, 0])
+        heads = [
+            "stage",
+            "finished at the kill",
+            "skipped",
+            "done after",
+            "in the end",
+            "again",
+            "lost",
+            "twice",
+        ]
+        print(f"\n{SONGS} tracks, each stage killed with SIGKILL midway and started again\n")
+        print(tabulate(rows, heads, tablefmt="github"))
+        print(f"\n{MORE} more tracks\n")
+        run = runs.find(library, "cae")
+        for job, options in (
+            ("crawl", ("--songs", str(SONGS + MORE), "--audio-port", str(PORT))),
+            ("download", ()), ("transform", ()), ("train", CAE), ("embed", ()), ("index", ()),
+        ):  # fmt: skip
+            output = finish(start(job, library, *options)).strip().splitlines()[0]
+            print(f"    {output}")
+            if job in ("download", "transform", "embed"):
+                assert f"{SONGS} done before + {MORE} done now" in output
+        assert runs.find(library, "cae") == run
+        assert "version 000002" in output
