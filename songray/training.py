@@ -67,6 +67,8 @@ class TrainConfig:
         for name in ("workers", "threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: must be at least 1")
+        if self.max_seconds is not None and self.max_seconds <= 0:
+            raise ValueError(f"max_seconds is {self.max_seconds}: must be above 0")
 
     @property
     def shaping(self) -> dict[str, Any]:
@@ -192,14 +194,15 @@ def train_worker(job: dict[str, Any]) -> None:
     model_config, config = job["model_config"], job["config"]
     torch.set_num_threads(config.threads)
     player = seeded(model_config, config.seed)
-    optimizer = torch.optim.Adam(player.parameters(), lr=model_config.learning_rate)
-    curve: Curve = []
-    if checkpoint := ray.train.get_checkpoint():
-        state = load_state(checkpoint)
+    checkpoint = ray.train.get_checkpoint()
+    state = load_state(checkpoint) if checkpoint else None
+    if state:
         player.load_state_dict(state["model"])
+    model = ray.train.torch.prepare_model(player)  # moves it to the device, where Adam keeps its state
+    optimizer = torch.optim.Adam(model.parameters(), lr=model_config.learning_rate)
+    if state:
         optimizer.load_state_dict(state["optimizer"])
-        curve = state["curve"]
-    model = ray.train.torch.prepare_model(player)
+    curve: Curve = state["curve"] if state else []
     while len(curve) < model_config.epochs and (left := seconds_left(curve, config)) > 0:
         epoch = len(curve) + 1
         batches = partial(_batches, model_config.batch_size, config, epoch)
@@ -239,7 +242,7 @@ def _report(player: Embedder, optimizer: torch.optim.Optimizer, curve: Curve) ->
 
 def progress(epoch: dict[str, float]) -> str:
     return (
-        f"epoch {epoch['epoch']}: {epoch['steps']} steps, {epoch['seconds']:.0f} s, "
+        f"epoch {epoch['epoch']}: {epoch['steps']:.0f} steps, {epoch['seconds']:.0f} s, "
         f"{epoch['windows_per_second']:.0f} windows/s, loss {epoch['loss']:.5f}, "
         f"held out {epoch['validation_loss']:.5f}"
     )

@@ -11,9 +11,11 @@ import sysconfig
 import time
 import venv
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 import yaml
 from conftest import tone
@@ -65,8 +67,12 @@ def head(python: Path) -> Iterator[dict[str, str]]:
             assert node.poll() is None
         time.sleep(0.25)
     yield environment | {"RAY_ADDRESS": url}
-    node.terminate()
-    node.wait(30)
+    processes = [psutil.Process(node.pid), *psutil.Process(node.pid).children(recursive=True)]
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(processes, timeout=10)
+    node.wait()
 
 
 def submit(head: dict[str, str], *entrypoint: str) -> str:
