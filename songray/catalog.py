@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -21,8 +22,10 @@ from songray.sources.base import Artist, Contents, Page, PlaylistEntry, Source, 
 from songray.sources.folder import FolderSource
 from songray.sources.manifest import ManifestSource
 from songray.sources.synthetic import SyntheticSource
+from songray.stages import SECONDS_BETWEEN_LINES
 
 TRACKS_PER_FILE = 5000
+VERDICTS = ("new", "changed", "unchanged", "duplicate")
 EXAMPLES = 5  # problems that the summary quotes
 
 Flat = tyro.conf.arg(name="")  # the options of all sources stand side by side
@@ -70,6 +73,7 @@ def crawl(library: Library, config: CrawlConfig) -> CrawlSummary:
     started = time.monotonic()
     catalog = Catalog(library, config.source)
     pages = [page for page in config.chosen.pages() if not catalog.has_read(page)]
+    catalog.pages = len(pages)
     if pages:
         items = ray.data.from_items([dataclasses.asdict(page) for page in pages])
         pieces = items.map_batches(
@@ -136,6 +140,8 @@ class Catalog:
         self._artists = {_checksum(artist) for artist in artists}
         self._known = _Known(library)
         self._files = 0
+        self._told = time.monotonic()
+        self.pages = 0  # to read, for the progress
         self._clear()
 
     def has_read(self, page: Page) -> bool:
@@ -152,6 +158,14 @@ class Catalog:
             self._note(piece)
         if len(self._tracks) + len(self._entries) >= TRACKS_PER_FILE:
             self.write()
+        self._tell_progress()
+
+    def _tell_progress(self) -> None:
+        if time.monotonic() - self._told > SECONDS_BETWEEN_LINES:
+            self._told = time.monotonic()
+            found = len(self._tracks) + sum(self.summary.counts[name] for name in VERDICTS)
+            line = f"crawl: {found} tracks on {self.summary.counts['read']} of {self.pages} pages"
+            print(line, file=sys.stderr, flush=True)
 
     def _note(self, piece: dict[str, Any]) -> None:
         problems = piece["problems"]

@@ -34,6 +34,7 @@ from songray.stages import dataset
 
 FITTED_TRACKS = 1000  # whose vectors tell the scale
 TYPICAL_TRACK_BYTES = 1300 * 128  # of a 30-s clip
+SECONDS_BETWEEN_LINES = 20.0
 SHUFFLED_WINDOWS = 4096  # kept by each worker to draw batches from
 
 Weights = dict[str, torch.Tensor]
@@ -273,12 +274,15 @@ def run_epoch(
     curve: Curve,
 ) -> dict[str, float]:
     """Train on the part `train` for at most so many seconds, then judge by the part `validation`."""
-    started = time.monotonic()
+    started = told = time.monotonic()
     before = curve[-1] if curve else {"seconds": 0.0, "steps": 0.0}
     learned, steps = Totals(), 0
     for windows in batches("train"):
         learned.add(windows, step(model, optimizer, windows))
         steps += 1
+        if time.monotonic() - told > SECONDS_BETWEEN_LINES and is_first():
+            told = time.monotonic()
+            print(f"epoch {len(curve) + 1}: step {steps}, loss {learned.here('loss'):.5f}", flush=True)
         if anyone(time.monotonic() - started > seconds):
             break
     spent = time.monotonic() - started
@@ -324,6 +328,10 @@ class Totals:
         for name, loss in losses.items():
             self.sums[name] = self.sums.get(name, 0.0) + loss.item() * len(windows)
 
+    def here(self, name: str) -> float:
+        """The mean over this worker's windows so far."""
+        return self.sums[name] / max(self.sums["windows"], 1)
+
     def means(self) -> dict[str, float]:
         """Means a window; where the model gives its squared error, also that as a share of the
         variance of the input (`unexplained`): models on different scales compare by it."""
@@ -334,6 +342,11 @@ class Totals:
         if "squared_error" in means:
             means["unexplained"] = means.pop("squared_error") / max(variance, 1e-12)
         return means | {"windows": windows}
+
+
+def is_first() -> bool:
+    """Whether this is the worker that speaks for all."""
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
 
 
 def summed(values: list[float]) -> list[float]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
+import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,6 +53,27 @@ def test_the_service_answers(client: httpx.Client) -> None:
     assert client.get("/docs").status_code == 200
     assert "/v1/tracks/{track_id}/similar" in client.get("/openapi.json").json()["paths"]
     assert "what sounds like this?" in client.get("/").text
+    assert_page(str(client.base_url))
+
+
+def assert_page(address: str) -> None:
+    """The page in a real browser: its list of songs, and, by a song's own address, what sounds like it."""
+    browser = shutil.which("chromium")
+    if browser is None:
+        pytest.skip("no chromium: the page was not looked at")
+    assert "The Knife" in shown(browser, address)
+    song = shown(browser, f"{address}#a%3A12")
+    assert "These sound most like “Björk 12” by The Knife" in song
+    assert song.count('class="bar"') == 20
+
+
+def shown(browser: str, url: str) -> str:
+    """What a browser makes of a page once its requests are answered."""
+    with tempfile.TemporaryDirectory() as profile:
+        options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+                   "--disable-background-networking", "--disable-component-update", "--disable-sync",
+                   f"--user-data-dir={profile}", "--virtual-time-budget=5000", "--dump-dom"]  # fmt: skip
+        return subprocess.run([browser, *options, url], capture_output=True, text=True, timeout=60).stdout
 
 
 def test_a_port_that_is_taken_is_named(indexed: Library) -> None:  # noqa: F811
