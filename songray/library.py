@@ -23,7 +23,7 @@ import json
 import os
 import posixpath
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -217,6 +217,12 @@ class Table:
             return schema.empty_table().select(columns or schema.names)
         dataset = pa.dataset.dataset(paths, filesystem=self.filesystem, format="parquet")
         return dataset.to_table(columns=list(columns) if columns else None, filter=where)
+
+    def scan(self, columns: Sequence[str], files: Sequence[str]) -> Iterator[pa.dataset.TaggedRecordBatch]:
+        """The rows of some files in pieces, each with the file that it comes from."""
+        if files:
+            dataset = pa.dataset.dataset(list(files), filesystem=self.filesystem, format="parquet")
+            yield from dataset.scanner(columns=list(columns)).scan_batches()
 
     def newest(self, columns: Sequence[str]) -> pa.Table:
         """One row a track: its newest revision, as newest described. Memory: the columns asked for."""

@@ -30,7 +30,7 @@ class DownloadConfig:
     """Attempts at a file within one run, for failures that may pass."""
     max_bytes: int = 50_000_000
     """Larger files are refused."""
-    downloads_per_worker: int = 32
+    downloads_per_worker: int = 16
     """Files in flight in one worker."""
     workers: int = 2
     """Worker processes; they wait more than they work, and claim no CPU."""

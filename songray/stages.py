@@ -175,14 +175,17 @@ def find_lacking(source: Table, output: Table) -> Lacking:
 def _read_keys(source: Table) -> tuple[Keys, Keys, np.ndarray, np.ndarray, list[str]]:
     """Of each row: its key, its order among equal keys, whether it has no error, and its file."""
     files = source.files()
-    names = source.kind.columns
-    columns = ["track_key", *(name for name in (source.kind.newest, "error") if name and name in names)]
-    tables = [source.read(columns, files=[path]) for path in files]
-    table = pa.concat_tables(tables) if tables else source.read(columns)
-    keys = table.column("track_key").to_numpy()
-    order = table.column(source.kind.newest).to_numpy() if source.kind.newest else np.zeros_like(keys)
-    fit = table.column("error").is_null().to_numpy() if "error" in columns else np.ones(keys.size, bool)
-    return keys, order, fit, np.repeat(np.arange(len(files)), [t.num_rows for t in tables]), files
+    number = {path: position for position, path in enumerate(files)}
+    names = ["track_key", *(name for name in (source.kind.newest, "error") if name in source.kind.columns)]
+    tables, fragments = [source.schema().empty_table().select(names)], [np.empty(0, np.int64)]
+    for batch in source.scan(names, files):  # files are read ahead in parallel: there may be many
+        tables.append(pa.Table.from_batches([batch.record_batch]))
+        fragments.append(np.full(batch.record_batch.num_rows, number[batch.fragment.path]))
+    table = pa.concat_tables(tables)
+    keys = table["track_key"].to_numpy()
+    order = table[source.kind.newest].to_numpy() if source.kind.newest else np.zeros_like(keys)
+    fit = table["error"].is_null().to_numpy() if "error" in names else np.ones(keys.size, bool)
+    return keys, order, fit, np.concatenate(fragments), files
 
 
 def _keep(rows: pa.Table, lacking_reference: ray.ObjectRef) -> pa.Table:

@@ -84,7 +84,7 @@ def test_kills(tmp_path: Path) -> None:
     assert set(now.values()) == {1} and len(now) == SONGS
     rows.append(["crawl", len(finished), len(finished), SONGS - len(finished), len(now), 0, 0, 0])
     with served(SyntheticSource(songs=SONGS + MORE, audio_port=PORT)):
-        rows.append(table_stage(library, "download", "previews"))
+        rows.append(table_stage(library, "download", "previews", "--total-seconds", "600"))
         rows.append(table_stage(library, "transform", "spectrograms/default"))
         checkpoints = Path(library.path("runs", "cae", "train"))
         kill_when(start("train", library, *CAE), lambda: len(list(checkpoints.glob("checkpoint_*"))) > 0)
