@@ -6,6 +6,7 @@ Started again, it does only what is new, and serves.
 """
 
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Literal
 
 import httpx
@@ -55,7 +56,7 @@ def main(
         print(indexed, flush=True)
         print(evaluate(place, EvaluateConfig(runs=(trained.name,))), flush=True)
         print(examples(Index(place, indexed.manifest)), flush=True)
-        with served(place, serve_config) as address:
+        with served(place, replace(serve_config, run=trained.name)) as address:
             first = httpx.get(f"{address}/v1/tracks?limit=1").json()["tracks"][0]["track_id"]
             question = f"{address}/v1/tracks/{first}/similar?k=3"
             print(f"\n$ curl '{question}'\n{httpx.get(question).text}\n")
