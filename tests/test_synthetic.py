@@ -22,7 +22,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from songray.sources.base import Contents, Page, PlaylistEntry, Track
-from songray.sources.synthesis import SAMPLE_RATE, STYLES, Song, render, samples
+from songray.sources.styles import STYLES
+from songray.sources.synthesis import SAMPLE_RATE, Song, render, samples
 from songray.sources.synthetic import SyntheticSource, served, song_of
 
 PRECISIONS = {"year": r"\d{4}", "month": r"\d{4}-\d{2}", "day": r"\d{4}-\d{2}-\d{2}"}

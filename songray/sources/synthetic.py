@@ -28,8 +28,9 @@ from numpy.random import Generator, default_rng
 
 from songray.sources import synthesis
 from songray.sources.base import Artist, Contents, Page, PlaylistEntry, Track
+from songray.sources.styles import STYLES
 
-GENERATOR_VERSION = "1"  # changes with every change of synthesis.py that can be heard
+GENERATOR_VERSION = "1"  # changes with whatever in synthesis.py or styles.py can be heard
 PAGE_SONGS = 100
 PAGE_ARTISTS = 20  # two of each style
 ALBUMS_PER_ARTIST = 3
@@ -119,7 +120,7 @@ class SyntheticSource:
 def _page_songs(seed: int, page: int) -> tuple[synthesis.Song, ...]:
     """All songs of a page, also where the catalogue ends before."""
     random = default_rng((seed, 6, page))
-    styles = random.permutation(np.resize(list(synthesis.STYLES), PAGE_ARTISTS)).tolist()
+    styles = random.permutation(np.resize(list(STYLES), PAGE_ARTISTS)).tolist()
     popularity = random.lognormal(0, 0.5, PAGE_ARTISTS)
     places = random.choice(PAGE_ARTISTS, PAGE_SONGS, p=popularity / popularity.sum()).tolist()
     albums = random.integers(ALBUMS_PER_ARTIST, size=PAGE_SONGS).tolist()
