@@ -80,25 +80,18 @@ def _members(row: dict[str, object]) -> Sequence[str]:
     return [*artists, *([f"recording:{recording}"] if recording else [])] or [str(row["track_id"])]
 
 
-def pooled(model: Embedder, spectrograms: Sequence[Spectrogram], batch: int = 64) -> NDArray[np.float32]:
-    """One vector a clip, the mean over its windows: (clips, dimension)."""
-    tiles = [tile(spectrogram, model.frames) for spectrogram in spectrograms]
-    if model.frames is None:  # clips differ in length
-        return np.concatenate([_embed(model, windows) for windows in tiles])
-    windows = np.concatenate(tiles)
-    pieces = [_embed(model, windows[start : start + batch]) for start in range(0, len(windows), batch)]
-    counts = [len(several) for several in tiles]
-    starts = np.cumsum([0, *counts[:-1]])
-    sums: NDArray[np.float32] = np.add.reduceat(np.concatenate(pieces), starts, axis=0)
-    return sums / np.array(counts, np.float32)[:, None]
+@torch.inference_mode()
+def pooled(model: Embedder, spectrograms: Sequence[Spectrogram]) -> NDArray[np.float32]:
+    """One vector a clip, the mean over its windows: (clips, dimension).
+
+    The windows of a clip are a batch of their own: kernels round differently for other batch sizes, and a
+    clip must get the same vector whatever comes with it.
+    """
+    vectors = [model.embed(scaled(torch.tensor(tile(clip, model.frames)))).mean(0) for clip in spectrograms]
+    stacked: NDArray[np.float32] = torch.stack(vectors).numpy()
+    return stacked
 
 
 def scaled(windows: torch.Tensor) -> torch.Tensor:
     """Stored windows, uint8, as a model takes them: 0…1."""
     return windows.to(torch.float32) / 255
-
-
-@torch.inference_mode()
-def _embed(model: Embedder, windows: Spectrogram) -> NDArray[np.float32]:
-    vectors: NDArray[np.float32] = model.embed(scaled(torch.tensor(windows))).numpy()
-    return vectors

@@ -26,7 +26,7 @@ from songray.sources.synthetic import SyntheticSource, served
 ROOT = Path(__file__).resolve().parents[2]
 SONGS, MORE = int(os.environ.get("SONGS", 1000)), 100
 PORT = 8131
-CAE = ("cae", "--run", "cae", "--dense-units", "64", "--latent", "16", "--epochs", "4", "--batch-size", "64")
+CAE = ("cae", "--run", "cae", "--dense-units", "64", "--latent", "16", "--epochs", "2", "--batch-size", "64")
 
 
 def start(job: str, library: Library, *options: str) -> subprocess.Popen[str]:
@@ -90,8 +90,8 @@ def test_kills(tmp_path: Path) -> None:
         kill_when(start("train", library, *CAE), lambda: len(list(checkpoints.glob("checkpoint_*"))) > 0)
         output = finish(start("train", library, *CAE))
         epochs = [epoch["epoch"] for epoch in runs.find(library, "cae").curve]
-        assert epochs == [1, 2, 3, 4]
-        rows.append(["train (epochs)", "≥ 1", "≥ 1", "≤ 3", len(epochs), 0, 0, 0])
+        assert epochs == [1, 2]
+        rows.append(["train (epochs)", "≥ 1", "≥ 1", "≤ 1", len(epochs), 0, 0, 0])
         rows.append(table_stage(library, "embed", "embeddings/cae"))
         versions = Path(library.path("indexes", "cae"))
         kill_when(start("index", library), lambda: versions.exists() or False)
