@@ -162,11 +162,10 @@ def find_lacking(source: Table, output: Table) -> Lacking:
     """
     keys, order, fit, fragment, files = _read_keys(source)
     newest = newest_revisions(np.unique(keys))
-    wanted = newest[~np.isin(newest, output.finished_keys())]
     position = np.lexsort((order, keys))  # the last of equal keys is the one that counts
     last = position[np.append(keys[position][1:] != keys[position][:-1], True)] if keys.size else position
     rows = last[np.isin(keys[last], newest) & fit[last]]
-    rows_lacking = rows[np.isin(keys[rows], wanted)]
+    rows_lacking = rows[~np.isin(keys[rows], output.finished_keys())]
     holding = [files[number] for number in np.unique(fragment[rows_lacking])]
     superseded = order[rows_lacking] if source.kind.newest else None
     return Lacking(rows.size, keys[rows_lacking], superseded, holding)

@@ -183,10 +183,14 @@ def windows(spectrograms: Table, keys: Keys, model_config: ModelConfig) -> ray.d
 
 def windows_batch(rows: pa.Table, keys: ray.ObjectRef, spec: str, frames: int | None) -> dict[str, Any]:
     """Rows of spectrograms → the windows of those that are wanted, (windows, frames, bins)."""
-    wanted = rows.filter(pa.compute.is_in(rows["track_key"], pa.array(ray.get(keys))))
+    wanted = _wanted(rows, keys)
     tiles = [tile(stored(cell.as_py(), SPECS[spec]), frames) for cell in wanted[spec]]
     empty = np.empty((0, frames or 0, SPECS[spec].n_mels), np.uint8)
     return {"window": np.concatenate([empty, *tiles])}
+
+
+def _wanted(rows: pa.Table, keys: ray.ObjectRef) -> pa.Table:
+    return rows.filter(pa.compute.is_in(rows["track_key"], pa.array(ray.get(keys))))
 
 
 def train_worker(job: dict[str, Any]) -> None:
@@ -378,7 +382,7 @@ def fit_scale(library: Library, model: Embedder, config: TrainConfig, parts: Spl
 def pooled_batch(rows: pa.Table, keys: ray.ObjectRef, model: ray.ObjectRef) -> dict[str, Any]:
     """Rows of spectrograms → the pooled vectors of those that are wanted, as the model gives them."""
     embedder: Embedder = ray.get(model)
-    wanted = rows.filter(pa.compute.is_in(rows["track_key"], pa.array(ray.get(keys))))
+    wanted = _wanted(rows, keys)
     clips = [stored(cell.as_py(), SPECS[embedder.spec]) for cell in wanted[embedder.spec]]
     vectors = pooled(embedder, clips) if clips else np.empty((0, embedder.dimension), np.float32)
     return {"track_key": wanted["track_key"].to_numpy(), "vector": vectors}
