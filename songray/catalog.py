@@ -33,16 +33,14 @@ Flat = tyro.conf.arg(name="")  # the options of all sources stand side by side
 
 @dataclass(frozen=True)
 class CrawlConfig:
-    source: Literal["folder", "manifest", "synthetic"] = "synthetic"
-    """Where the songs come from."""
-    folder: Annotated[FolderSource, Flat] = field(default_factory=FolderSource)
-    manifest: Annotated[ManifestSource, Flat] = field(default_factory=ManifestSource)
-    synthetic: Annotated[SyntheticSource, Flat] = field(default_factory=SyntheticSource)
-
-    @property
-    def chosen(self) -> Source:
-        source: Source = getattr(self, self.source)
-        return source
+    max_tracks: int | None = None
+    """Stop after so many tracks that the library did not know; the next crawl goes on from there."""
+    max_requests: int | None = None
+    """Stop after so many pages; the next crawl goes on from there."""
+    max_depth: int = 2
+    """How many links to follow away from what was named: from an artist to related ones, and on."""
+    refresh: bool = False
+    """Read again also what cannot tell whether it has changed: searches, artists, albums."""
 
 
 @dataclass

@@ -6,7 +6,5 @@ from songray.sources.manifest import ManifestSource
 from songray.sources.synthetic import SyntheticSource
 
 SOURCES: dict[str, type[Source]] = {
-    "folder": FolderSource,
-    "manifest": ManifestSource,
-    "synthetic": SyntheticSource,
+    source.name: source for source in (FolderSource, ManifestSource, SyntheticSource)
 }

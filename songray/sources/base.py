@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Protocol
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Protocol
+
+import aiohttp
+
+from songray import web
 
 
 @dataclass(frozen=True)
@@ -17,7 +22,8 @@ class Track:
 
     track_id: str  # "<source>:<id within the source>"
     title: str
-    location: str | None  # URL or absolute path of the audio, as known when crawled
+    location: str | None  # of the audio: URL, absolute path, or "<source>:<id>" where that source tells
+    # the URL just before the download (previews.LOCATORS)
     artist_ids: list[str] = field(default_factory=list)
     artist_names: list[str] = field(default_factory=list)
     album_id: str | None = None
@@ -55,7 +61,9 @@ class Page:
     """
 
     name: str  # unique within the source
-    fingerprint: str  # differs whenever the content does; cheap to find out
+    fingerprint: str | None = ""  # differs whenever the content does; "" where that cannot be told without
+    # reading it: read once, and again when a refresh is asked for; None: read again by every crawl
+    step: int = 0  # 1 where following the link to it leads a step further away from what the user named
 
 
 @dataclass(frozen=True)
@@ -66,13 +74,50 @@ class Contents:
     artists: list[Artist] = field(default_factory=list)
     playlist_entries: list[PlaylistEntry] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    pages: list[Page] = field(default_factory=list)  # that it leads to
+    finished: bool = False  # nothing more comes of this page; else it counts as not read
 
 
 class Source(Protocol):
     """A frozen dataclass of its options: it travels to the workers by pickle."""
 
-    def pages(self) -> Iterator[Page]:
-        """All pages there are now, cheaply; raises ValueError on options that cannot work."""
+    name: ClassVar[str]
 
-    def read(self, page: Page) -> Iterator[Contents]:
-        """One page, on any worker, in pieces that fit memory; a bad item is a problem, not an exception."""
+    def pages(self) -> Iterator[Page]:
+        """Where to begin, cheaply; raises ValueError on options that cannot work."""
+
+    def read(self, pages: Sequence[Page]) -> Iterator[tuple[Page, Contents]]:
+        """Some pages, on any worker, in pieces that fit memory; a bad item is a problem, not an exception."""
+
+
+def read_in_turn(
+    pages: Sequence[Page], read: Callable[[Page], Iterator[Contents]]
+) -> Iterator[tuple[Page, Contents]]:
+    """One page after the other, for sources that work rather than wait."""
+    for page in pages:
+        try:
+            for contents in read(page):
+                yield page, contents
+            yield page, Contents(finished=True)
+        except (OSError, ValueError) as error:
+            yield page, Contents(problems=[f"unreadable: {page.name}: {error}"], finished=True)
+
+
+def read_at_once(
+    pages: Sequence[Page], ask: Callable[[Page, aiohttp.ClientSession], Awaitable[Contents]]
+) -> Iterator[tuple[Page, Contents]]:
+    """All pages together, each an answer of a service on the web. A failure that may pass leaves its page
+    unread, for the next run; any other is a problem of the page."""
+
+    async def answer(page: Page, session: aiohttp.ClientSession) -> tuple[Page, Contents]:
+        try:
+            return page, replace(await ask(page, session), finished=True)
+        except web.Failure as failure:
+            problem = f"{failure.kind}: {page.name}: {failure}"
+            return page, Contents(problems=[problem], finished=not failure.passing)
+
+    async def answers() -> list[tuple[Page, Contents]]:
+        async with web.session() as session:
+            return await asyncio.gather(*(answer(page, session) for page in pages))
+
+    yield from asyncio.run(answers())

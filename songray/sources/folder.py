@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 from urllib.parse import quote
 
 import av
 from tinytag import TinyTag, TinyTagException
 
-from songray.sources.base import Artist, Contents, Page, Track
+from songray.sources.base import Artist, Contents, Page, Track, read_in_turn
 
 SUFFIXES = (".mp3", ".m4a", ".m4b", ".mp4", ".aac", ".flac", ".ogg", ".oga", ".opus", ".wav", ".aif", ".aiff",
             ".aifc", ".wma", ".wv", ".ape", ".mpc")  # fmt: skip
@@ -22,8 +23,10 @@ HASHED_BYTES = 8 << 20  # of the sound: most MP3 files whole, a minute of FLAC
 
 @dataclass(frozen=True)
 class FolderSource:
+    name: ClassVar[str] = "folder"
+
     folder: Path | None = None
-    """Music folder of the source `folder`; searched recursively."""
+    """Music folder; searched recursively."""
 
     def pages(self) -> Iterator[Page]:
         if self.folder is None or not self.folder.expanduser().is_dir():
@@ -32,18 +35,18 @@ class FolderSource:
             state = path.stat()
             yield Page(str(path), f"{state.st_size} bytes, {state.st_mtime_ns} ns")
 
-    def read(self, page: Page) -> Iterator[Contents]:
-        path = Path(page.name)
-        try:
-            identity = sound_hash(path)
-        except OSError as error:
-            yield Contents(problems=[f"unreadable: {path}: {error}"])
-            return
-        try:
-            yield _describe(path, identity, TinyTag.get(path))
-        except (TinyTagException, OSError, ValueError) as error:
-            track = Track(f"folder:{identity}", path.stem, str(path), audio_version=str(path))
-            yield Contents([track], problems=[f"no_tags: {path}: {error}"])
+    def read(self, pages: Sequence[Page]) -> Iterator[tuple[Page, Contents]]:
+        return read_in_turn(pages, _read_file)
+
+
+def _read_file(page: Page) -> Iterator[Contents]:
+    path = Path(page.name)
+    identity = sound_hash(path)
+    try:
+        yield _describe(path, identity, TinyTag.get(path))
+    except (TinyTagException, OSError, ValueError) as error:
+        track = Track(f"folder:{identity}", path.stem, str(path), audio_version=str(path))
+        yield Contents([track], problems=[f"no_tags: {path}: {error}"])
 
 
 def _audio_files(folder: Path) -> Iterator[Path]:

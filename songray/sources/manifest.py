@@ -9,15 +9,15 @@ import json
 import math
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet
 
-from songray.sources.base import Artist, Contents, Page, Track
+from songray.sources.base import Artist, Contents, Page, Track, read_in_turn
 
 ROWS_AT_ONCE = 1000
 LIST_SEPARATOR = ";"  # between several artists or genres in one cell
@@ -29,8 +29,10 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class ManifestSource:
+    name: ClassVar[str] = "manifest"
+
     manifest: str | None = None
-    """File (.csv, .jsonl or .parquet; path or URI) of the source `manifest`, or a folder of such files.
+    """File (.csv, .jsonl or .parquet; path or URI), or a folder of such files.
     Columns: id, url (or path); where known title, artist, album, date, duration, genre, isrc, explicit,
     recording. Several artists or genres in a cell stand with ";" between them."""
 
@@ -46,7 +48,10 @@ class ManifestSource:
         for file in sorted((file for file in infos if file.is_file), key=lambda file: file.path):
             yield Page(file.path, f"{file.size} bytes, {file.mtime_ns} ns")
 
-    def read(self, page: Page) -> Iterator[Contents]:
+    def read(self, pages: Sequence[Page]) -> Iterator[tuple[Page, Contents]]:
+        return read_in_turn(pages, self._read_file)
+
+    def _read_file(self, page: Page) -> Iterator[Contents]:
         filesystem, _ = _resolve(str(self.manifest))
         numbered = enumerate(_rows(filesystem, page.name), 1)
         while chunk := list(itertools.islice(numbered, ROWS_AT_ONCE)):

@@ -15,10 +15,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 import httpx
 import numpy as np
@@ -27,7 +28,7 @@ from fastapi import FastAPI, HTTPException, Response
 from numpy.random import Generator, default_rng
 
 from songray.sources import synthesis
-from songray.sources.base import Artist, Contents, Page, PlaylistEntry, Track
+from songray.sources.base import Artist, Contents, Page, PlaylistEntry, Track, read_in_turn
 from songray.sources.styles import STYLES
 
 GENERATOR_VERSION = "1"  # changes with whatever in synthesis.py or styles.py can be heard
@@ -61,6 +62,8 @@ PLAYLISTS = ("{style} for the {noun}", "{adjective} {style}", "{noun} {style} Mi
 class SyntheticSource:
     """Implements Source with generated songs in ten styles, which are their genres."""
 
+    name: ClassVar[str] = "synthetic"
+
     songs: int = 200
     """How many songs the catalogue has; a larger number adds songs and changes none."""
 
@@ -81,7 +84,10 @@ class SyntheticSource:
             version = f"{GENERATOR_VERSION}:{self.seed}:{self.audio_port}:{count}"
             yield Page(name=f"{self.seed}-{first // PAGE_SONGS:05d}", fingerprint=version)
 
-    def read(self, page: Page) -> Iterator[Contents]:
+    def read(self, pages: Sequence[Page]) -> Iterator[tuple[Page, Contents]]:
+        return read_in_turn(pages, self._read_block)
+
+    def _read_block(self, page: Page) -> Iterator[Contents]:
         """The songs of a page with their artists, and the playlists made when they came out."""
         first = int(page.name.split("-")[1]) * PAGE_SONGS
         numbers = range(first, min(first + PAGE_SONGS, self.songs))

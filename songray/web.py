@@ -1,0 +1,171 @@
+"""The polite client under every service on the web: limits that the whole cluster shares, patience, and
+failures told as data."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, TypeVar
+
+import aiohttp
+import ray
+import tenacity
+from aiolimiter import AsyncLimiter
+
+USER_AGENT = "songray (https://pypi.org/project/songray)"
+PASSING_STATUSES = frozenset({408, 425, 429})  # and all of 500…599
+NAMESPACE = "songray"
+
+Answer = TypeVar("Answer")
+
+
+class Failure(Exception):
+    """Why there is no answer: `kind` is a class that a person can count; `passing`, whether a later attempt
+    may get one; `retry_after_seconds`, how long the service wants to be left alone."""
+
+    def __init__(
+        self,
+        kind: str,
+        detail: str,
+        status: int | None = None,
+        passing: bool = False,
+        retry_after_seconds: float = 0.0,
+    ) -> None:
+        super().__init__(detail)
+        self.kind, self.status, self.passing = kind, status, passing
+        self.retry_after_seconds = retry_after_seconds
+
+
+@dataclass(frozen=True)
+class Limit:
+    """At most `requests` in any `seconds`, of all workers together."""
+
+    requests: int
+    seconds: float
+    longest_wait_seconds: float = 120.0  # a service that asks for a longer silence is reported instead
+
+    def __post_init__(self) -> None:
+        for name in ("requests", "seconds"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} of a rate limit is {getattr(self, name)}: must be above 0")
+
+    def limiter(self) -> AsyncLimiter:
+        """A leaky bucket lets its size pass at once and then drips: both together stay within the limit."""
+        burst = max(1, self.requests // 10)
+        rate = max(1, self.requests - burst) / self.seconds
+        return AsyncLimiter(burst, burst / rate)
+
+
+class Gate:
+    """Ray actor through which requests to one service, or to several hosts, go: one in the whole cluster."""
+
+    def __init__(self) -> None:
+        self._limiters: dict[tuple[str, Limit], AsyncLimiter] = {}
+        self._closed_until: dict[str, float] = {}
+
+    async def enter(self, host: str, limit: Limit, requests: int = 1) -> float:
+        """Wait for a turn, at once for several requests; 0, or the seconds of silence still to come where
+        they are more than the limit says to wait for."""
+        limiter = self._limiters.setdefault((host, limit), limit.limiter())
+        for _ in range(requests):
+            while (left := self.closed_seconds(host)) > 0:
+                if left > limit.longest_wait_seconds:
+                    return left
+                await asyncio.sleep(left)
+            await limiter.acquire()
+        return 0.0
+
+    def closed_seconds(self, host: str) -> float:
+        return self._closed_until.get(host, 0.0) - time.monotonic()
+
+    async def close(self, host: str, seconds: float) -> None:
+        """Let nobody through for so long: the service has asked for it."""
+        self._closed_until[host] = max(self._closed_until.get(host, 0.0), time.monotonic() + seconds)
+
+
+def gate(name: str) -> ray.actor.ActorHandle:
+    """The gate of that name; it stays with the cluster, so that jobs which run at once share it."""
+    options = {"name": f"gate-{name}", "namespace": NAMESPACE, "get_if_exists": True, "lifetime": "detached"}
+    lasting = {"max_restarts": -1, "max_task_retries": -1, "max_concurrency": 10_000, "num_cpus": 0}
+    return ray.remote(Gate).options(**options, **lasting).remote()
+
+
+class Client:
+    """Asks one service: in turn, again where that may help, and within deadlines.
+
+    `attempts` are for one question; between them it waits with jitter, and as long as the service says.
+    """
+
+    def __init__(self, session: aiohttp.ClientSession, service: str, limit: Limit, attempts: int = 5) -> None:
+        self.session, self.service, self.limit, self.attempts = session, service, limit, attempts
+        self._gate = gate(service)
+
+    async def get_json(self, url: str, **parameters: str | int) -> Any:
+        """The parsed body of an answer 200; raises Failure."""
+
+        async def request() -> Any:
+            async with self.session.get(url, params=parameters) as response:
+                check_status(response.status, url, response.headers.get("Retry-After"))
+                return await response.json(content_type=None)
+
+        return await self.ask(request)
+
+    async def ask(self, request: Callable[[], Awaitable[Answer]]) -> Answer:
+        """What `request` returns; it raises Failure, or an error of aiohttp. Raises Failure."""
+        retrying = tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception(self._may_pass),
+            stop=tenacity.stop_after_attempt(self.attempts),
+            wait=tenacity.wait_exponential_jitter(initial=0.2, max=10),
+            reraise=True,
+        )
+        answer: Answer = await retrying(self._once, request)
+        return answer
+
+    def _may_pass(self, error: BaseException) -> bool:
+        soon = getattr(error, "retry_after_seconds", 0.0) <= self.limit.longest_wait_seconds
+        return isinstance(error, Failure) and error.passing and soon
+
+    async def _once(self, request: Callable[[], Awaitable[Answer]]) -> Answer:
+        if silence := await self._gate.enter.remote(self.service, self.limit):
+            detail = f"{self.service} asks to be left alone for {silence:.0f} s more: run again after that"
+            raise Failure("left_alone", detail, 429, True, silence)
+        try:
+            return await request()
+        except Failure as failure:
+            if failure.retry_after_seconds:
+                await self._gate.close.remote(self.service, failure.retry_after_seconds)
+            raise
+        except TimeoutError as error:
+            raise Failure("timeout", f"{self.service} did not answer in time", passing=True) from error
+        except (aiohttp.ClientError, ValueError) as error:  # ValueError: cut short, so no JSON
+            raise Failure("connection", f"{self.service}: {error}", passing=True) from error
+
+
+def session(connect_seconds: float = 10.0, total_seconds: float = 30.0) -> aiohttp.ClientSession:
+    """A session of our own name, with deadlines for the connection and for a whole request."""
+    timeout = aiohttp.ClientTimeout(total=total_seconds, sock_connect=connect_seconds)
+    return aiohttp.ClientSession(headers={"User-Agent": USER_AGENT}, timeout=timeout)
+
+
+def check_status(status: int, url: str, retry_after: str | None = None) -> None:
+    """Raise Failure unless the answer has a body to read."""
+    if status != 200:
+        passing = status in PASSING_STATUSES or status >= 500
+        silence = seconds_of(retry_after) if passing else 0.0
+        raise Failure(f"http_{status}", f"{url} answered {status}", status, passing, silence)
+
+
+def seconds_of(retry_after: str | None) -> float:
+    """The header Retry-After, seconds or a date, in seconds; 0 where there is none that can be read."""
+    try:
+        return max(0.0, float(retry_after or 0))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, (parsedate_to_datetime(retry_after or "") - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return 0.0
