@@ -1,13 +1,23 @@
 """Read a catalogue into tracks, artists and playlists; what has not changed is not read again."""
 
+from collections.abc import Callable
+
 from songray.catalog import CrawlConfig, crawl
 from songray.command import LibraryFlag, open_library, run
 from songray.library import DEFAULT_LIBRARY
+from songray.sources import SOURCES
 
 
-def main(config: CrawlConfig = CrawlConfig(), library: LibraryFlag = DEFAULT_LIBRARY) -> None:
-    print(crawl(open_library(library), config))
+def command(name: str) -> Callable[..., None]:
+    def main(
+        source: SOURCES[name] = SOURCES[name](),
+        config: CrawlConfig = CrawlConfig(),
+        library: LibraryFlag = DEFAULT_LIBRARY,
+    ) -> None:
+        print(crawl(open_library(library), source, config))
+
+    return main
 
 
 if __name__ == "__main__":
-    run(main, __doc__)
+    run({name: command(name) for name in SOURCES}, __doc__)

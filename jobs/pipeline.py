@@ -1,12 +1,13 @@
 """Run all stages in order on one machine: from a catalogue to recommendations over HTTP.
 
-    python jobs/pipeline.py --source folder --folder ~/Music
+    python jobs/pipeline.py folder --folder ~/Music
 
 Started again, it does only what is new, and serves.
 """
 
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import httpx
@@ -16,34 +17,50 @@ from songray.command import LibraryFlag, open_library, run
 from songray.embeddings import EmbedConfig, embed
 from songray.evaluation import EvaluateConfig, evaluate
 from songray.index import Index, IndexConfig, index
-from songray.library import DEFAULT_LIBRARY
+from songray.library import DEFAULT_LIBRARY, Library
 from songray.models import MODELS
 from songray.previews import DownloadConfig, download
 from songray.recommender import examples
 from songray.service.app import ServeConfig, served, wait_for_end
-from songray.sources import synthetic
+from songray.sources import SOURCES, Source, synthetic
+from songray.sources.synthetic import SyntheticSource
 from songray.spectrograms import TransformConfig, transform
 from songray.training import TrainConfig, train
 
 
-def main(
-    crawl_config: CrawlConfig = CrawlConfig(),
-    model: Literal["cae", "mfcc", "random"] = "cae",
-    max_seconds: float = 600.0,
-    serve_config: ServeConfig = ServeConfig(),
-    serve: bool = True,
-    library: LibraryFlag = DEFAULT_LIBRARY,
+@dataclass(frozen=True)
+class PipelineConfig:
+    model: Literal["cae", "mfcc", "random"] = "cae"
+    """What turns sound into vectors."""
+    max_seconds: float = 600.0
+    """Train for at most so long; jobs/train.py trains in full."""
+    serve: bool = True
+    """Stay and answer over HTTP; without, stop after printing some recommendations."""
+
+
+def command(name: str) -> Callable[..., None]:
+    def main(
+        source: SOURCES[name] = SOURCES[name](),
+        crawl_config: CrawlConfig = CrawlConfig(),
+        config: PipelineConfig = PipelineConfig(),
+        serve_config: ServeConfig = ServeConfig(),
+        library: LibraryFlag = DEFAULT_LIBRARY,
+    ) -> None:
+        pipeline(open_library(library), source, crawl_config, config, serve_config)
+
+    return main
+
+
+def pipeline(
+    place: Library,
+    source: Source,
+    crawl_config: CrawlConfig,
+    config: PipelineConfig,
+    serve_config: ServeConfig,
 ) -> None:
-    """
-    Args:
-        model: What turns sound into vectors.
-        max_seconds: Train for at most so long; jobs/train.py trains in full.
-        serve: Stay and answer over HTTP; without, stop after printing some recommendations.
-    """
-    place = open_library(library)
-    is_synthetic = crawl_config.source == "synthetic"
-    with synthetic.served(crawl_config.synthetic) if is_synthetic else nullcontext():
-        print(crawl(place, crawl_config), flush=True)
+    model, max_seconds = config.model, config.max_seconds
+    with synthetic.served(source) if isinstance(source, SyntheticSource) else nullcontext():
+        print(crawl(place, source, crawl_config), flush=True)
         print(download(place, DownloadConfig()), flush=True)
         print(transform(place, TransformConfig()), flush=True)
         print(
@@ -60,9 +77,9 @@ def main(
             first = httpx.get(f"{address}/v1/tracks?limit=1").json()["tracks"][0]["track_id"]
             question = f"{address}/v1/tracks/{first}/similar?k=3"
             print(f"\n$ curl '{question}'\n{httpx.get(question).text}\n")
-            if serve:
+            if config.serve:
                 wait_for_end(address)
 
 
 if __name__ == "__main__":
-    run(main, __doc__)
+    run({name: command(name) for name in SOURCES}, __doc__)

@@ -4,7 +4,8 @@ A library is a folder, local or in object storage. Tables are Parquet files that
 
     tracks/                     one row a song, as its catalogue describes it
     artists/  playlists/        what the same catalogue says of artists and playlists
-    pages/                      the parts of catalogues that have been read
+    pages/  crawls/             the parts of catalogues that have been read, and the crawls that ended
+    removed/                    tracks that were taken out, and stay out
     previews/                   one row a track: its audio, or why there is none
     spectrograms/<set>/         one row a track, one column a spec
     runs/<run>/                 a trained model: run.json, model.safetensors, loss curve, checkpoints
@@ -94,12 +95,13 @@ TABLES = {
     "playlists": TableKind(
         job="crawl",
         key=("playlist_id", "position"),
-        newest="crawl",  # the newest crawl of a playlist replaces all of it
+        newest="crawl",
         columns={
             "playlist_id": pa.string(),
             "playlist": pa.string(),
             "position": pa.int32(),
             "crawl": pa.int64(),
+            "version": pa.string(),  # all entries of the playlist as it is now share the newest one
             "track_id": pa.string(),
         },
     ),
@@ -113,7 +115,20 @@ TABLES = {
             "fingerprint": pa.string(),
             "crawl": pa.int64(),
             "problems": _STRINGS,  # items of the page that could not be read
+            "links": pa.list_(  # to pages that no page read before it named
+                pa.struct({"name": pa.string(), "fingerprint": pa.string(), "step": pa.int32()})
+            ),
         },
+    ),
+    "crawls": TableKind(
+        job="crawl",
+        key=("crawl",),
+        columns={"crawl": pa.int64(), "source": pa.string(), "options": pa.string()},  # options as JSON
+    ),
+    "removed": TableKind(
+        job="remove",
+        key=("track_id",),
+        columns={"track_id": pa.string(), "reason": pa.string(), "removed_at": pa.timestamp("s", "UTC")},
     ),
     "previews": TableKind(
         job="download",
@@ -233,11 +248,16 @@ class Table:
         last = np.append(tracks[1:] != tracks[:-1], True)[: tracks.size]
         return rows.filter(pa.array(last)).select(list(columns))
 
-    def append(self, rows: pa.Table, name: str) -> None:
-        """Add one file, whole or not at all. Files are read in the order of their names."""
+    def append(self, rows: pa.Table, name: str) -> str:
+        """Add one file, whole or not at all; its path. Files are read in the order of their names."""
         self.filesystem.create_dir(self.path, recursive=True)
         path = posixpath.join(self.path, f"{name}-{uuid.uuid4().hex[:8]}.parquet")
         write_parquet(self.filesystem, path, rows)
+        return path
+
+    def delete(self, files: Sequence[str]) -> None:
+        for path in files:
+            self.filesystem.delete_file(path)
 
     def claim(self, made_by: dict[str, Any]) -> None:
         """Note what makes this table's rows; refuse to add rows that something else makes."""

@@ -15,9 +15,9 @@ from songray.sources.synthetic import SyntheticSource
 pytestmark = pytest.mark.usefixtures("cluster")
 
 
-def manifest(path: Path, *rows: str) -> CrawlConfig:
+def manifest(path: Path, *rows: str) -> ManifestSource:
     path.write_text("\n".join(["id,title,artist,url,genre", *rows]) + "\n")
-    return CrawlConfig(source="manifest", manifest=ManifestSource(str(path)))
+    return ManifestSource(str(path))
 
 
 def titles(library: Library) -> dict[str, str]:
@@ -27,15 +27,15 @@ def titles(library: Library) -> dict[str, str]:
 
 def test_a_second_crawl_reads_what_has_changed_and_nothing_else(library: Library, tmp_path: Path) -> None:
     path = tmp_path / "songs.csv"
-    config = manifest(path, "1,One,A,http://x.test/1,jazz", "2,Two,B,http://x.test/2,funk", "3,,,,")
-    first = crawl(library, config)
+    source = manifest(path, "1,One,A,http://x.test/1,jazz", "2,Two,B,http://x.test/2,funk", "3,,,,")
+    first = crawl(library, source, CrawlConfig())
     assert (first.counts["new"], first.counts["read"], first.problems["bad_row"]) == (2, 1, 1)
-    again = crawl(library, config)
+    again = crawl(library, source, CrawlConfig())
     assert (again.counts["read"], again.counts["before"]) == (0, 1)
     manifest(
         path, "1,Uno,A,http://x.test/1,jazz", "2,Two,B,http://x.test/2b,funk", "4,Four,A,http://x.test/4,"
     )
-    changed = crawl(library, config)
+    changed = crawl(library, source, CrawlConfig())
     assert (changed.counts["new"], changed.counts["changed"], changed.counts["unchanged"]) == (1, 2, 0)
     assert titles(library) == {"manifest:1": "Uno", "manifest:2": "Two", "manifest:4": "Four"}
     rows = library.table("tracks").newest(["track_id", "revision"]).to_pylist()
@@ -50,11 +50,11 @@ def test_a_moved_file_is_the_same_track_at_another_place(library: Library, tmp_p
     folder.mkdir()
     tone(folder / "a.mp3")
     shutil.copy(tone(folder / "b.mp3", hertz=500), folder / "copy of b.mp3")
-    config = CrawlConfig(source="folder", folder=FolderSource(folder))
-    first = crawl(library, config)
+    source = FolderSource(folder)
+    first = crawl(library, source, CrawlConfig())
     assert (first.counts["new"], first.counts["duplicate"]) == (2, 1)
     (folder / "a.mp3").rename(folder / "moved.mp3")
-    second = crawl(library, config)
+    second = crawl(library, source, CrawlConfig())
     assert (second.counts["read"], second.counts["changed"], second.counts["new"]) == (1, 1, 0)
     rows = library.table("tracks").newest(["track_id", "location", "revision"]).to_pylist()
     assert len(rows) == 2
@@ -63,8 +63,8 @@ def test_a_moved_file_is_the_same_track_at_another_place(library: Library, tmp_p
 
 
 def test_a_growing_catalogue_adds_its_new_songs(library: Library) -> None:
-    assert crawl(library, CrawlConfig(synthetic=SyntheticSource(songs=250))).counts["new"] == 250
-    grown = crawl(library, CrawlConfig(synthetic=SyntheticSource(songs=350)))
+    assert crawl(library, SyntheticSource(songs=250), CrawlConfig()).counts["new"] == 250
+    grown = crawl(library, SyntheticSource(songs=350), CrawlConfig())
     assert (grown.counts["new"], grown.counts["unchanged"]) == (100, 50)
     assert grown.counts["before"] == 2  # full pages are not read again
     tracks = set(titles(library))
@@ -75,4 +75,4 @@ def test_a_growing_catalogue_adds_its_new_songs(library: Library) -> None:
 
 def test_a_crawl_of_what_is_not_there_says_so(library: Library) -> None:
     with pytest.raises(ValueError, match="--folder"):
-        crawl(library, CrawlConfig(source="folder"))
+        crawl(library, FolderSource(), CrawlConfig())

@@ -14,7 +14,7 @@ from songray.sources.folder import FolderSource
 
 def read(folder: Path) -> list[Contents]:
     source = FolderSource(folder)
-    return [contents for page in source.pages() for contents in source.read(page)]
+    return [contents for _, contents in source.read(list(source.pages()))]
 
 
 def tracks(folder: Path) -> list[Track]:

@@ -100,7 +100,7 @@ def test_every_job_runs_where_songray_is_not_installed(head: dict[str, str], tmp
     for number in range(12):
         tone(music / f"{number}.mp3", seconds=7, hertz=200 + 60 * number)
     library = ["--library", str(tmp_path / "library")]
-    crawled = submit(head, "jobs/crawl.py", *library, "--source", "folder", "--folder", str(music))
+    crawled = submit(head, "jobs/crawl.py", "folder", *library, "--folder", str(music))
     assert "12 new" in crawled
     assert "12 done now" in submit(head, "jobs/download.py", *library)
     assert "12 done now" in submit(head, "jobs/transform.py", *library)

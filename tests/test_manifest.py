@@ -19,7 +19,7 @@ ROW = {
 
 def read(path: Path) -> Contents:
     source = ManifestSource(str(path))
-    pieces = [piece for page in source.pages() for piece in source.read(page)]
+    pieces = [piece for _, piece in source.read(list(source.pages()))]
     return Contents(
         tracks=[track for piece in pieces for track in piece.tracks],
         artists=[artist for piece in pieces for artist in piece.artists],

@@ -92,7 +92,7 @@ def test_real_music_as_a_manifest(
     ]
     (tmp_path / "songs.csv").write_text("\n".join(["id,url,recording,artist", *lines]))
     source = ManifestSource(str(tmp_path / "songs.csv"))
-    assert crawl(library, CrawlConfig(source="manifest", manifest=source)).counts["new"] == 55
+    assert crawl(library, source, CrawlConfig()).counts["new"] == 55
     run_stages(library)
     expected = {"empty": "empty", "nowhere": "http_404", "page": "not_audio"}
     assert errors(library, "previews", "spectrograms/default") == expected
@@ -141,7 +141,7 @@ def test_real_music_as_a_folder(library: Library, clips: Path, tmp_path: Path) -
         tags.update({"title": path.stem, "artist": row["artist"], "album": row["title"]})
         tags.save()
     spoil(folder, clips)
-    summary = crawl(library, CrawlConfig(source="folder", folder=FolderSource(folder)))
+    summary = crawl(library, FolderSource(folder), CrawlConfig())
     assert summary.counts["new"] == 51 + 3 + 4
     run_stages(library)
     assert errors(library, "previews", "spectrograms/default") == {"empty": "empty", "page": "not_audio"}

@@ -65,7 +65,7 @@ def server(tmp_path: Path) -> str:
 def catalogue(library: Library, server: str, count: int) -> None:
     path = Path(library.root, "songs.csv")
     path.write_text("id,url\n" + "".join(f"{n},{server}/{n}\n" for n in range(count)))
-    crawl(library, CrawlConfig(source="manifest", manifest=ManifestSource(str(path))))
+    crawl(library, ManifestSource(str(path)), CrawlConfig())
 
 
 def ids(table: Table) -> Counter[str]:
@@ -97,7 +97,7 @@ def test_only_the_newest_revision_and_row_of_a_track_count(library: Library, ser
     catalogue(library, server, 3)
     path = Path(library.root, "songs.csv")
     path.write_text(f"id,url,title\n0,{server}/0,renamed\n1,{server}/1b,\n2,{server}/2,\n")
-    crawl(library, CrawlConfig(source="manifest", manifest=ManifestSource(str(path))))
+    crawl(library, ManifestSource(str(path)), CrawlConfig())
     summary = download(library, DownloadConfig())
     assert (summary.rows, summary.done) == (3, 3)
     assert Slow.asked == Counter({"/0": 1, "/1b": 1, "/2": 1})

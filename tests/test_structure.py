@@ -13,10 +13,11 @@ from songray.sources.base import Artist, PlaylistEntry, Track
 
 ROOT = Path(__file__).resolve().parents[1]
 READING_ORDER = [
-    "library", "stages", "sources", "catalog", "previews", "audio", "spectrograms", "models", "runs",
+    "library", "stages", "web", "sources", "frontier", "catalog", "previews", "audio", "spectrograms", "models", "runs",
     "segments", "training", "embeddings", "index", "recommender", "evaluation", "service", "command",
 ]  # fmt: skip
-WITHOUT_RAY = ["audio", "models", "recommender", "evaluation", "segments", "runs", "library"]
+WITHOUT_RAY = ["audio", "models", "recommender", "evaluation", "segments", "runs", "library",
+               "frontier"]  # fmt: skip
 STAGES = {"catalog": "crawl", "previews": "download", "spectrograms": "transform", "training": "train",
           "embeddings": "embed", "index": "index", "evaluation": "evaluate"}  # fmt: skip
 MODULES = sorted((ROOT / "songray").rglob("*.py"))

@@ -30,7 +30,7 @@ CAE = ("cae", "--run", "cae", "--dense-units", "64", "--latent", "16", "--epochs
 
 
 def start(job: str, library: Library, *options: str) -> subprocess.Popen[str]:
-    command, rest = ([options[0]], options[1:]) if job == "train" else ([], options)
+    command, rest = ([options[0]], options[1:]) if job in ("crawl", "train") else ([], options)
     arguments = [sys.executable, f"jobs/{job}.py", *command, "--library", library.root, *rest]
     return subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
@@ -74,7 +74,7 @@ def table_stage(library: Library, job: str, name: str, *options: str) -> list[ob
 @pytest.mark.timeout(0)
 def test_kills(tmp_path: Path) -> None:
     library = Library.open(str(tmp_path))
-    source = ("--songs", str(SONGS), "--audio-port", str(PORT))
+    source = ("synthetic", "--songs", str(SONGS), "--audio-port", str(PORT))
     rows = []
     tracks = library.table("tracks")
     process = start("crawl", library, *source)
@@ -113,7 +113,7 @@ def test_kills(tmp_path: Path) -> None:
         print(f"\n{MORE} more tracks\n")
         run = runs.find(library, "cae")
         for job, options in (
-            ("crawl", ("--songs", str(SONGS + MORE), "--audio-port", str(PORT))),
+            ("crawl", ("synthetic", "--songs", str(SONGS + MORE), "--audio-port", str(PORT))),
             ("download", ()), ("transform", ()), ("train", CAE), ("embed", ()), ("index", ()),
         ):  # fmt: skip
             output = finish(start(job, library, *options)).strip().splitlines()[0]
