@@ -13,8 +13,9 @@ from songray.sources.base import Artist, PlaylistEntry, Track
 
 ROOT = Path(__file__).resolve().parents[1]
 READING_ORDER = [
-    "library", "stages", "web", "sources", "frontier", "catalog", "previews", "audio", "spectrograms", "models", "runs",
-    "segments", "training", "embeddings", "index", "recommender", "evaluation", "service", "command",
+    "library", "stages", "web", "sources", "frontier", "catalog", "previews", "audio", "spectrograms",
+    "models", "runs", "segments", "training", "embeddings", "index", "recommender", "evaluation", "service",
+    "command",
 ]  # fmt: skip
 WITHOUT_RAY = ["audio", "models", "recommender", "evaluation", "segments", "runs", "library",
                "frontier"]  # fmt: skip
