@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Annotated
 
@@ -74,3 +75,4 @@ def connect() -> None:
     context.print_on_execution_start = False
     context.enable_progress_bars = False  # stages tell their progress in tracks
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", "The maximum number of concurrent tasks")  # there may be little to do

@@ -37,7 +37,7 @@ def embed(library: Library, config: EmbedConfig) -> Summary:
     def plan(rows: ray.data.Dataset, tally: ray.actor.ActorHandle) -> ray.data.Dataset:
         return rows.map_batches(
             EmbedWorker,
-            fn_constructor_args=(library, run.name),
+            fn_constructor_args=(library, run.name, tally),
             batch_size=config.batch_tracks,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=config.actors),
@@ -50,11 +50,14 @@ def embed(library: Library, config: EmbedConfig) -> Summary:
 class EmbedWorker:
     """Worker: holds the run's encoder."""
 
-    def __init__(self, library: Library, run: str) -> None:
+    def __init__(self, library: Library, run: str, tally: ray.actor.ActorHandle) -> None:
         self.encoder = runs.load(library, runs.choose(library, run))
+        self.tally = tally
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        return embed_batch(rows, self.encoder)
+        embedded = embed_batch(rows, self.encoder)
+        self.tally.add.remote(embedded.num_rows)
+        return embedded
 
 
 def embed_batch(rows: pa.Table, encoder: Encoder) -> pa.Table:

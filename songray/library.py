@@ -76,7 +76,7 @@ TABLES = {
             "isrc": pa.string(),
             "explicit": pa.bool_(),
             "recording": pa.string(),  # groups ids that are one recording
-            "location": pa.string(),  # URL or path of the audio
+            "location": pa.string(),  # of the audio: URL, path, or "<source>:<id>", to be resolved there
             "audio_checksum": pa.int64(),  # upper half of the id, lower of the sound's version
             "checksum": pa.int64(),  # of all that the catalogue said
         },
@@ -138,8 +138,9 @@ TABLES = {
             "track_id": pa.string(),
             "audio": pa.large_binary(),  # the file's bytes; null where `location` is a local file
             "location": pa.string(),  # where the audio was found
+            "audio_id": pa.string(),  # the track, of another source as may be, whose audio it is
             "size_bytes": pa.int64(),
-            "sha256": pa.string(),  # of `audio`
+            "sha256": pa.binary(32),  # of `audio`
             "status": pa.int32(),  # of HTTP
             "attempts": pa.int32(),
             "seconds": pa.float64(),  # spent on it, all attempts together
@@ -296,6 +297,12 @@ class Library:
     def table(self, *name: str) -> Table:
         return Table(self.filesystem, self.root, "/".join(name))
 
+    def tables(self) -> Iterator[Table]:
+        """All that hold rows."""
+        for name in TABLES:
+            tables = [self.table(name), *(self.table(name, part) for part in self.folders(name))]
+            yield from (table for table in tables if table.files())
+
     def path(self, *parts: str) -> str:
         return posixpath.join(self.root, *parts)
 
@@ -322,9 +329,11 @@ def write_json(filesystem: pa.fs.FileSystem, path: str, content: Any) -> None:
     filesystem.move(f"{path}.part", path)
 
 
-def write_parquet(filesystem: pa.fs.FileSystem, path: str, rows: pa.Table) -> None:
+def write_parquet(
+    filesystem: pa.fs.FileSystem, path: str, rows: pa.Table, row_group_rows: int | None = None
+) -> None:
     """Write the file whole or not at all."""
-    pa.parquet.write_table(rows, f"{path}.part", filesystem=filesystem, compression="zstd")
+    pa.parquet.write_table(rows, f"{path}.part", row_group_rows, filesystem=filesystem, compression="zstd")
     filesystem.move(f"{path}.part", path)
 
 

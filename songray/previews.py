@@ -3,54 +3,78 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
+import io
+import ipaddress
 import os
+import socket
 import time
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import aiohttp
+import av
+import numpy as np
 import pyarrow as pa
 import ray.data
-import tenacity
 
-from songray.library import TABLES, Library
+from songray import web
+from songray.library import TABLES, Library, Table
+from songray.sources.deezer import DeezerApi
 from songray.stages import Summary, fill
+from songray.web import Failure
 
 SCHEMA = pa.schema(TABLES["previews"].columns)
-PASSING_STATUSES = frozenset({408, 425, 429})  # and all of 500…599
+ROWS_AT_ONCE = 16  # handed on together
+PUBLIC_SOURCES = ("spotify", "deezer", "itunes")  # whose links must not lead into a private network
+PRIVATE = "it leads to a private address"
 
 
 @dataclass(frozen=True)
 class DownloadConfig:
     total_seconds: float = 60.0
     """Deadline for one file, all its attempts together."""
+    connect_seconds: float = 10.0
+    """Deadline for a connection."""
+    first_byte_seconds: float = 20.0
+    """Deadline for the head of an answer, from when it was asked for."""
     attempts: int = 3
     """Attempts at a file within one run, for failures that may pass."""
     max_bytes: int = 50_000_000
     """Larger files are refused."""
-    downloads_per_worker: int = 16
+    max_redirects: int = 5
+    """More redirects than that are refused."""
+    host_requests_per_second: int = 100
+    """The most that one host is asked for, by all workers together."""
+    downloads_per_worker: int = 32
     """Files in flight in one worker."""
-    workers: int = 2
+    workers: int = 4
     """Worker processes; they wait more than they work, and claim no CPU."""
     rows_per_file: int = 256
-    """The most tracks that are finished together, as one file; fewer where there is little to do."""
+    """The most tracks that are finished together, as one file; fewer where there is little to do. A worker
+    holds the audio of so many in memory."""
+    isrc_source: Literal["deezer", "none"] = "deezer"
+    """Where the audio of tracks comes from that have an ISRC and no location."""
+    deezer: DeezerApi = field(default_factory=DeezerApi)
+    private_addresses: bool = False
+    """Let links of public catalogues lead to private addresses: to a mirror of your own."""
     max_failed_share: float = 0.5
     """Exit with an error when more than this share of the tracks of a run fails."""
 
     def __post_init__(self) -> None:
-        for name in ("total_seconds", "attempts", "max_bytes", "downloads_per_worker", "workers"):
+        positive = ("total_seconds", "connect_seconds", "first_byte_seconds", "attempts", "max_bytes",
+                    "host_requests_per_second", "downloads_per_worker", "workers")  # fmt: skip
+        for name in positive:
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: must be above 0")
 
-
-class Failure(Exception):
-    """Why there is no audio: `kind` is a class that a person can count."""
-
-    def __init__(self, kind: str, detail: str, status: int | None = None, passing: bool = False) -> None:
-        super().__init__(detail)
-        self.kind, self.status, self.passing = kind, status, passing
+    @property
+    def host_limit(self) -> web.Limit:
+        return web.Limit(self.host_requests_per_second, 1.0, longest_wait_seconds=self.total_seconds)
 
 
 def download(library: Library, config: DownloadConfig) -> Summary:
@@ -59,104 +83,205 @@ def download(library: Library, config: DownloadConfig) -> Summary:
 
     def plan(rows: ray.data.Dataset, tally: ray.actor.ActorHandle) -> ray.data.Dataset:
         return rows.map_batches(
-            Downloader,
-            fn_constructor_args=(config, tally),
-            batch_size=config.downloads_per_worker,
+            download_batch,
+            fn_args=(config, tally),
+            batch_size=None,
             batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=config.workers),
+            compute=ray.data.TaskPoolStrategy(size=config.workers),
             num_cpus=0,
         )
 
-    summary = fill("download", tracks, output, plan, config.rows_per_file, row_group_rows=16)
+    summary = fill("download", tracks, output, plan, config.rows_per_file, 16, config.workers)
+    if summary.done:
+        summary.remarks.append(f"{repeated(output)} tracks have the very audio of another one")
     summary.check(config.max_failed_share)
     return summary
 
 
-class Downloader:
-    """Worker: fetches a batch of tracks at once."""
-
-    def __init__(self, config: DownloadConfig, tally: ray.actor.ActorHandle) -> None:
-        self.config, self.tally = config, tally
-
-    async def __call__(self, tracks: pa.Table) -> AsyncIterator[pa.Table]:
-        rows, passing = await download_batch(tracks, self.config)
-        if passing:
-            await self.tally.add_again.remote(passing)
-        yield rows
+def repeated(previews: Table) -> int:
+    """How many tracks have audio whose bytes another track has too. Memory: 8 bytes a track."""
+    parts = [np.empty(0, np.int64)]
+    for batch in previews.scan(["sha256"], previews.files()):
+        digests = batch.record_batch["sha256"].drop_null().to_pylist()
+        parts.append(np.frombuffer(b"".join(digest[:8] for digest in digests), np.int64))
+    digests = np.concatenate(parts)
+    return int(digests.size - np.unique(digests).size)
 
 
-async def download_batch(tracks: pa.Table, config: DownloadConfig) -> tuple[pa.Table, list[str]]:
-    """Rows of tracks → rows of previews, and the classes of the failures that may pass, which get no row."""
-    headers = {"User-Agent": "songray (https://pypi.org/project/songray)"}
-    async with aiohttp.ClientSession(headers=headers) as session:
-        outcomes = await asyncio.gather(*(obtain(session, track, config) for track in tracks.to_pylist()))
-    rows = [row for row in outcomes if isinstance(row, dict)]
-    return pa.Table.from_pylist(rows, SCHEMA), [kind for kind in outcomes if isinstance(kind, str)]
+def download_batch(
+    tracks: pa.Table, config: DownloadConfig, tally: ray.actor.ActorHandle
+) -> Iterator[pa.Table]:
+    """Rows of tracks → rows of previews, as they come; failures that may pass get none, but are counted."""
+    with asyncio.Runner() as runner:
+        outcomes = Downloads(config).outcomes(tracks.to_pylist())
+        while some := runner.run(_next(outcomes)):
+            rows = [row for row in some if isinstance(row, dict)]
+            tally.add.remote(len(rows), [kind for kind in some if isinstance(kind, str)])
+            yield pa.Table.from_pylist(rows, SCHEMA)
 
 
-async def obtain(
-    session: aiohttp.ClientSession, track: dict[str, Any], config: DownloadConfig
-) -> dict[str, Any] | str:
-    """One track's row of previews; or only the class of its failure, where that may pass."""
-    started = time.monotonic()
-    row: dict[str, Any] = {name: track[name] for name in ("track_key", "track_id", "location")}
-    retrying = tenacity.AsyncRetrying(
-        retry=tenacity.retry_if_exception(lambda error: isinstance(error, Failure) and error.passing),
-        stop=tenacity.stop_after_attempt(config.attempts),
-        wait=tenacity.wait_exponential_jitter(multiplier=0.2, max=5),
-        reraise=True,
-    )
-    try:
-        async with asyncio.timeout(config.total_seconds):
-            row |= await retrying(locate_and_fetch, session, track["location"], config.max_bytes)
-    except TimeoutError:
-        return "timeout"
-    except Failure as failure:
-        if failure.passing:
-            return failure.kind
-        row |= {"error": failure.kind, "detail": str(failure), "status": failure.status}
-    attempts = retrying.statistics.get("attempt_number", 1)
-    return row | {"attempts": attempts, "seconds": time.monotonic() - started}
+async def _next(outcomes: AsyncIterator[Outcome]) -> list[Outcome]:
+    """The next ROWS_AT_ONCE, or what is left."""
+    some: list[Outcome] = []
+    async for outcome in outcomes:
+        some.append(outcome)
+        if len(some) == ROWS_AT_ONCE:
+            break
+    return some
 
 
-async def locate_and_fetch(
-    session: aiohttp.ClientSession, location: str | None, max_bytes: int
-) -> dict[str, Any]:
-    """Columns of a preview: a URL's bytes, or the size of a local file, which stays where it is."""
-    if not location:
-        raise Failure("no_preview", "the catalogue names no audio for it")
-    if "://" in location:
-        audio, status = await fetch(session, location, max_bytes)
-        digest = hashlib.sha256(audio).hexdigest()
-        return {"audio": audio, "status": status, "size_bytes": len(audio), "sha256": digest}
-    if not os.path.isfile(location):
-        raise Failure("missing", f"{location} is not there: crawl the folder again", passing=True)
-    if not (size := os.path.getsize(location)):
-        raise Failure("empty", f"{location} has no bytes")
+Row = dict[str, Any]
+Outcome = Row | str  # a row of previews; or the class of a failure that may pass
+
+
+class Downloads:
+    """The files that one worker fetches together."""
+
+    def __init__(self, config: DownloadConfig) -> None:
+        self.config = config
+        self._in_flight = asyncio.Semaphore(config.downloads_per_worker)
+        self._turns = web.Turns("previews", config.host_limit)
+
+    async def outcomes(self, tracks: list[Row]) -> AsyncIterator[Outcome]:
+        """Of each track, in the order in which they come."""
+        timeout = aiohttp.ClientTimeout(sock_connect=self.config.connect_seconds)
+        headers = {"User-Agent": web.USER_AGENT}
+        async with AsyncExitStack() as stack:
+            self._api = await stack.enter_async_context(web.session())
+            self._sessions = {
+                public: await stack.enter_async_context(
+                    aiohttp.ClientSession(connector=_connector(public), timeout=timeout, headers=headers)
+                )
+                for public in (False, True)
+            }
+            for outcome in asyncio.as_completed([self._in_turn(track) for track in tracks]):
+                yield await outcome
+
+    async def _in_turn(self, track: Row) -> Outcome:
+        async with self._in_flight:
+            return await self.obtain(track)
+
+    async def obtain(self, track: Row) -> Outcome:
+        """One track's row of previews; or only the class of its failure, where that may pass."""
+        started = time.monotonic()
+        row: Row = {name: track[name] for name in ("track_key", "track_id", "location")}
+        retrying = web.retrying(self.config.attempts, self.config.host_limit)
+        try:
+            async with asyncio.timeout(None) as deadline:  # it runs from the first request on: see _body
+                row |= await retrying(self.locate_and_fetch, track, deadline)
+        except TimeoutError:
+            return "timeout"
+        except Failure as failure:
+            if failure.passing:
+                return failure.kind
+            row |= {"error": failure.kind, "detail": str(failure), "status": failure.status}
+        attempts = retrying.statistics.get("attempt_number", 1)
+        return row | {"attempts": attempts, "seconds": time.monotonic() - started}
+
+    async def locate_and_fetch(self, track: Row, deadline: asyncio.Timeout) -> Row:
+        """Columns of a preview: a URL's bytes, or the size of a local file, which stays where it is."""
+        location, isrc = track["location"] or "", track["isrc"]
+        if not location and isrc and self.config.isrc_source == "deezer":
+            location = f"deezer:isrc:{isrc}"
+        if location.startswith("deezer:"):
+            return await self.fetch_from_deezer(location.removeprefix("deezer:"), deadline)
+        if not location:
+            raise Failure("no_preview", "the catalogue names no audio for it, nor an ISRC to find it by")
+        if "://" in location:
+            return await self.fetch(location, track["source"] in PUBLIC_SOURCES, deadline)
+        return _look_at(location)
+
+    async def fetch_from_deezer(self, reference: str, deadline: asyncio.Timeout) -> Row:
+        """Links to previews live for minutes: this one is asked for now, and once more if it is late."""
+        for _ in range(2):
+            preview = await self.config.deezer.preview(self._api, reference)
+            try:
+                fetched = await self.fetch(preview.url, True, deadline)
+            except Failure as failure:
+                if failure.status != 403:
+                    raise
+                late = failure
+            else:
+                return fetched | {"audio_id": preview.track_id}
+        raise Failure("expired", f"two links in succession had expired: {late}", 403) from late
+
+    async def fetch(self, url: str, public: bool, deadline: asyncio.Timeout) -> Row:
+        """Columns of the preview behind a URL; raises Failure."""
+        session = self._sessions[public and not self.config.private_addresses]
+        body, status = await self._body(url, session, deadline)
+        if not body:
+            raise Failure("empty", f"{url} answered without bytes", status)
+        if not is_audio(body):
+            raise Failure("not_audio", f"{url} answered with {body[:40]!r}…, which is no audio", status)
+        digest = hashlib.sha256(body).digest()
+        return {"audio": body, "location": url, "status": status, "size_bytes": len(body), "sha256": digest}
+
+    async def _body(
+        self, url: str, session: aiohttp.ClientSession, deadline: asyncio.Timeout
+    ) -> tuple[bytes, int]:
+        host = urlsplit(url).netloc
+        await self._turns.take(host)
+        if deadline.when() is None:
+            deadline.reschedule(asyncio.get_running_loop().time() + self.config.total_seconds)
+        try:
+            async with asyncio.timeout(self.config.first_byte_seconds) as first_byte:
+                redirects = self.config.max_redirects + 1  # where aiohttp stops
+                async with session.get(url, max_redirects=redirects) as response:
+                    first_byte.reschedule(None)
+                    web.check_status(response.status, url, response.headers.get("Retry-After"))
+                    return await _read(response, self.config.max_bytes), response.status
+        except Failure as failure:
+            await self._turns.close(host, failure.retry_after_seconds)
+            raise
+        except TimeoutError as error:
+            raise Failure("no_answer", f"{url} did not begin to answer in time", passing=True) from error
+        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
+            raise Failure("bad_url", f"{url} is no URL: {error}") from error
+        except aiohttp.TooManyRedirects as error:
+            raise Failure(
+                "redirects", f"{url} redirects more than {self.config.max_redirects} times"
+            ) from error
+        except aiohttp.ClientError as error:
+            if PRIVATE in str(error):
+                raise Failure("private_address", f"{url}: {PRIVATE}") from error
+            raise Failure("connection", f"{url}: {error}", passing=True) from error
+
+
+async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+    """The body, in as many pieces as it comes in; raises Failure where it is too large."""
+    body = bytearray()
+    async for piece in response.content.iter_any():
+        body += piece
+        if len(body) > max_bytes:
+            raise Failure("too_large", f"{response.url} has more than {max_bytes} bytes", response.status)
+    return bytes(body)
+
+
+def _look_at(path: str) -> Row:
+    if not os.path.isfile(path):
+        raise Failure("missing", f"{path} is not there: crawl the folder again", passing=True)
+    if not (size := os.path.getsize(path)):
+        raise Failure("empty", f"{path} has no bytes")
     return {"size_bytes": size}
 
 
-async def fetch(session: aiohttp.ClientSession, url: str, max_bytes: int) -> tuple[bytes, int]:
-    """The body behind a URL, and its status; raises Failure."""
+def is_audio(body: bytes) -> bool:
+    """Whether the bytes hold a stream of audio, whatever was said of them."""
     try:
-        async with session.get(url) as response:
-            check_status(response.status, url)
-            body = await response.content.read(max_bytes + 1)
-            while len(body) <= max_bytes and (more := await response.content.read(max_bytes + 1 - len(body))):
-                body += more
-    except aiohttp.InvalidURL as error:
-        raise Failure("bad_url", f"{url} is no URL: {error}") from error
-    except aiohttp.ClientError as error:
-        raise Failure("connection", f"{url}: {error}", passing=True) from error
-    if len(body) > max_bytes:
-        raise Failure("too_large", f"{url} has more than {max_bytes} bytes", response.status)
-    if not body:
-        raise Failure("empty", f"{url} answered without bytes", response.status)
-    return body, response.status
+        with av.open(io.BytesIO(body), metadata_errors="ignore") as container:
+            return len(container.streams.audio) > 0
+    except (av.FFmpegError, ValueError):
+        return False
 
 
-def check_status(status: int, url: str) -> None:
-    """Raise Failure unless the answer has a body to read."""
-    if status != 200:
-        passing = status in PASSING_STATUSES or status >= 500
-        raise Failure(f"http_{status}", f"{url} answered {status}", status, passing)
+def _connector(public: bool) -> aiohttp.TCPConnector:
+    """Connections that remember names; those of public catalogues never lead to a private address, by
+    whatever name or redirect they come to it."""
+    return aiohttp.TCPConnector(limit=0, ttl_dns_cache=300, socket_factory=_public_socket if public else None)
+
+
+def _public_socket(address: tuple[Any, ...]) -> socket.socket:
+    family, kind, protocol, _, (host, *_) = address
+    if not ipaddress.ip_address(host.split("%")[0]).is_global:
+        raise OSError(errno.EACCES, PRIVATE)
+    return socket.socket(family, kind, protocol)

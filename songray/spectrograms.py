@@ -68,8 +68,7 @@ def transform(library: Library, config: TransformConfig) -> Summary:
 
 def _transform_and_count(previews: pa.Table, excerpt: Excerpt, tally: ray.actor.ActorHandle) -> pa.Table:
     rows, again = transform_batch(previews, excerpt)
-    if again:
-        tally.add_again.remote(again)
+    tally.add.remote(rows.num_rows, again)
     return rows
 
 

@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -38,6 +38,7 @@ class Summary:
     failed: Counter[str] = field(default_factory=Counter)
     again: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
+    remarks: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         worked = self.done + self.failed.total() + self.again.total()
@@ -46,7 +47,8 @@ class Summary:
         if self.again:
             parts.append(f"{self.again.total()} to try again{_classes(self.again)}")
         rate = f", {worked / self.seconds:.1f}/s" if worked and self.seconds else ""
-        return f"{self.stage}: {self.rows} tracks = {' + '.join(parts)} ({self.seconds:.1f} s{rate})"
+        text = f"{self.stage}: {self.rows} tracks = {' + '.join(parts)} ({self.seconds:.1f} s{rate})"
+        return "\n  ".join([text, *self.remarks])
 
     def check(self, max_failed_share: float) -> None:
         """Raise RuntimeError where more of this run's rows failed than the stage may bear."""
@@ -81,11 +83,9 @@ class Tally:
         self.ready = 0
         self.again: Counter[str] = Counter()
 
-    def add_ready(self, rows: int) -> None:
-        self.ready += rows
-
-    def add_again(self, classes: list[str]) -> None:
-        self.again.update(classes)
+    def add(self, ready: int, again: Iterable[str] = ()) -> None:
+        self.ready += ready
+        self.again.update(again)
 
     def total(self) -> tuple[int, Counter[str]]:
         return self.ready, self.again
@@ -98,12 +98,14 @@ def fill(
     plan: Callable[[ray.data.Dataset, ray.actor.ActorHandle], ray.data.Dataset],
     rows_per_file: int,
     row_group_rows: int | None = None,
+    workers: int | None = None,
 ) -> Summary:
     """Write to `output` what `plan` makes of the rows of `source` that it lacks.
 
     `plan` maps a dataset of Arrow blocks to one of rows in the output's schema: exactly one row
-    for each row that it takes, or none for one that the next run shall try again, whose class it
-    gives to the Tally.
+    for each row that it takes, or none for one that the next run shall try again; it tells the Tally of
+    both. Where it ends in tasks that claim no CPU, `workers` is how many run at once: each then also
+    writes what it made, which spares a copy by way of the object store.
 
     Rows are finished a file at a time, by Ray Data's row checkpoints: killed at any moment and
     called again, none is lost, and none that was finished is done again.
@@ -118,15 +120,15 @@ def fill(
         with _checkpoints(output), telling(partial(_progress, stage, lacking.keys.size, tally, started)):
             rows = dataset(source, files=lacking.files, include_paths=True)
             rows = rows.map_batches(_keep, fn_args=(ray.put(lacking),), batch_format="pyarrow")
-            rows = rows.repartition(target_num_rows_per_block=rows_per_file)
-            plan(rows, tally).map_batches(
-                _count_ready, fn_args=(tally,), batch_format="pyarrow"
-            ).write_parquet(
+            rows = rows.repartition(target_num_rows_per_block=rows_per_file, strict=True)
+            plan(rows, tally).write_parquet(
                 output.path,
                 filesystem=output.filesystem,
                 mode="append",
                 compression="zstd",
                 row_group_size=row_group_rows or rows_per_file,
+                concurrency=workers,
+                ray_remote_args={} if workers is None else {"num_cpus": 0},
             )
         files = [path for path in output.files() if path not in files_before]
         _count(summary, output, files)
@@ -202,11 +204,6 @@ def _keep(rows: pa.Table, lacking_reference: ray.ObjectRef) -> pa.Table:
     files = pa.compute.index_in(rows.column("path"), pa.array(lacking.files)).to_numpy()
     keep = (lacking.keys[position] == keys) & (lacking.file[position] == files)
     return rows.filter(pa.array(keep)).drop(["path"])
-
-
-def _count_ready(rows: pa.Table, tally: ray.actor.ActorHandle) -> pa.Table:
-    tally.add_ready.remote(rows.num_rows)
-    return rows
 
 
 class _CleanOnly(CheckpointManager):  # type: ignore[misc]

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import aiohttp
@@ -89,9 +91,61 @@ class Gate:
 
 def gate(name: str) -> ray.actor.ActorHandle:
     """The gate of that name; it stays with the cluster, so that jobs which run at once share it."""
+    return _gate(name, ray.get_runtime_context().get_job_id())
+
+
+@lru_cache
+def _gate(name: str, job: str) -> ray.actor.ActorHandle:
     options = {"name": f"gate-{name}", "namespace": NAMESPACE, "get_if_exists": True, "lifetime": "detached"}
     lasting = {"max_restarts": -1, "max_task_retries": -1, "max_concurrency": 10_000, "num_cpus": 0}
     return ray.remote(Gate).options(**options, **lasting).remote()
+
+
+def retrying(attempts: int, limit: Limit) -> tenacity.AsyncRetrying:
+    """Attempts with growing pauses, and jitter, for failures that may pass as soon as the limit says."""
+
+    def may_pass(error: BaseException) -> bool:
+        soon = getattr(error, "retry_after_seconds", 0.0) <= limit.longest_wait_seconds
+        return isinstance(error, Failure) and error.passing and soon
+
+    return tenacity.AsyncRetrying(
+        retry=tenacity.retry_if_exception(may_pass),
+        stop=tenacity.stop_after_attempt(attempts),
+        wait=tenacity.wait_exponential_jitter(initial=0.2, max=5),
+        reraise=True,
+    )
+
+
+class Turns:
+    """Turns at a gate of several hosts, fetched some at a time: a call to the gate a request would cost
+    more than the request."""
+
+    def __init__(self, name: str, limit: Limit) -> None:
+        self.limit = limit
+        self._at_once = max(1, min(16, limit.requests // 20))
+        self._gate = gate(name)
+        self._left: Counter[str] = Counter()
+        self._lock: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def take(self, host: str) -> None:
+        """Wait for a turn; raises Failure where the host wants to be left alone for too long."""
+        async with self._lock[host]:
+            if not self._left[host]:
+                if silence := await self._gate.enter.remote(host, self.limit, self._at_once):
+                    raise left_alone(host, silence)
+                self._left[host] = self._at_once
+            self._left[host] -= 1
+
+    async def close(self, host: str, seconds: float) -> None:
+        """The host wants to be left alone, by all workers."""
+        if seconds:
+            self._left[host] = 0
+            await self._gate.close.remote(host, seconds)
+
+
+def left_alone(service: str, seconds: float) -> Failure:
+    detail = f"{service} asks to be left alone for {seconds:.0f} s more: run again after that"
+    return Failure("left_alone", detail, 429, True, seconds)
 
 
 class Client:
@@ -116,23 +170,12 @@ class Client:
 
     async def ask(self, request: Callable[[], Awaitable[Answer]]) -> Answer:
         """What `request` returns; it raises Failure, or an error of aiohttp. Raises Failure."""
-        retrying = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception(self._may_pass),
-            stop=tenacity.stop_after_attempt(self.attempts),
-            wait=tenacity.wait_exponential_jitter(initial=0.2, max=10),
-            reraise=True,
-        )
-        answer: Answer = await retrying(self._once, request)
+        answer: Answer = await retrying(self.attempts, self.limit)(self._once, request)
         return answer
-
-    def _may_pass(self, error: BaseException) -> bool:
-        soon = getattr(error, "retry_after_seconds", 0.0) <= self.limit.longest_wait_seconds
-        return isinstance(error, Failure) and error.passing and soon
 
     async def _once(self, request: Callable[[], Awaitable[Answer]]) -> Answer:
         if silence := await self._gate.enter.remote(self.service, self.limit):
-            detail = f"{self.service} asks to be left alone for {silence:.0f} s more: run again after that"
-            raise Failure("left_alone", detail, 429, True, silence)
+            raise left_alone(self.service, silence)
         try:
             return await request()
         except Failure as failure:

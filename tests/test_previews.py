@@ -1,130 +1,154 @@
-"""The download stage's batch function against a real HTTP server that fails in every way."""
+"""The download stage against a real host of previews that fails in every way, and Deezer in between."""
 
 from __future__ import annotations
 
-import asyncio
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any
 
 import pyarrow as pa
 import pytest
+import ray
+from fakes import previews, served
 
-from songray.previews import DownloadConfig, download_batch
+from songray.library import TABLES, Library, track_key
+from songray.previews import DownloadConfig, download, download_batch, is_audio
+from songray.stages import Tally
 
-SOUND = b"\xff\xfb" + bytes(range(256)) * 20
-FAST = DownloadConfig(total_seconds=3, max_bytes=100_000)
+pytestmark = pytest.mark.usefixtures("cluster")
 
-
-class Failing(BaseHTTPRequestHandler):
-    """/ok, /flaky (503 once), /status/<n>, /slow, /reset, /cut, /large, /none"""
-
-    asked: ClassVar[Counter[str]] = Counter()
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-    def answer(self, status: int, body: bytes, length: int | None = None) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body) if length is None else length))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def do_GET(self) -> None:
-        self.asked[self.path] += 1
-        kind, _, rest = self.path[1:].partition("/")
-        if kind == "slow":
-            time.sleep(8)
-        elif kind == "reset":
-            self.connection.close()
-        elif kind == "cut":
-            self.answer(200, SOUND, length=2 * len(SOUND))
-            self.close_connection = True
-        elif kind == "flaky" and self.asked[self.path] == 1:
-            self.answer(503, b"")
-        elif kind == "status":
-            self.answer(int(rest), b"no")
-        else:
-            self.answer(200, {"large": bytes(200_000), "none": b""}.get(kind, SOUND))
+SIZE = 20_000
+FAST = DownloadConfig(
+    total_seconds=4, first_byte_seconds=2, max_bytes=1_000_000, host_requests_per_second=2000
+)
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Failing)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+def app() -> Any:
+    return previews.application(SIZE)
 
 
-def fetch(*locations: str | None) -> tuple[list[dict[str, object]], list[str]]:
-    Failing.asked.clear()
-    rows = [{"track_key": n, "track_id": str(n), "location": place} for n, place in enumerate(locations)]
-    schema = pa.schema({"track_key": pa.int64(), "track_id": pa.string(), "location": pa.string()})
-    done, again = asyncio.run(download_batch(pa.Table.from_pylist(rows, schema), FAST))
-    return done.to_pylist(), again
+@pytest.fixture(scope="module")
+def host(app: Any) -> Iterator[str]:
+    with served(app) as url:
+        yield url
 
 
-def test_bytes_come_with_their_size_and_hash(server: str) -> None:
-    (row,), again = fetch(f"{server}/ok")
-    assert row["audio"] == SOUND and not again
-    assert (row["status"], row["size_bytes"], row["attempts"], row["error"]) == (200, len(SOUND), 1, None)
-    assert len(row["sha256"]) == 64
+def tracks(*locations: str | None, source: str = "manifest", isrc: str | None = None) -> pa.Table:
+    rows = [
+        {"track_key": track_key(str(number), 0), "track_id": str(number), "revision": 0, "crawl": 1,
+         "location": location, "isrc": isrc, "source": source}
+        for number, location in enumerate(locations)
+    ]  # fmt: skip
+    return pa.Table.from_pylist(rows, pa.schema(TABLES["tracks"].columns))
+
+
+def fetch(
+    *locations: str | None, config: DownloadConfig = FAST, **more: Any
+) -> tuple[list[dict[str, Any]], Counter[str]]:
+    tally = ray.remote(Tally).options(num_cpus=0).remote()
+    pieces = list(download_batch(tracks(*locations, **more), config, tally))
+    rows = [row for piece in pieces for row in piece.to_pylist()]
+    return sorted(rows, key=lambda row: int(row["track_id"])), ray.get(tally.total.remote())[1]
+
+
+def test_a_preview_is_kept_with_what_is_known_of_it(host: str) -> None:
+    (row,), again = fetch(f"{host}/good/1")
+    assert not again
+    assert is_audio(row["audio"]) and len(row["audio"]) == row["size_bytes"] == SIZE
+    assert (row["status"], row["attempts"], row["error"]) == (200, 1, None)
+    assert len(row["sha256"]) == 32 and 0 < row["seconds"] < FAST.total_seconds
 
 
 @pytest.mark.parametrize(
-    ("place", "error"),
-    [("status/404", "http_404"), ("status/403", "http_403"), ("large", "too_large"), ("none", "empty")],
-)
-def test_what_failed_for_good_is_a_row_and_was_asked_for_once(server: str, place: str, error: str) -> None:
-    (row,), again = fetch(f"{server}/{place}")
-    assert (row["error"], row["audio"], again) == (error, None, [])
+    ("behaviour", "error", "requests"),
+    [("missing", "http_404", 1), ("gone", "http_410", 1), ("expired", "http_403", 1), ("empty", "empty", 1),
+     ("html", "not_audio", 1), ("loop", "redirects", 6), ("huge", "too_large", 1)],
+)  # fmt: skip
+def test_what_failed_for_good_is_a_row_and_is_not_asked_for_again(
+    app: Any, host: str, behaviour: str, error: str, requests: int
+) -> None:
+    (row,), again = fetch(f"{host}/{behaviour}/for-good")
+    assert (row["error"], row["audio"], again) == (error, None, Counter())
     assert row["detail"]
-    assert Failing.asked[f"/{place}"] == 1
+    assert app[previews.ASKED][f"/{behaviour}/for-good"] == requests
 
 
 @pytest.mark.parametrize(
-    ("place", "kind"),
-    [("status/500", "http_500"), ("status/429", "http_429"), ("reset", "connection"), ("cut", "connection")],
-)
-def test_what_may_pass_is_tried_again_and_gets_no_row(server: str, place: str, kind: str) -> None:
-    rows, again = fetch(f"{server}/{place}")
-    assert (rows, again) == ([], [kind])
-    assert Failing.asked[f"/{place}"] >= FAST.attempts  # aiohttp itself repeats a request that was reset
+    ("behaviour", "kind"),
+    [("broken", "http_500"), ("reset", "connection"), ("truncated", "connection"),
+     ("wronglength", "timeout"), ("drip", "timeout"), ("silent", "timeout")],
+)  # fmt: skip
+def test_what_may_pass_is_tried_again_and_gets_no_row(app: Any, host: str, behaviour: str, kind: str) -> None:
+    rows, again = fetch(f"{host}/{behaviour}/may-pass")
+    assert (rows, again) == ([], Counter({kind: 1}))
+    if kind != "timeout":
+        assert app[previews.ASKED][f"/{behaviour}/may-pass"] >= FAST.attempts
 
 
-def test_a_failure_that_passes_is_no_failure(server: str) -> None:
-    (row,), again = fetch(f"{server}/flaky")
-    assert (row["error"], row["attempts"], again) == (None, 2, [])
+@pytest.mark.parametrize("behaviour", ["busy", "flaky", "resetonce", "moved"])
+def test_a_failure_that_passes_is_no_failure(host: str, behaviour: str) -> None:
+    (row,), again = fetch(f"{host}/{behaviour}/1")
+    assert (row["error"], row["size_bytes"], again) == (None, SIZE, Counter())
 
 
-def test_one_slow_file_holds_up_its_batch_no_longer_than_its_deadline(server: str) -> None:
+def test_slow_files_hold_up_the_others_no_longer_than_one_deadline(host: str) -> None:
     started = time.monotonic()
-    rows, again = fetch(f"{server}/slow", f"{server}/ok")
+    slow = [f"{host}/{kind}/{number}" for kind in ("drip", "silent") for number in range(5)]
+    rows, again = fetch(*slow, *(f"{host}/good/{number}" for number in range(20)))
     assert time.monotonic() - started < FAST.total_seconds + 2
-    assert [row["track_id"] for row in rows] == ["1"]
-    assert again == ["timeout"]
+    assert len(rows) == 20 and again == {"timeout": 10}
 
 
-def test_a_server_that_is_not_there_may_come(server: str) -> None:
-    assert fetch("http://127.0.0.1:9/x")[1] == ["connection"]
+def test_a_server_that_is_not_there_may_come() -> None:
+    assert fetch("http://127.0.0.1:9/x")[1] == {"connection": 1}
+
+
+def test_a_host_that_wants_silence_for_long_is_left_alone() -> None:
+    async def refuse(request: Any) -> Any:
+        return previews.web.Response(status=429, headers={"Retry-After": "7200"})
+
+    app = previews.web.Application()
+    app.router.add_get("/{name}", refuse)
+    with served(app) as url:
+        started = time.monotonic()
+        rows, again = fetch(*(f"{url}/{number}" for number in range(40)))
+        assert time.monotonic() - started < FAST.total_seconds
+    assert not rows and set(again) <= {"http_429", "left_alone"} and again["left_alone"]
+
+
+def test_links_of_public_catalogues_lead_to_no_private_address(host: str) -> None:
+    rows, _ = fetch(f"{host}/good/1", host.replace("127.0.0.1", "localhost") + "/good/1", source="spotify")
+    assert [row["error"] for row in rows] == ["private_address"] * 2
+    allowed = replace(FAST, private_addresses=True)
+    assert fetch(f"{host}/good/1", source="spotify", config=allowed)[0][0]["error"] is None
 
 
 def test_a_file_in_a_folder_stays_where_it_is(tmp_path: Path) -> None:
-    (tmp_path / "a.mp3").write_bytes(SOUND)
+    (tmp_path / "a.mp3").write_bytes(bytes(999))
     (tmp_path / "b.mp3").touch()
     places = [str(tmp_path / name) for name in ("a.mp3", "b.mp3", "c.mp3")]
     rows, again = fetch(*places, None, "no scheme://")
     assert [row["error"] for row in rows] == [None, "empty", "no_preview", "bad_url"]
-    assert again == ["missing"]  # its disk may be mounted again
-    assert (rows[0]["location"], rows[0]["audio"], rows[0]["size_bytes"]) == (places[0], None, len(SOUND))
+    assert again == {"missing": 1}  # its disk may be mounted again
+    assert (rows[0]["location"], rows[0]["audio"], rows[0]["size_bytes"]) == (places[0], None, 999)
 
 
 def test_options_that_cannot_work_are_refused() -> None:
     with pytest.raises(ValueError, match="attempts is 0"):
         DownloadConfig(attempts=0)
+
+
+def test_the_stage_tells_what_failed_and_what_is_there_twice(library: Library, host: str) -> None:
+    places = [f"{host}/{name}" for name in ("good/1", "good/1", "good/2", "missing/1", "broken/1", "html/1")]
+    library.table("tracks").append(tracks(*places), "000001")
+    with pytest.raises(RuntimeError, match=r"3 of 6 tracks failed(.|\n)*http_404 1"):
+        download(library, replace(FAST, max_failed_share=0.4))
+    again = download(library, replace(FAST, max_failed_share=1))
+    assert (again.before, again.done, again.again) == (5, 0, {"http_500": 1})
+    more = tracks(*places, f"{host}/good/2").slice(6)
+    library.table("tracks").append(more, "000002")
+    assert "2 tracks have the very audio of another one" in str(download(library, FAST))

@@ -14,8 +14,8 @@ from songray.sources.base import Artist, PlaylistEntry, Track
 ROOT = Path(__file__).resolve().parents[1]
 READING_ORDER = [
     "library", "stages", "web", "sources", "frontier", "catalog", "previews", "audio", "spectrograms",
-    "models", "runs", "segments", "training", "embeddings", "index", "recommender", "evaluation", "service",
-    "command",
+    "models", "runs", "segments", "training", "embeddings", "index", "recommender", "evaluation",
+    "amendments", "service", "command",
 ]  # fmt: skip
 WITHOUT_RAY = ["audio", "models", "recommender", "evaluation", "segments", "runs", "library",
                "frontier"]  # fmt: skip

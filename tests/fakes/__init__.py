@@ -1,5 +1,6 @@
-"""Servers on 127.0.0.1 that answer as services on the internet do, in the shapes that these document, failures
-included. Each is an aiohttp application: a test serves it from a thread, a benchmark as a process."""
+"""Servers on 127.0.0.1 that answer as services on the internet do, in the shapes that these document,
+failures included. Each is an aiohttp application: a test serves it from a thread, a benchmark as a process.
+"""
 
 from __future__ import annotations
 
