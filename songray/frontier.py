@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from collections.abc import Iterable
 
@@ -13,7 +14,7 @@ from songray.sources.base import Page
 class Frontier:
     """Walks the links of the pages that were read before, and hands out those that were not.
 
-    A page is stored with the links that no other page named before it in the same walk: a tree, which is
+    A page is stored with the links that lead nearer to a page than those before it in the same walk: that is
     enough to find every page again. `read_before` is the pages table of one source, oldest crawl first;
     `finished_crawl` the number of the last crawl that came to its end.
     Memory: some 500 bytes a page.
@@ -29,17 +30,17 @@ class Frontier:
         self.skipped = 0  # pages that did not need to be read
 
     def meet(self, pages: Iterable[Page], depth: int = 0) -> list[Page]:
-        """Take note of pages; those that were not met before."""
+        """Take note of pages; those that were not met before, or only farther away."""
         new = []
         for page in pages:
-            if page.name not in self._depth:  # else it was met at no greater depth: levels come in order
+            if depth + page.step < self._depth.get(page.name, sys.maxsize):
                 self._depth[page.name] = depth + page.step
                 self._levels[depth + page.step].append(page)
                 new.append(page)
         return new
 
     def follow(self, page: str, links: Iterable[Page]) -> list[Page]:
-        """Take note of where a page leads that was handed out; those that were not met before."""
+        """Take note of where a page leads that was handed out; those links that are worth storing."""
         return self.meet(links, self._depth[page])
 
     def unread(self) -> list[Page]:
@@ -49,6 +50,8 @@ class Frontier:
             pages = self._levels.pop(self.depth)
             unread = []
             for page in pages:
+                if self._depth[page.name] < self.depth:
+                    continue  # it was met again, nearer
                 if self._is_read(page):
                     self.skipped += 1
                     self.follow(page.name, self._stored_links(page))

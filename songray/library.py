@@ -115,7 +115,7 @@ TABLES = {
             "fingerprint": pa.string(),
             "crawl": pa.int64(),
             "problems": _STRINGS,  # items of the page that could not be read
-            "links": pa.list_(  # to pages that no page read before it named
+            "links": pa.list_(  # to pages that no page read before it led to so soon
                 pa.struct({"name": pa.string(), "fingerprint": pa.string(), "step": pa.int32()})
             ),
         },

@@ -268,7 +268,8 @@ def _look_at(path: str) -> Row:
 def is_audio(body: bytes) -> bool:
     """Whether the bytes hold a stream of audio, whatever was said of them."""
     try:
-        with av.open(io.BytesIO(body), metadata_errors="ignore") as container:
+        little = {"probesize": "4096"}  # by default it decodes seconds of what is not compressed
+        with av.open(io.BytesIO(body), metadata_errors="ignore", options=little) as container:
             return len(container.streams.audio) > 0
     except (av.FFmpegError, ValueError):
         return False

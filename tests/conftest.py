@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -53,6 +54,12 @@ def clips() -> Path:
     if not CLIPS.is_dir():
         pytest.skip(f"no real music at {CLIPS}")
     return CLIPS
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+    return port
 
 
 class Quiet(SimpleHTTPRequestHandler):

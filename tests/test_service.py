@@ -11,17 +11,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+from conftest import free_port
 from test_recommender import fill, indexed  # noqa: F401
 
 from songray.index import IndexConfig, build, index
 from songray.library import Library
 from songray.service.app import ServeConfig, served
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import io
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import httpx
 import numpy as np
 import pytest
 import soundfile
+from conftest import free_port
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -43,12 +43,6 @@ def read_all(source: SyntheticSource) -> Contents:
         artists=[artist for piece in pieces for artist in piece.artists],
         playlist_entries=[entry for piece in pieces for entry in piece.playlist_entries],
     )
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def processes_of_group(group: int) -> list[int]:

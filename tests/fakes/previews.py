@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import io
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
@@ -116,11 +117,20 @@ def application(size: int = 20_000, latency_seconds: float = 0.0, same: bool = F
         "huge": huge,
     }
 
+    answers: list[tuple[str, float]] = []  # path and time
+
     async def answer(request: web.Request) -> web.StreamResponse:
         app[ASKED][request.path] += 1
         await asyncio.sleep(latency_seconds)
+        answers.append((request.path, time.time()))
         return await behaviours[request.match_info["behaviour"]](request)
 
+    async def answered(request: web.Request) -> web.StreamResponse:
+        told = web.json_response(answers)
+        answers.clear()
+        return told
+
+    app.router.add_get("/_answered", answered)
     app.router.add_get("/{behaviour}/{name}", answer)
     return app
 
