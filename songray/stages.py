@@ -125,7 +125,7 @@ def fill(
                 output.path,
                 filesystem=output.filesystem,
                 mode="append",
-                compression="zstd",
+                compression=_compression(output),
                 row_group_size=row_group_rows or rows_per_file,
                 concurrency=workers,
                 ray_remote_args={} if workers is None else {"num_cpus": 0},
@@ -135,6 +135,12 @@ def fill(
         _, summary.again = ray.get(tally.total.remote())
     summary.seconds = time.monotonic() - started
     return summary
+
+
+def _compression(table: Table) -> dict[str, str]:
+    """Column by column: audio, which alone is large, comes compressed."""
+    columns = table.kind.columns.items()
+    return {name: "NONE" if pa.types.is_large_binary(kind) else "ZSTD" for name, kind in columns}
 
 
 def dataset(
