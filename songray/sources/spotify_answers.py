@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from songray.sources.base import Artist, Contents, Page, PlaylistEntry, Track
 
@@ -63,7 +63,13 @@ class Question:
         return [self.asked_with(offset=offset) for offset in offsets]
 
 
+def _encodable(text: str) -> str:
+    text.encode()  # half of a surrogate pair, which JSON can hold, fits in no table
+    return text
+
+
 PlainId = Annotated[str, Field(pattern=r"^[0-9A-Za-z]+$")]
+Text = Annotated[str, AfterValidator(_encodable)]
 
 
 class _Linked(BaseModel):
@@ -72,27 +78,37 @@ class _Linked(BaseModel):
 
 class _Named(BaseModel):
     id: PlainId | None = None
-    name: str | None = None
+    name: Text | None = None
 
 
 class _Artist(_Linked):
-    name: str
-    genres: list[str] | None = None
+    name: Text
+    genres: list[Text] | None = None
 
 
 class _Album(_Named):
-    release_date: str | None = None
-    release_date_precision: str | None = None
+    release_date: Text | None = None
+    release_date_precision: Text | None = None
+
+
+class _ExternalIds(BaseModel):
+    isrc: Text | None = None
 
 
 class _Track(_Linked):
-    name: str
+    name: Text
     artists: list[_Named]
     album: _Album
     duration_ms: Annotated[int, Field(ge=0, lt=1 << 32)] | None = None
     explicit: bool | None = None
-    external_ids: dict[str, str | None] | None = None
-    preview_url: str | None = None
+    external_ids: _ExternalIds | None = None
+    preview_url: Text | None = None
+
+
+class _Playlist(BaseModel):
+    snapshot_id: Text
+    name: Text
+    tracks: Any = None
 
 
 class _Paging(BaseModel):
@@ -138,8 +154,9 @@ def tell_search(question: Question, answer: dict[str, Any]) -> Contents:
 
 def tell_playlist(question: Question, answer: dict[str, Any]) -> Contents:
     """Only what tells whether the items have changed, and under which name this app may ask for them."""
-    items, limit = ("tracks", 2 * MOST) if answer.get("tracks") else ("items", MOST)
-    fingerprint = f"{answer['snapshot_id']} {answer['name']}"
+    playlist = _Playlist.model_validate(answer)
+    items, limit = ("tracks", 2 * MOST) if playlist.tracks else ("items", MOST)
+    fingerprint = f"{playlist.snapshot_id} {playlist.name}"
     return Contents(pages=[page_of(f"playlist/{question.id}/{items}", fingerprint, limit=limit, offset=0)])
 
 
@@ -240,7 +257,7 @@ def _song(track: _Track) -> Track:
         release_date=track.album.release_date if dated else None,
         release_date_precision=track.album.release_date_precision if dated else None,
         duration_seconds=track.duration_ms / 1000 if track.duration_ms is not None else None,
-        isrc=(track.external_ids or {}).get("isrc"),
+        isrc=track.external_ids.isrc if track.external_ids else None,
         explicit=track.explicit,
         audio_version=track.id,  # a preview's link comes and goes, and tells by whom it was asked for
     )

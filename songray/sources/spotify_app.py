@@ -112,6 +112,6 @@ def _message(response: requests.Response) -> str:
     try:
         error = response.json()["error"]
         words = [error] if isinstance(error, str) else [error.get("reason"), error["message"]]
-        return " ".join(filter(None, words))[:LETTERS]
+        return " ".join(filter(None, words))[:LETTERS].encode(errors="replace").decode()
     except (ValueError, KeyError, TypeError, AttributeError):
         return response.reason or "no reason given"
