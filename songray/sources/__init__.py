@@ -3,8 +3,9 @@
 from songray.sources.base import Source
 from songray.sources.folder import FolderSource
 from songray.sources.manifest import ManifestSource
+from songray.sources.spotify import SpotifySource
 from songray.sources.synthetic import SyntheticSource
 
 SOURCES: dict[str, type[Source]] = {
-    source.name: source for source in (FolderSource, ManifestSource, SyntheticSource)
+    source.name: source for source in (FolderSource, ManifestSource, SpotifySource, SyntheticSource)
 }
