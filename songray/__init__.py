@@ -2,7 +2,9 @@
 
 library        the map: every table, its columns, its key, the job that fills it
 stages         stages do what their output lacks, and sum up what they did
-sources        where songs come from: a folder, a manifest, a synthesiser
+web            the polite client: limits that the whole cluster shares, patience, plain failures
+sources        where songs come from: services, a folder, a manifest, a synthesiser
+frontier       which pages of a source are still to be read
 catalog        source → tracks, artists, playlists
 previews       tracks → audio; a failure is a row, not an exception
 audio          bytes → mono samples
@@ -15,6 +17,7 @@ embeddings     spectrograms + run → one vector a track
 index          vectors → what can be searched: build, publish, load, query
 recommender    seeds → ranked tracks
 evaluation     how good are the neighbours, against baselines
+amendments     tracks taken out, or tried anew
 service        the Ray Serve application, and the page that it serves
 command        what jobs share: flags, a Ray to run on, errors in a sentence
 """
