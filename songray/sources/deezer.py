@@ -53,7 +53,7 @@ class DeezerApi:
         return web.Limit(requests, requests / self.deezer_requests_per_second)
 
     async def preview(self, session: aiohttp.ClientSession, reference: str) -> Preview:
-        """Where a track's preview can be had now. `reference` is its number at Deezer, or "isrc:" and an ISRC.
+        """Where a track's preview can be had now; `reference` is its number, or "isrc:" and an ISRC.
 
         Raises web.Failure: "no_match" where no track has that ISRC, "no_preview", or what `ask` raises.
         """
@@ -115,7 +115,7 @@ class DeezerSource:
 
     def pages(self) -> Iterator[Page]:
         pages = [
-            *(Page(_name("search", q=text)) for text in self.searches),
+            *(Page(_name("search", {"q": text})) for text in self.searches),
             *(_playlist(number) for number in self.playlists),
             *(Page(f"chart/{number}") for number in self.charts),
             *(Page(f"genre/{number}/artists") for number in self.genres),

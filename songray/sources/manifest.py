@@ -1,4 +1,8 @@
-"""A list of songs in files: CSV, JSON lines or Parquet, with id, url and whatever else is known."""
+"""Lists of songs and of playlists in files.
+
+Songs: CSV, JSON lines or Parquet, with id, url and whatever else is known. Playlists: the same formats
+with the columns playlist, position and track, or the JSON of the Million Playlist Dataset.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +21,16 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet
 
-from songray.sources.base import Artist, Contents, Page, Track, read_in_turn
+from songray.sources import million
+from songray.sources.base import Artist, Contents, Page, PlaylistEntry, Track, read_in_turn
 
 ROWS_AT_ONCE = 1000
 LIST_SEPARATOR = ";"  # between several artists or genres in one cell
 DATE = re.compile(r"\d{4}(-\d{2}(-\d{2})?)?")
+WHOLE_ID = re.compile(
+    r"(deezer|folder|itunes|manifest|spotify|synthetic):."
+)  # any other is the manifest's own
+PLAYLIST_COLUMNS = {"playlist", "position", "track"}
 PRECISIONS = {4: "year", 7: "month", 10: "day"}
 
 Row = dict[str, Any]
@@ -33,12 +42,16 @@ class ManifestSource:
 
     manifest: str | None = None
     """File (.csv, .jsonl or .parquet; path or URI), or a folder of such files.
-    Columns: id, url (or path); where known title, artist, album, date, duration, genre, isrc, explicit,
-    recording. Several artists or genres in a cell stand with ";" between them."""
+    Columns: id, url (or path; or only isrc, where another source has the audio); where known title, artist,
+    album, date, duration, genre, isrc, explicit, recording. Several artists or genres in a cell stand with
+    ";" between them. Playlists: columns playlist, position (from 0) and track, which is an id; or a .json
+    file of the Million Playlist Dataset."""
 
     def pages(self) -> Iterator[Page]:
         if not self.manifest:
-            raise ValueError("--manifest is empty: name a .csv, .jsonl or .parquet file, or a folder of them")
+            raise ValueError(
+                "--manifest is empty: name a .csv, .jsonl, .parquet or .json file, or a folder of them"
+            )
         filesystem, path = _resolve(self.manifest)
         info = filesystem.get_file_info(path)
         if info.type == pa.fs.FileType.NotFound:
@@ -58,12 +71,9 @@ class ManifestSource:
             contents = Contents()
             for number, row in chunk:
                 try:
-                    track, artists = describe(row, posixpath.dirname(page.name))
+                    _add(contents, row, posixpath.dirname(page.name))
                 except ValueError as error:
                     contents.problems.append(f"bad_row: row {number} of {page.name}: {error}")
-                else:
-                    contents.tracks.append(track)
-                    contents.artists.extend(artists)
             yield contents
 
 
@@ -84,8 +94,11 @@ def _rows(filesystem: pa.fs.FileSystem, path: str) -> Iterator[Row]:
         with filesystem.open_input_stream(path) as stream:
             text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
             yield from csv.DictReader(text) if suffix == ".csv" else map(_parse_line, text)
+    elif suffix == ".json":
+        with filesystem.open_input_stream(path) as stream:
+            yield from million.rows(stream, path)
     else:
-        raise ValueError(f"{path}: a manifest ends in .csv, .jsonl or .parquet")
+        raise ValueError(f"{path}: a manifest ends in .csv, .jsonl, .parquet or .json")
 
 
 def _parse_line(line: str) -> Row:
@@ -97,18 +110,33 @@ def _parse_line(line: str) -> Row:
     return row if isinstance(row, dict) else {"not an object": row}
 
 
+def _add(contents: Contents, row: Row, folder: str) -> None:
+    """Take a row for what its columns say that it is; raises ValueError on a bad one."""
+    if "track_uri" in row:
+        track, artist = million.describe(row)
+        contents.tracks.append(track)
+        contents.artists.append(artist)
+    elif not row.keys() >= PLAYLIST_COLUMNS:
+        track, artists = describe(row, folder)
+        contents.tracks.append(track)
+        contents.artists.extend(artists)
+    if row.keys() >= PLAYLIST_COLUMNS:
+        contents.playlist_entries.append(_entry(row))
+
+
 def describe(row: Row, folder: str) -> tuple[Track, list[Artist]]:
     """A row as a track and its artists; raises ValueError on what cannot be one."""
     identity, location = _text(row, "id"), _text(row, "url") or _text(row, "path")
-    if not identity or not location:
-        raise ValueError(f"needs id and url, has {dict(itertools.islice(row.items(), 4))}")
-    if "://" not in location:
+    isrc = _text(row, "isrc")
+    if not identity or not (location or isrc):
+        raise ValueError(f"needs id and url, or id and isrc, has {dict(itertools.islice(row.items(), 4))}")
+    if location and "://" not in location:
         location = posixpath.join(folder, posixpath.expanduser(location))
     names = _texts(row, "artist")
     artists = [Artist(f"manifest:artist:{name.casefold()}", name) for name in names]
     album, date = _text(row, "album"), _date(_text(row, "date"))
     track = Track(
-        track_id=f"manifest:{identity}",
+        track_id=_track_id(identity),
         title=_text(row, "title") or identity,
         location=location,
         artist_ids=[artist.artist_id for artist in artists],
@@ -119,12 +147,30 @@ def describe(row: Row, folder: str) -> tuple[Track, list[Artist]]:
         release_date_precision=PRECISIONS[len(date)] if date else None,
         duration_seconds=_seconds(_text(row, "duration")),
         genres=_texts(row, "genre"),
-        isrc=_text(row, "isrc"),
+        isrc=isrc,
         explicit=_flag(_text(row, "explicit")),
         recording=_text(row, "recording"),
-        audio_version=location,
+        audio_version=location or "",
     )
     return track, artists
+
+
+def _track_id(text: str) -> str:
+    """The id of a track: of another source where it names that, else the manifest's own."""
+    text = text.replace("spotify:track:", "spotify:", 1)
+    return text if WHOLE_ID.match(text) else f"manifest:{text}"
+
+
+def _entry(row: Row) -> PlaylistEntry:
+    playlist, position, track = (_text(row, column) for column in ("playlist", "position", "track"))
+    identity = _text(row, "playlist_id") or playlist
+    if not identity or not track:
+        raise ValueError(f"needs playlist, position and track, has {dict(itertools.islice(row.items(), 4))}")
+    if not position or not re.fullmatch(r"\d{1,9}", position):
+        raise ValueError(f"position {position!r} in playlist {identity} is not a whole number from 0")
+    return PlaylistEntry(
+        f"manifest:playlist:{identity}", playlist or identity, int(position), _track_id(track)
+    )
 
 
 def _text(row: Row, column: str) -> str | None:
