@@ -84,9 +84,9 @@ def _songs(place: str, results: list[Item]) -> Contents:
             contents.problems.append(f"bad_item: number {number} of {place}: {error!r}")
     if not results:
         contents.problems.append(f"no_data: {place}: iTunes has nothing of that")
-    if len(contents.tracks) >= MOST_RESULTS:
+    if len(results) >= MOST_RESULTS:
         contents.problems.append(
-            f"cut_off: {place}: there may be more than {MOST_RESULTS} songs: ask for albums"
+            f"cut_off: {place}: there may be more than {MOST_RESULTS} results: ask for albums"
         )
     return contents
 

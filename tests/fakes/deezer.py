@@ -79,7 +79,7 @@ class FakeDeezer:
                 return await _quota(request)
             try:
                 return web.json_response(answer(request))
-            except LookupError:
+            except (LookupError, ValueError):
                 return await _no_data(request)
 
         return handler
