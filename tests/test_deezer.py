@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from songray import web
+from songray.catalog import CrawlConfig, crawl
+from songray.library import Library
 from songray.sources.base import Contents, Page
 from songray.sources.deezer import DeezerApi, DeezerSource, Preview
 
@@ -172,13 +175,21 @@ def test_a_service_that_asks_for_a_day_is_left_alone_and_its_pages_stay_unread()
         fake.faults.queues["/artist/1/top"] = ["429, a day"]
         source = DeezerSource(artists=(1,), api=api)
         first, second = Walk(source), Walk(replace(source, artists=(2,)))
-        ray.kill(web.gate("deezer"))  # it would remember, for the tests that follow
+        forget_silence()
         assert first.all.problems[0].startswith("http_429: artist/1/top")
         assert second.all.problems[0].startswith("left_alone: artist/2/top")
         assert first.unread == ["artist/1/top"]
         assert len(fake.faults.paths) == 1
         third = Walk(source, before=first)
     assert len(third.all.tracks) == 5
+
+
+def forget_silence() -> None:
+    """The gate lasts longer than a test."""
+    gate = web.gate("deezer")
+    ray.kill(gate, no_restart=False)
+    while ray.get(gate.closed_seconds.remote("deezer")) > 0:
+        time.sleep(0.05)
 
 
 async def _odd_items(request: Request) -> Response:
@@ -254,6 +265,24 @@ def test_a_preview_is_asked_for_again_within_the_deadlines() -> None:
         preview: Preview = with_session(lambda session: api.preview(session, "4101"), total_seconds=0.5)
         assert preview.track_id == "deezer:4101"
         assert fake.faults.paths == ["/track/4101"] * 3
+
+
+def test_a_crawl_of_deezer_fills_the_tables_and_the_next_one_asks_only_what_may_have_changed(
+    library: Library,
+) -> None:
+    with deezer() as (fake, api):
+        fake.faults.queues["/album/41"] = ["quota"]
+        source = DeezerSource(playlists=(30,), albums=(41,), api=api)
+        first = crawl(library, source, CrawlConfig())
+        assert (first.counts["read"], len(fake.faults.paths)) == (4, 5)
+        second = crawl(library, source, CrawlConfig())
+        assert fake.faults.paths[5:] == ["/playlist/30?limit=100"]
+    assert not first.problems
+    assert (second.counts["new"], second.counts["read"]) == (0, 1)
+    entries = library.table("playlists").read(["position", "track_id"]).sort_by("position").to_pylist()
+    assert [entry["track_id"] for entry in entries] == [f"deezer:{n}" for n in fake.playlist_songs(30)]
+    locations = library.table("tracks").newest(["track_id", "location"]).to_pylist()
+    assert {row["location"] for row in locations} == {row["track_id"] for row in locations}
 
 
 def test_a_crawl_of_nothing_says_what_to_name() -> None:

@@ -63,6 +63,8 @@ class DeezerApi:
             if failure.kind == "no_data" and reference.startswith("isrc:"):
                 raise web.Failure("no_match", f"Deezer has no track of {reference}", 200) from failure
             raise
+        if not item.get("id"):
+            raise web.Failure("malformed", f"track/{reference} has no id", 200, passing=True)
         if not _can_be_heard(item):
             raise web.Failure("no_preview", f"Deezer has no preview of track/{reference}", 200)
         return Preview(item["preview"], f"deezer:{item['id']}")
