@@ -267,6 +267,7 @@ def test_a_preview_is_asked_for_again_within_the_deadlines() -> None:
         assert fake.faults.paths == ["/track/4101"] * 3
 
 
+@pytest.mark.slow
 def test_a_crawl_of_deezer_fills_the_tables_and_the_next_one_asks_only_what_may_have_changed(
     library: Library,
 ) -> None:
