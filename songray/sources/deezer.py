@@ -236,29 +236,33 @@ def _describe(item: Item, genres: list[str]) -> tuple[Track, list[Artist]]:
     if item["type"] != "track":
         raise ValueError(f"a {item['type']}, not a track")
     artists = [_artist(artist) for artist in item.get("contributors") or [item["artist"]]]
-    album = item.get("album") or {}
+    album, explicit = item.get("album") or {}, item.get("explicit_lyrics")
     release_date = _date(item.get("release_date")) or _date(album.get("release_date"))
     track = Track(
         track_id=f"deezer:{item['id']}",
-        title=item["title"],
+        title=str(item["title"]),
         location=f"deezer:{item['id']}" if _can_be_heard(item) else None,
         artist_ids=[artist.artist_id for artist in artists],
         artist_names=[artist.name for artist in artists],
         album_id=f"deezer:album:{album['id']}" if album else None,
-        album=album.get("title"),
+        album=_text(album.get("title")),
         release_date=release_date,
         release_date_precision="day" if release_date else None,
         duration_seconds=float(item.get("duration") or 0) or None,
         genres=list(genres),
-        isrc=item.get("isrc") or None,
-        explicit=item.get("explicit_lyrics"),
+        isrc=_text(item.get("isrc")),
+        explicit=bool(explicit) if explicit is not None else None,
         audio_version=str(item["id"]),
     )
     return track, artists
 
 
 def _artist(item: Item) -> Artist:
-    return Artist(f"deezer:artist:{item['id']}", item["name"])
+    return Artist(f"deezer:artist:{item['id']}", str(item["name"]))
+
+
+def _text(value: object) -> str | None:
+    return str(value) if value else None
 
 
 def _can_be_heard(item: Item) -> bool:

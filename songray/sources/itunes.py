@@ -104,7 +104,7 @@ def _add(contents: Contents, item: Item) -> None:
 
 
 def _artist(item: Item, genres: list[str]) -> Artist:
-    return Artist(f"itunes:artist:{item['artistId']}", item["artistName"], genres)
+    return Artist(f"itunes:artist:{item['artistId']}", str(item["artistName"]), genres)
 
 
 def _describe(item: Item) -> Track:
@@ -114,10 +114,10 @@ def _describe(item: Item) -> Track:
     explicitness = item.get("trackExplicitness")  # explicit, cleaned or notExplicit
     return Track(
         track_id=f"itunes:{item['trackId']}",
-        title=item["trackName"],
+        title=str(item["trackName"]),
         location=preview,
         artist_ids=[_artist(item, []).artist_id],
-        artist_names=[item["artistName"]],
+        artist_names=[str(item["artistName"])],
         album_id=f"itunes:album:{album}" if album else None,
         album=item.get("collectionName"),
         release_date=release_date,
