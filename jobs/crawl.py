@@ -5,7 +5,7 @@ from collections.abc import Callable
 from songray.catalog import CrawlConfig, crawl
 from songray.command import LibraryFlag, open_library, run
 from songray.library import DEFAULT_LIBRARY
-from songray.sources import SOURCES
+from songray.sources.registry import SOURCES
 
 
 def command(name: str) -> Callable[..., None]:

@@ -22,7 +22,9 @@ from songray.models import MODELS
 from songray.previews import DownloadConfig, download
 from songray.recommender import examples
 from songray.service.app import ServeConfig, served, wait_for_end
-from songray.sources import SOURCES, Source, synthetic
+from songray.sources import synthetic
+from songray.sources.base import Source
+from songray.sources.registry import SOURCES
 from songray.sources.synthetic import SyntheticSource
 from songray.spectrograms import TransformConfig, transform
 from songray.training import TrainConfig, train

@@ -23,7 +23,8 @@ from songray.stages import telling
 PAGES_AT_ONCE = 32  # asked for together by one worker
 SECONDS_BETWEEN_WRITES = 0.5  # what a killed crawl asks for again
 ROWS_PER_FILE = 5000
-VERDICTS = ("new", "changed", "unchanged", "duplicate", "removed")
+VERDICTS = ("new", "changed", "unchanged", "completed", "duplicate", "removed")
+FULLNESS = 31  # bits of a checksum that tell how many fields have a value
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ class Catalog:
         self.frontier = Frontier(mine, finished, config.max_depth, config.refresh)
         artists = library.table("artists").read(["artist_id", "name", "genres"]).to_pylist()
         self._artists = {_checksum(artist) for artist in artists}
-        self._known = _Known(library)
+        self._known = _Known(library, source)
         self._parts = {
             name: _Part(library.table(name)) for name in ("tracks", "artists", "playlists", "pages", "crawls")
         }
@@ -182,10 +183,10 @@ class Catalog:
 
     def _add_tracks(self, tracks: list[dict[str, Any]]) -> None:
         for track in tracks:
-            checksums = {"audio_checksum": _audio_checksum(track), "checksum": _checksum(track)}
+            checksums = {"audio_checksum": _audio_checksum(track), "checksum": _fullness_and_checksum(track)}
             verdict, revision = self._known.compare(track["track_id"], **checksums)
             self.summary.counts[verdict] += 1
-            if verdict in ("new", "changed"):
+            if verdict in ("new", "changed", "completed"):
                 key = track_key(track["track_id"], revision)
                 self._parts["tracks"].rows.append(
                     track | checksums | {"track_key": key, "revision": revision}
@@ -255,9 +256,11 @@ class _Part:
         if not self.rows:
             return
         common = {"crawl": crawl, "source": source}
-        new = pa.Table.from_pylist([row | common for row in self.rows], self._table.schema())
+        new = self._last_of_each(
+            pa.Table.from_pylist([row | common for row in self.rows], self._table.schema())
+        )
         self.rows = []
-        self._kept = pa.concat_tables([self._kept, new])
+        self._kept = self._last_of_each(pa.concat_tables([self._kept, new]))
         full = self._kept.num_rows >= ROWS_PER_FILE
         name = f"{crawl:06d}-{time.time_ns()}"
         path = self._table.append(self._kept if full else new, name)
@@ -266,11 +269,18 @@ class _Part:
             self._table.delete(self._small[:-1])
             self._small, self._kept = [], self._kept.slice(0, 0)
 
+    def _last_of_each(self, rows: pa.Table) -> pa.Table:
+        """A file holds a key once."""
+        numbered = rows.append_column("number", pa.array(np.arange(rows.num_rows)))
+        last = numbered.group_by(self._table.kind.key).aggregate([("number", "max")])["number_max"]
+        return rows.take(last.sort())
+
 
 class _Known:
     """The newest state of each track: what the library holds in arrays, what this crawl adds beside."""
 
-    def __init__(self, library: Library) -> None:
+    def __init__(self, library: Library, source: Source) -> None:
+        self._source = source
         names = ["track_key", "crawl", "audio_checksum", "checksum"]
         table = library.table("tracks").read(names)
         keys, crawls, audio_checksums, checksums = (table.column(name).to_numpy() for name in names)
@@ -279,31 +289,51 @@ class _Known:
         order = order[np.append(tracks[1:] != tracks[:-1], True)] if order.size else order
         self._keys: Keys = keys[order]
         self._audio_checksums, self._checksums = audio_checksums[order], checksums[order]
-        self._added: dict[int, int] = {}  # key at revision 0 -> audio checksum
+        self._added: dict[int, tuple[int, int, int]] = {}  # key at revision 0 -> both checksums, revision
         self._removed = set(library.table("removed").read(["track_id"])["track_id"].to_pylist())
 
     def compare(self, track_id: str, audio_checksum: int, checksum: int) -> tuple[str, int]:
         """The verdict on a track (one of VERDICTS), and its revision now.
 
+        Of several descriptions in one crawl the fullest counts. Those from pages that tell only some of a
+        track's fields, and those from elsewhere than its own source, never replace a fuller one.
         Raises ValueError where another track has the same key.
         """
         first = track_key(track_id, 0)
-        row = np.searchsorted(self._keys, first + (1 << REVISION_BITS)) - 1
-        stored = row >= 0 and int(self._keys[row]) >= first
-        before = self._added.get(first, int(self._audio_checksums[row]) if stored else audio_checksum)
-        if before >> 32 != audio_checksum >> 32:
+        before = self._added.get(first) or self._stored(first)
+        if before and before[0] >> 32 != audio_checksum >> 32:
             raise ValueError(f"the key of {track_id} is taken by another track: give it another id")
         if track_id in self._removed:
             return "removed", 0
-        if first in self._added:
-            return "duplicate", 0
-        self._added[first] = audio_checksum
-        if not stored:
+        if before and first in self._added:
+            fuller = checksum & FULLNESS > before[1] & FULLNESS
+            self._added[first] = (before[0], checksum if fuller else before[1], before[2])
+            return ("completed" if fuller else "duplicate"), before[2]
+        verdict, revision = self._against_stored(track_id, before, audio_checksum, checksum)
+        kept = before if before and verdict == "unchanged" else (audio_checksum, checksum, revision)
+        self._added[first] = kept
+        return verdict, revision
+
+    def _stored(self, first: int) -> tuple[int, int, int] | None:
+        row = np.searchsorted(self._keys, first + (1 << REVISION_BITS)) - 1
+        if row < 0 or int(self._keys[row]) < first:
+            return None
+        return int(self._audio_checksums[row]), int(self._checksums[row]), int(self._keys[row]) - first
+
+    def _against_stored(
+        self, track_id: str, stored: tuple[int, int, int] | None, audio_checksum: int, checksum: int
+    ) -> tuple[str, int]:
+        if stored is None:
             return "new", 0
-        revision = int(self._keys[row]) - first
-        if int(self._checksums[row]) == checksum:
-            return "unchanged", revision
-        return "changed", revision + (before != audio_checksum)
+        poorer = checksum & FULLNESS < stored[1] & FULLNESS
+        foreign = not track_id.startswith(f"{self._source.name}:")
+        if checksum == stored[1] or foreign or (poorer and not self._source.tells_all):
+            return "unchanged", stored[2]
+        return "changed", stored[2] + (stored[0] != audio_checksum)
+
+
+def _fullness_and_checksum(track: dict[str, Any]) -> int:
+    return _checksum(track) & ~FULLNESS | sum(value not in (None, "", []) for value in track.values())
 
 
 def _checksum(record: dict[str, Any]) -> int:

@@ -196,7 +196,8 @@ class Downloads:
         if location.startswith("deezer:"):
             return await self.fetch_from_deezer(location.removeprefix("deezer:"), deadline)
         if not location:
-            raise Failure("no_preview", "the catalogue names no audio for it, nor an ISRC to find it by")
+            detail = "the catalogue names no audio for it, nor an ISRC to find it by"
+            raise Failure("no_location", detail, passing=True)  # it may do so tomorrow
         if "://" in location:
             return await self.fetch(location, track["source"] in PUBLIC_SOURCES, deadline)
         return _look_at(location)

@@ -45,6 +45,16 @@ def test_a_second_crawl_reads_what_has_changed_and_nothing_else(library: Library
     assert sorted(artists) == ["A", "B"]
 
 
+def test_the_fullest_of_several_descriptions_counts(library: Library, tmp_path: Path) -> None:
+    for name, artist in (("1", ""), ("2", "Ada"), ("3", "")):
+        manifest(tmp_path / f"{name}.csv", f"1,Song,{artist},http://x.test/1,")
+    summary = crawl(library, ManifestSource(str(tmp_path)), CrawlConfig())
+    assert (summary.counts["new"], summary.counts["completed"], summary.counts["duplicate"]) == (1, 1, 1)
+    tracks = library.table("tracks")
+    assert tracks.newest(["artist_names"]).to_pylist() == [{"artist_names": ["Ada"]}]
+    assert len(tracks.read(["track_key"])) == len(tracks.files())  # a file holds a key once
+
+
 def test_a_moved_file_is_the_same_track_at_another_place(library: Library, tmp_path: Path) -> None:
     folder = tmp_path / "music"
     folder.mkdir()

@@ -127,7 +127,7 @@ def test_a_discography_is_all_albums_of_an_artist() -> None:
 
 def test_all_results_of_a_search_are_read() -> None:
     with deezer() as (fake, api):
-        walk = Walk(DeezerSource(searches=('artist:"Artist 7"', "nothing"), api=api))
+        walk = Walk(DeezerSource(search=('artist:"Artist 7"', "nothing"), api=api))
     assert len(walk.all.tracks) == len(fake.related(7)) * 24 + 24
     assert walk.all.tracks[0].isrc is None
     assert max(Counter(fake.faults.paths).values()) == 1

@@ -37,7 +37,7 @@ def read(source: ItunesSource) -> Contents:
 def test_a_search_tells_songs_and_counts_what_is_none() -> None:
     with itunes(others=("music-video", "podcast")) as (fake, options):
         fake.without_preview.add(701002)
-        contents = read(ItunesSource(searches=("artist 7", "artist 7"), country="DE", **options))
+        contents = read(ItunesSource(search=("artist 7", "artist 7"), country="DE", **options))
         assert len(fake.faults.paths) == 1
         assert "country=DE" in fake.faults.paths[0]
     assert len(contents.tracks) == 15
@@ -64,7 +64,7 @@ def test_a_lookup_takes_artists_albums_and_songs(number: int, songs: int) -> Non
 def test_what_cannot_be_had_is_told() -> None:
     with itunes(songs=70) as (fake, options):
         fake.faults.queues["/search"] = ["404"]
-        contents = read(ItunesSource(searches=("artist 1",), ids=(2, 999), **options))
+        contents = read(ItunesSource(search=("artist 1",), ids=(2, 999), **options))
     classes = Counter(problem.split(":")[0] for problem in contents.problems)
     assert classes == {"http_404": 1, "no_data": 1, "cut_off": 1}
     assert len(contents.tracks) == 199  # 200 results, of which the first is the artist
@@ -74,7 +74,7 @@ def test_what_cannot_be_had_is_told() -> None:
 def test_a_refusal_silences_everyone_for_a_while_and_then_all_is_read() -> None:
     with itunes() as (fake, options):
         fake.faults.queues |= {"/search": ["403", "429, a moment"], "/lookup": ["429", "500"]}
-        contents = read(ItunesSource(searches=("artist 1",), ids=(2,), **options))
+        contents = read(ItunesSource(search=("artist 1",), ids=(2,), **options))
         times = [at for at, path in fake.faults.requests if path.startswith("/search")]
     assert len(contents.tracks) == 30
     assert not contents.problems
@@ -84,7 +84,7 @@ def test_a_refusal_silences_everyone_for_a_while_and_then_all_is_read() -> None:
 def test_a_refusal_that_stays_leaves_the_page_for_the_next_run() -> None:
     with itunes() as (fake, options):
         fake.faults.queues["/search"] = ["403"] * 3
-        source = ItunesSource(searches=("artist 1",), **options)
+        source = ItunesSource(search=("artist 1",), **options)
         contents = read(source)
         assert not contents.finished
         assert contents.problems[0].startswith("throttled: search?")

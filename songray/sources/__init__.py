@@ -1,14 +1,4 @@
-"""Where songs come from: siblings behind one interface (base.Source)."""
+"""Where songs come from: siblings behind one interface (base.Source), all listed in registry.
 
-from songray.sources.base import Source
-from songray.sources.deezer import DeezerSource
-from songray.sources.folder import FolderSource
-from songray.sources.itunes import ItunesSource
-from songray.sources.manifest import ManifestSource
-from songray.sources.spotify import SpotifySource
-from songray.sources.synthetic import SyntheticSource
-
-SOURCES: dict[str, type[Source]] = {
-    source.name: source
-    for source in (FolderSource, ManifestSource, DeezerSource, ItunesSource, SpotifySource, SyntheticSource)
-}
+Nothing is imported here: a worker that resolves a link of one service need not load the libraries of all.
+"""

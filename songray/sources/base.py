@@ -82,6 +82,7 @@ class Source(Protocol):
     """A frozen dataclass of its options: it travels to the workers by pickle."""
 
     name: ClassVar[str]
+    tells_all: ClassVar[bool]  # each page tells all that there is to know of its tracks
 
     def pages(self) -> Iterator[Page]:
         """Where to begin, cheaply; raises ValueError on options that cannot work."""

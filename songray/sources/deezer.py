@@ -98,8 +98,9 @@ class DeezerApi:
 @dataclass(frozen=True)
 class DeezerSource:
     name: ClassVar[str] = "deezer"
+    tells_all: ClassVar[bool] = False
 
-    searches: tuple[str, ...] = ()
+    search: tuple[str, ...] = ()
     """What to search for, such as 'artist:"x" track:"y"'; found tracks come without genres and ISRC."""
     playlists: tuple[int, ...] = ()
     """Playlists by their number; read again when they have changed."""
@@ -117,7 +118,7 @@ class DeezerSource:
 
     def pages(self) -> Iterator[Page]:
         pages = [
-            *(Page(_name("search", {"q": text})) for text in self.searches),
+            *(Page(_name("search", {"q": text})) for text in self.search),
             *(_playlist(number) for number in self.playlists),
             *(Page(f"chart/{number}") for number in self.charts),
             *(Page(f"genre/{number}/artists") for number in self.genres),
@@ -125,7 +126,7 @@ class DeezerSource:
             *(Page(f"album/{number}") for number in self.albums),
         ]
         if not pages:
-            raise ValueError("nothing is asked of Deezer: name --searches, --playlists, --charts, --genres, "
+            raise ValueError("nothing is asked of Deezer: name --search, --playlists, --charts, --genres, "
                              "--artists or --albums")  # fmt: skip
         yield from dict.fromkeys(pages)
 

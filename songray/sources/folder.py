@@ -24,6 +24,7 @@ HASHED_BYTES = 8 << 20  # of the sound: most MP3 files whole, a minute of FLAC
 @dataclass(frozen=True)
 class FolderSource:
     name: ClassVar[str] = "folder"
+    tells_all: ClassVar[bool] = True
 
     folder: Path | None = None
     """Music folder; searched recursively."""

@@ -25,8 +25,9 @@ Item = dict[str, Any]
 @dataclass(frozen=True)
 class ItunesSource:
     name: ClassVar[str] = "itunes"
+    tells_all: ClassVar[bool] = True
 
-    searches: tuple[str, ...] = ()
+    search: tuple[str, ...] = ()
     """What to search for; Apple gives at most 200 songs of each."""
     ids: tuple[int, ...] = ()
     """Artists, albums or songs by their iTunes id; of each Apple gives at most 200 songs."""
@@ -43,10 +44,10 @@ class ItunesSource:
         if self.itunes_requests_per_minute <= 0:
             given = self.itunes_requests_per_minute
             raise ValueError(f"--itunes-requests-per-minute {given}: must be above 0")
-        if not (self.searches or self.ids):
-            raise ValueError("nothing is asked of iTunes: name --searches or --ids")
+        if not (self.search or self.ids):
+            raise ValueError("nothing is asked of iTunes: name --search or --ids")
         songs: dict[str, str | int] = {"entity": "song", "limit": MOST_RESULTS, "country": self.country}
-        for term in dict.fromkeys(self.searches):
+        for term in dict.fromkeys(self.search):
             yield Page(f"search?{urlencode({'term': term, 'media': 'music'} | songs)}")
         for number in dict.fromkeys(self.ids):
             yield Page(f"lookup?{urlencode({'id': number} | songs)}")

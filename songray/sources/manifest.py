@@ -39,6 +39,7 @@ Row = dict[str, Any]
 @dataclass(frozen=True)
 class ManifestSource:
     name: ClassVar[str] = "manifest"
+    tells_all: ClassVar[bool] = True
 
     manifest: str | None = None
     """File (.csv, .jsonl or .parquet; path or URI), or a folder of such files.

@@ -36,6 +36,7 @@ class SpotifySource:
     """
 
     name: ClassVar[str] = "spotify"
+    tells_all: ClassVar[bool] = True
 
     search: tuple[str, ...] = ()
     """Searches for tracks, in Spotify's syntax (words, genre:jazz, year:1959): up to 1000 tracks each."""

@@ -63,6 +63,7 @@ class SyntheticSource:
     """Implements Source with generated songs in ten styles, which are their genres."""
 
     name: ClassVar[str] = "synthetic"
+    tells_all: ClassVar[bool] = True
 
     songs: int = 200
     """How many songs the catalogue has; a larger number adds songs and changes none."""
