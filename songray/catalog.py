@@ -260,10 +260,10 @@ class _Part:
             pa.Table.from_pylist([row | common for row in self.rows], self._table.schema())
         )
         self.rows = []
-        self._kept = self._last_of_each(pa.concat_tables([self._kept, new]))
+        self._kept = pa.concat_tables([self._kept, new])
         full = self._kept.num_rows >= ROWS_PER_FILE
         name = f"{crawl:06d}-{time.time_ns()}"
-        path = self._table.append(self._kept if full else new, name)
+        path = self._table.append(self._last_of_each(self._kept) if full else new, name)
         self._small.append(path)
         if full:  # a kill before the small ones are gone leaves rows twice; they are the same
             self._table.delete(self._small[:-1])
