@@ -1,16 +1,23 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 from conftest import tone
+from fakes import served
+from fakes.deezer import FakeDeezer
 
 from songray.catalog import CrawlConfig, crawl
 from songray.library import Library
 from songray.sources.folder import FolderSource
 from songray.sources.manifest import ManifestSource
 from songray.sources.synthetic import SyntheticSource
+
+ROOT = Path(__file__).resolve().parents[1]
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -86,3 +93,29 @@ def test_a_growing_catalogue_adds_its_new_songs(library: Library) -> None:
 def test_a_crawl_of_what_is_not_there_says_so(library: Library) -> None:
     with pytest.raises(ValueError, match="--folder"):
         crawl(library, FolderSource(), CrawlConfig())
+
+
+@pytest.mark.slow
+def test_a_crawl_that_was_killed_goes_on_from_what_it_has_stored(library: Library) -> None:
+    fake = FakeDeezer(artists=400)
+    with served(fake.application()) as url:
+        api = ("--deezer-url", url, "--deezer-requests-per-second", "100")
+        source = ("deezer", "--artists", "1", "--max-depth", "50", *api)
+        command = [sys.executable, "jobs/crawl.py", *source, "--library", library.root]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        pages = library.table("pages")
+        while len(stored := pages.read(["page"])) < 150:
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.kill()
+        process.wait()
+        stored = set(pages.read(["page"])["page"].to_pylist())
+        killed_at = time.time()
+        output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    paths = {path.split("?")[0].strip("/") for at, path in fake.faults.requests if at > killed_at}
+    assert not paths & stored
+    names = pages.read(["page"])["page"].to_pylist()
+    assert len(names) == len(set(names)) == 800
+    assert f"{len(stored)} read before" in output
+    artists = library.table("artists").read(["artist_id"])["artist_id"].to_pylist()
+    assert len(artists) == len(set(artists)) == 400
