@@ -6,7 +6,6 @@ import io
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import BinaryIO
 
 import av
 import numpy as np
@@ -66,9 +65,10 @@ class Recording:
     missing_seconds: float  # of the excerpt, which the file announces and does not hold
 
     def resampled(self, rate: int) -> Samples:
-        """(samples,) at `rate` Hz; raises AudioError where nothing can be heard at that rate."""
+        """(samples,) at `rate` Hz; raises AudioError where nothing is left to hear at that rate."""
         samples: Samples = soxr.resample(self.samples, self.rate, rate, quality="HQ")
-        _refuse_silence(samples)
+        if np.ptp(samples) < SILENCE:
+            raise AudioError("silent", f"the excerpt is silence below {rate // 2} Hz")
         return samples
 
 
@@ -91,25 +91,29 @@ def read(sound: bytes | str, excerpt: Excerpt) -> Recording:
         file.seek(0)
         try:
             recording = _read_soundfile(file, excerpt)
-        except (soundfile.SoundFileError, ValueError):
+        except (soundfile.SoundFileError, ValueError):  # FFmpeg also goes on after a broken part
             file.seek(0)
             recording = _read_av(file, excerpt)
     _refuse_unusable(recording)
     return recording
 
 
-def _open(sound: bytes | str) -> BinaryIO:
+def _open(sound: bytes | str) -> io.BytesIO | io.FileIO:
     if isinstance(sound, bytes):
         return io.BytesIO(sound)
     try:
-        return open(sound, "rb")
+        return open(sound, "rb", buffering=0)  # libsndfile reads by the same descriptor
     except OSError as error:
         raise AudioError("missing", f"{sound} cannot be opened: {error.strerror}") from error
 
 
-def _read_soundfile(file: BinaryIO, excerpt: Excerpt) -> Recording:
-    with soundfile.SoundFile(file) as sound:
-        if sound.format == "MP3" and not _tells_its_length(file):
+def _read_soundfile(file: io.BytesIO | io.FileIO, excerpt: Excerpt) -> Recording:
+    tells_its_length = _tells_its_length(file)
+    file.seek(0)
+    # By its descriptor a file is read in C, and the ending of its name does not matter.
+    source = file if isinstance(file, io.BytesIO) else file.fileno()
+    with soundfile.SoundFile(source, closefd=False) as sound:
+        if sound.format == "MP3" and not tells_its_length:
             raise ValueError("libsndfile guesses its length, and stops there")
         rate, channels = _plausible(sound.samplerate), sound.channels
         block = np.empty((max(1, BLOCK_SAMPLES // channels), channels), np.float32)
@@ -119,7 +123,7 @@ def _read_soundfile(file: BinaryIO, excerpt: Excerpt) -> Recording:
             mono = np.empty(round(seconds * rate), np.float32)
             filled = 0
             while filled < len(mono):
-                piece = _next_block(sound, block[: len(mono) - filled])  # (samples, channels)
+                piece = sound.read(out=block[: len(mono) - filled])  # (samples, channels)
                 if not len(piece):
                     break
                 mono[filled : filled + len(piece)] = _mixed(piece)
@@ -129,16 +133,13 @@ def _read_soundfile(file: BinaryIO, excerpt: Excerpt) -> Recording:
         return _excerpt(take, rate, sound.frames / rate, excerpt)
 
 
-def _tells_its_length(file: BinaryIO) -> bool:
+def _tells_its_length(file: io.BytesIO | io.FileIO) -> bool:
     """Whether the first frame of an MP3 says how many there are, as most do."""
-    place = file.tell()
-    file.seek(0)
     head = file.read(10)
     if head[:3] == b"ID3":
         seven_bits = [byte & 0x7F for byte in head[6:10]]
         file.seek(10 + sum(byte << shift for byte, shift in zip(seven_bits, (21, 14, 7, 0), strict=False)))
     first = head + file.read(4096)
-    file.seek(place)
     return any(tag in first for tag in (b"Xing", b"Info", b"VBRI"))
 
 
@@ -146,14 +147,6 @@ def _plausible(rate: int) -> int:
     if not RATES[0] <= rate <= RATES[1]:
         raise ValueError(f"its header says {rate} Hz")
     return rate
-
-
-def _next_block(sound: soundfile.SoundFile, block: Samples) -> Samples:
-    try:
-        piece: Samples = sound.read(out=block)
-    except soundfile.LibsndfileError:  # what came before a broken part is still good
-        return block[:0]
-    return piece
 
 
 def _mixed(channels: Samples) -> Samples:
@@ -167,15 +160,18 @@ def _excerpt(
     take: Callable[[float, float], Samples], rate: int, total_seconds: float | None, excerpt: Excerpt
 ) -> Recording:
     """The pieces of an excerpt, each by `take(start, seconds)`, which returns less where there is less."""
-    pieces = [(0.0, excerpt.seconds)] if total_seconds is None else excerpt.pieces(total_seconds)
-    samples = np.concatenate([take(*piece) for piece in pieces])
+    announced = min(total_seconds or 0.0, excerpt.seconds)
+    pieces = [(0.0, excerpt.seconds)]  # of what is short, all that there is, whatever it announces
+    if total_seconds and total_seconds > excerpt.seconds:
+        pieces = excerpt.pieces(total_seconds)
+    taken = [take(*piece) for piece in pieces]
+    samples = np.concatenate(taken) if len(taken) > 1 else taken[0]
     if not len(samples):  # the file holds so much less than it announces
         samples = take(0.0, excerpt.seconds)
-    announced = 0.0 if total_seconds is None else sum(seconds for _, seconds in pieces)
     return Recording(samples, rate, round(max(0.0, announced - len(samples) / rate), 3))
 
 
-def _read_av(file: BinaryIO, excerpt: Excerpt) -> Recording:
+def _read_av(file: io.BytesIO | io.FileIO, excerpt: Excerpt) -> Recording:
     try:
         # A playlist is probed as audio too: nothing that a file refers to is opened.
         with av.open(file, "r", options={"protocol_whitelist": "none"}) as container:
@@ -221,11 +217,8 @@ def _refuse_unusable(recording: Recording) -> None:
     if len(samples) < MIN_SECONDS * recording.rate:
         seconds = len(samples) / recording.rate
         raise AudioError("too_short", f"{seconds:.2f} s; {MIN_SECONDS} s are the least")
-    if not max(-samples.min(), samples.max()) < LOUDEST:  # true of NaN, too
+    low, high = samples.min(), samples.max()
+    if not max(-low, high) < LOUDEST:  # true of NaN, too
         raise AudioError("not_finite", f"the samples hold NaN, infinity or numbers beyond {LOUDEST:g}")
-    _refuse_silence(samples)
-
-
-def _refuse_silence(samples: Samples) -> None:
-    if np.ptp(samples) < SILENCE:
+    if high - low < SILENCE:
         raise AudioError("silent", "the excerpt is silence")
