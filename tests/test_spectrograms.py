@@ -12,9 +12,18 @@ import pyarrow as pa
 import pytest
 from conftest import tone
 
-from songray.audio import Excerpt, decode
+from songray.audio import AudioError, Excerpt, decode
 from songray.library import TABLES, Library, track_key
-from songray.spectrograms import SPECS, Spec, TransformConfig, compute, quantise, stored, transform_batch
+from songray.spectrograms import (
+    SPECS,
+    Spec,
+    TransformConfig,
+    compute,
+    quantise,
+    stored,
+    transform,
+    transform_batch,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = TransformConfig()
@@ -145,6 +154,44 @@ def test_odd_recordings_are_decoded(clips: Path) -> None:
     paths = sorted((clips / "odd_inputs").glob("*.ogg"))
     rows = transform_batch(previews(*map(str, paths)), CONFIG)[0].to_pylist()
     assert [row["error"] for row in rows] == [None] * len(paths)
+
+
+def mutated(sound: bytes, random: np.random.Generator) -> bytes:
+    """The sound with a few bytes changed, removed or added, or a part cut off, repeated or blanked."""
+    first, last = sorted(random.integers(0, len(sound), 2))
+    few = np.frombuffer(sound, np.uint8).copy()
+    places = random.integers(0, random.choice([200, few.size]), random.choice([1, 10, 1000]))
+    few[places] = random.integers(0, 256, places.size)
+    variants = [
+        few.tobytes(),
+        sound[:last],
+        sound[first:],
+        sound[:first] + sound[last:],
+        sound[:last] + sound[first:],
+        sound[:first] + bytes(last - first) + sound[last:],
+        sound[:first] + random.bytes(999) + sound[first:],
+    ]
+    return variants[random.integers(len(variants))]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+def test_mutated_mp3s_end_as_rows(library: Library, clips: Path) -> None:
+    random = np.random.default_rng(4)
+    whole = [path.read_bytes() for path in sorted(clips.glob("*.mp3"))[::10]]
+    sounds = [mutated(whole[n % len(whole)], random) for n in range(500)]
+    library.table("previews").append(filled(previews(*sounds)), "previews")
+    config = TransformConfig(specs=("mel128", "linear257"), excerpt_seconds=5, max_failed_share=1)
+    summary = transform(library, config)
+    assert summary.done + summary.failed.total() == 500
+    assert set(summary.failed) <= {"not_audio", "too_short", "silent", "not_finite"}
+    assert summary.done > 400
+    for sound in sounds:
+        try:
+            planes = compute(decode(sound, 22050, config.excerpt), config.specs)
+        except AudioError:
+            continue
+        assert all(np.isfinite(plane).all() for plane in planes.values())
 
 
 DEADLY_DECODER = """
