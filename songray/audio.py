@@ -85,26 +85,24 @@ def read(sound: bytes | str, excerpt: Excerpt) -> Recording:
 
     Raises AudioError of the kinds missing, empty, not_audio, too_short, not_finite and silent.
     """
-    with _open(sound) as file:
-        if not file.seek(0, os.SEEK_END):
-            raise AudioError("empty", "there are no bytes")
-        file.seek(0)
-        try:
-            recording = _read_soundfile(file, excerpt)
-        except (soundfile.SoundFileError, ValueError):  # FFmpeg also goes on after a broken part
-            file.seek(0)
-            recording = _read_av(file, excerpt)
+    try:
+        with io.BytesIO(sound) if isinstance(sound, bytes) else io.FileIO(sound) as file:
+            recording = _read_file(file, excerpt)
+    except OSError as error:
+        raise AudioError("missing", f"{sound!s} cannot be read: {error.strerror}") from error
     _refuse_unusable(recording)
     return recording
 
 
-def _open(sound: bytes | str) -> io.BytesIO | io.FileIO:
-    if isinstance(sound, bytes):
-        return io.BytesIO(sound)
+def _read_file(file: io.BytesIO | io.FileIO, excerpt: Excerpt) -> Recording:
+    if not file.seek(0, os.SEEK_END):
+        raise AudioError("empty", "there are no bytes")
+    file.seek(0)
     try:
-        return open(sound, "rb", buffering=0)  # libsndfile reads by the same descriptor
-    except OSError as error:
-        raise AudioError("missing", f"{sound} cannot be opened: {error.strerror}") from error
+        return _read_soundfile(file, excerpt)
+    except (soundfile.SoundFileError, ValueError):  # FFmpeg also goes on after a broken part
+        file.seek(0)
+        return _read_av(file, excerpt)
 
 
 def _read_soundfile(file: io.BytesIO | io.FileIO, excerpt: Excerpt) -> Recording:
@@ -137,8 +135,7 @@ def _tells_its_length(file: io.BytesIO | io.FileIO) -> bool:
     """Whether the first frame of an MP3 says how many there are, as most do."""
     head = file.read(10)
     if head[:3] == b"ID3":
-        seven_bits = [byte & 0x7F for byte in head[6:10]]
-        file.seek(10 + sum(byte << shift for byte, shift in zip(seven_bits, (21, 14, 7, 0), strict=False)))
+        file.seek(10 + sum(byte << 7 * place for place, byte in enumerate(head[:5:-1])))
     first = head + file.read(4096)
     return any(tag in first for tag in (b"Xing", b"Info", b"VBRI"))
 

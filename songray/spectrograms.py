@@ -96,6 +96,8 @@ class TransformConfig:
     def __post_init__(self) -> None:
         if not self.specs or not set(self.specs) <= set(SPECS):
             raise ValueError(f"--specs {' '.join(self.specs)}: choose from {', '.join(SPECS)}")
+        if self.seconds_per_track <= 0:
+            raise ValueError(f"seconds_per_track is {self.seconds_per_track}: must be above 0")
 
     @property
     def excerpt(self) -> Excerpt:

@@ -176,6 +176,7 @@ def wav(samples: np.ndarray, rate: int = 22050) -> bytes:
         ("not_finite", wav(1e20 * np.sin(np.arange(44100)))),
         ("not_audio", wav(np.sin(np.arange(44100)), 10)),  # Hz
         ("missing", "/nowhere/song.mp3"),
+        ("missing", "/"),
     ],
 )
 def test_what_cannot_be_used_has_a_class(kind: str, sound: bytes | str) -> None:
