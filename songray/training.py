@@ -4,41 +4,66 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import logging
 import tempfile
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
+import pyarrow.fs
 import pyarrow.parquet
 import ray.data
 import ray.train
 import ray.train.torch
+import safetensors.torch
 import torch
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-from torch import nn
+from tensorboardX import SummaryWriter
 
-from songray import runs
-from songray.library import Keys, Library, Table, newest_revisions, write_parquet
-from songray.models.base import Embedder, LearningConfig, ModelConfig
-from songray.runs import Encoder, Run, Vectors
-from songray.segments import Split, pooled, scaled, split, tile
+from songray import latents, runs
+from songray.library import Keys, Library, newest_revisions, write_parquet
+from songray.loop import (
+    Diverged,
+    Learner,
+    Limits,
+    Metrics,
+    Weights,
+    is_first,
+    judge,
+    learner,
+    run_epoch,
+    seeded,
+)
+from songray.models.base import Batch, Embedder, LearningConfig, ModelConfig
+from songray.runs import SCALES, Encoder, Pooling, Run, Vectors
+from songray.segments import (
+    Clips,
+    Split,
+    learning_batch,
+    learning_batches,
+    placed,
+    pooled,
+    scaled,
+    split,
+    tile,
+)
 from songray.spectrograms import SPECS, stored
 from songray.stages import dataset
 
 FITTED_TRACKS = 1000  # whose vectors tell the scale
 TYPICAL_TRACK_BYTES = 1300 * 128  # of a 30-s clip
-SECONDS_BETWEEN_LINES = 20.0
-SHUFFLED_WINDOWS = 4096  # kept by each worker to draw batches from
+SHUFFLED_CLIPS = 1024  # among which a worker draws its batches where it cannot keep all
+READ_CLIPS = 64  # at a time
 
-Weights = dict[str, torch.Tensor]
-Curve = list[dict[str, float]]
+Curve = list[Metrics]
 
 
 @dataclass(frozen=True)
@@ -53,8 +78,23 @@ class TrainConfig:
     """Of the split, the weights and the order of the data."""
     max_seconds: float | None = None
     """Stop after so many seconds of training, however many epochs that makes."""
+    patience: int | None = None
+    """Stop after so many epochs in a row that were no better on the tracks held out."""
+    pooling: Pooling = "mean"
+    """How the vectors of a clip's windows become one: their mean, or with their deviation beside it."""
+    bf16: bool = False
+    """Multiply in bfloat16, with weights in single precision."""
     workers: int = 1
     """Data-parallel workers, which share each batch."""
+    max_workers: int | None = None
+    """As many workers as the cluster has room for, from --workers to this; the order of the data then
+    depends on how many there were."""
+    keep_gigabytes: float = 1.0
+    """Clips that a worker keeps in memory; where its share of them is larger, they are read in each pass."""
+    keep_checkpoints: int = 1
+    """How many of the best epochs to keep, beside the last."""
+    compile: bool = False
+    """Compile the model by torch.compile."""
     threads: int = 2
     """Threads of a worker on CPU."""
     gpu: bool = False
@@ -65,16 +105,21 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not 0 < self.validation_share < 1:
             raise ValueError(f"validation_share is {self.validation_share}: must lie between 0 and 1")
-        for name in ("workers", "threads"):
+        for name in ("workers", "threads", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: must be at least 1")
+        if self.max_workers is not None and self.max_workers < self.workers:
+            raise ValueError(
+                f"max_workers is {self.max_workers}: must be at least {self.workers}, the workers"
+            )
         if self.max_seconds is not None and self.max_seconds <= 0:
             raise ValueError(f"max_seconds is {self.max_seconds}: must be above 0")
 
     @property
     def shaping(self) -> dict[str, Any]:
         """What the result depends on; how fast it comes is another matter."""
-        names = ("set", "validation_share", "seed", "max_seconds", "workers")
+        names = ("set", "validation_share", "seed", "max_seconds", "patience", "pooling", "bf16", "workers",
+                 "max_workers", "keep_gigabytes")  # fmt: skip
         return {name: getattr(self, name) for name in names}
 
 
@@ -87,11 +132,11 @@ def train(library: Library, model: str, model_config: ModelConfig, config: Train
     if (finished := runs.find(library, name)) is not None:
         return finished
     parts = hold_out(library, name, config)
-    weights: Weights | None = None
-    curve: Curve = []
     if isinstance(model_config, LearningConfig):
-        weights, curve = fit(library, name, model_config, config, parts)
-    encoder = fit_scale(library, seeded(model_config, config.seed, weights), config, parts)
+        fitted, curve, stopped = fit(library, name, model_config, config, parts)
+    else:
+        fitted, curve, stopped = fit_baseline(library, model_config, config, parts), [], ""
+    encoder = fit_scale(library, fitted, config, parts)
     run = Run(
         name=name,
         model=model,
@@ -101,11 +146,19 @@ def train(library: Library, model: str, model_config: ModelConfig, config: Train
         tracks={"train": parts.train.size, "validation": parts.validation.size},
         data=hashlib.sha256(parts.train.tobytes() + parts.validation.tobytes()).hexdigest(),
         made_with=runs.made_with(),
-        metrics=min(curve, key=lambda epoch: epoch["validation_loss"], default={}),
+        metrics=best_of(fitted, curve),
         curve=curve,
+        stopped=stopped,
     )
     runs.save(library, run, encoder)
     return run
+
+
+def best_of(model: Embedder, curve: Curve) -> Metrics:
+    """The epoch whose weights are kept."""
+    if model.judged_by is None or not curve:
+        return curve[-1] if curve else {}
+    return min(curve, key=lambda epoch: epoch[f"validation_{model.judged_by}"])
 
 
 def hold_out(library: Library, name: str, config: TrainConfig) -> Split:
@@ -134,13 +187,23 @@ def hold_out(library: Library, name: str, config: TrainConfig) -> Split:
 
 def fit(
     library: Library, name: str, model_config: LearningConfig, config: TrainConfig, parts: Split
-) -> tuple[Weights, Curve]:
-    """Train under Ray Train, from its last checkpoint where there is one; the best weights, the curve."""
-    spectrograms = library.table("spectrograms", config.set)
+) -> tuple[Embedder, Curve, str]:
+    """Train under Ray Train, from its last checkpoint where there is one: the model with its best weights,
+    the curve, and why it stopped before its last epoch. Raises ValueError where nothing good came of it."""
+    model = declared(model_config)
+    share(model, model_config, config, parts)
+    score = {"checkpoint_score_attribute": f"validation_{model.judged_by}", "checkpoint_score_order": "min"}
+    both = {part: clips_of(library, config, model, getattr(parts, part)) for part in ("train", "validation")}
+    most = config.max_workers or config.workers
     trainer = ray.train.torch.TorchTrainer(
         train_worker,
-        train_loop_config={"model_config": model_config, "config": config},
-        scaling_config=ScalingConfig(num_workers=config.workers, use_gpu=config.gpu),
+        train_loop_config={
+            "library": library, "name": name, "model_config": model_config, "config": config,
+            "tracks": {"train": parts.train.size, "validation": parts.validation.size},
+        },
+        scaling_config=ScalingConfig(
+            num_workers=(config.workers, most) if most > config.workers else most, use_gpu=config.gpu
+        ),
         run_config=RunConfig(
             name="train",
             storage_path=library.path("runs", name),
@@ -148,18 +211,42 @@ def fit(
             logging_config=LoggingConfig(log_level="WARNING"),
             failure_config=FailureConfig(max_failures=config.worker_failures),
             checkpoint_config=CheckpointConfig(
-                num_to_keep=1, checkpoint_score_attribute="validation_loss", checkpoint_score_order="min"
+                num_to_keep=config.keep_checkpoints, **(score if model.judged_by else {})
             ),
         ),
-        datasets={
-            "train": windows(spectrograms, parts.train, model_config),
-            "validation": windows(spectrograms, parts.validation, model_config),
-        },
-        dataset_config=ray.train.DataConfig(execution_options=_in_order()),
-    )
+        datasets=both,
+        dataset_config=ray.train.DataConfig(
+            datasets_to_split=[part for part in both if getattr(parts, part).size >= most],
+            execution_options=_in_order(),
+        ),
+    )  # fmt: skip
     result = trainer.fit()
-    best = min(result.best_checkpoints, key=lambda pair: pair[1]["validation_loss"])[0]
-    return load_state(best)["model"], load_state(result.checkpoint)["curve"]
+    if result.checkpoint is None:
+        raise ValueError(f"training ended in its first epoch: {result.return_value}; lower --learning-rate")
+    curve = load_curve(result.checkpoint)
+    best = best_of(model, curve)["epoch"]
+    (checkpoint,) = (one for one, metrics in result.best_checkpoints if metrics["epoch"] == best)
+    return seeded(model_config, config.seed, load_weights(checkpoint)), curve, result.return_value or ""
+
+
+def declared(model_config: ModelConfig) -> Embedder:
+    """A model for its attributes alone, without memory for its weights."""
+    with torch.device("meta"):
+        return model_config.build()
+
+
+def share(model: Embedder, model_config: LearningConfig, config: TrainConfig, parts: Split) -> int:
+    """Clips of a batch for each worker, so that a batch is the same size for any number of workers. Raises
+    ValueError where it cannot be shared equally. (Elastic workers round down when they are many.)"""
+    windows = model.views * config.workers
+    if model_config.batch_size % windows:
+        raise ValueError(
+            f"--batch-size {model_config.batch_size} cannot be shared equally by {config.workers} workers, "
+            f"{model.views} windows of a clip each: choose a multiple of {windows}"
+        )
+    if parts.train.size < config.workers:
+        raise ValueError(f"{parts.train.size} tracks to learn from are too few for {config.workers} workers")
+    return model_config.batch_size // windows
 
 
 def _in_order() -> ray.data.ExecutionOptions:
@@ -169,220 +256,243 @@ def _in_order() -> ray.data.ExecutionOptions:
     return options
 
 
-def windows(spectrograms: Table, keys: Keys, model_config: ModelConfig) -> ray.data.Dataset:
-    """Dataset of the windows that a model asks for, of some tracks."""
-    with torch.device("meta"):  # for its attributes alone
-        model = model_config.build()
+def clips_of(library: Library, config: TrainConfig, model: Embedder, keys: Keys) -> ray.data.Dataset:
+    """Dataset of the clips of some tracks: track_key, the spectrogram as it is stored and, where the model
+    predicts something, `target`. The targets of these tracks lie in Ray's object store."""
+    spectrograms = library.table("spectrograms", config.set)
     files = spectrograms.files()  # a block each, so that the order does not depend on the cluster's size
     rows = dataset(spectrograms, ["track_key", model.spec], files, blocks=len(files))
-    batch = partial(windows_batch, keys=ray.put(keys), spec=model.spec, frames=model.frames)
-    cut = rows.map_batches(batch, batch_format="pyarrow")
-    fits = keys.size * TYPICAL_TRACK_BYTES < ray.cluster_resources()["object_store_memory"] / 4
-    return cut.materialize() if fits else cut  # else it is read again in every epoch
-
-
-def windows_batch(rows: pa.Table, keys: ray.ObjectRef, spec: str, frames: int | None) -> dict[str, Any]:
-    """Rows of spectrograms → the windows of those that are wanted, (windows, frames, bins)."""
-    wanted = _wanted(rows, keys)
-    tiles = [tile(stored(cell.as_py(), SPECS[spec]), frames) for cell in wanted[spec]]
-    empty = np.empty((0, frames or 0, SPECS[spec].n_mels), np.uint8)
-    return {"window": np.concatenate([empty, *tiles])}
+    if model.target is None:
+        return rows.map_batches(_wanted, fn_args=(ray.put(keys),), batch_format="pyarrow")
+    targets = latents.newest(library.table(model.target))
+    mine = targets.filter(pa.compute.is_in(targets["track_key"], pa.array(keys)))
+    if not mine.num_rows:
+        raise ValueError(f"{model.target} has none of the tracks to learn from: run jobs/factorize.py first")
+    return rows.map_batches(_with_targets, fn_args=(ray.put(mine),), batch_format="pyarrow")
 
 
 def _wanted(rows: pa.Table, keys: ray.ObjectRef) -> pa.Table:
     return rows.filter(pa.compute.is_in(rows["track_key"], pa.array(ray.get(keys))))
 
 
-def train_worker(job: dict[str, Any]) -> None:
-    """What each worker of Ray Train does: every epoch from the last checkpoint on."""
+def _with_targets(rows: pa.Table, reference: ray.ObjectRef) -> pa.Table:
+    targets: pa.Table = ray.get(reference)
+    place = pa.compute.index_in(rows["track_key"], targets["track_key"].combine_chunks())
+    known = rows.append_column("target", targets["factors"].take(place))
+    return known.filter(place.is_valid())
+
+
+def train_worker(job: dict[str, Any]) -> str:
+    """What each worker of Ray Train does: every epoch from the last checkpoint on. Why it stopped early."""
     logging.getLogger().setLevel(logging.WARNING)
-    model_config, config = job["model_config"], job["config"]
+    config: TrainConfig = job["config"]
     torch.set_num_threads(config.threads)
-    player = seeded(model_config, config.seed)
+    learns = prepare(job["model_config"], config)
     checkpoint = ray.train.get_checkpoint()
-    state = load_state(checkpoint) if checkpoint else None
-    if state:
-        player.load_state_dict(state["model"])
-    model = ray.train.torch.prepare_model(player)  # moves it to the device, where Adam keeps its state
-    optimizer = torch.optim.Adam(model.parameters(), lr=model_config.learning_rate)
-    if state:
-        optimizer.load_state_dict(state["optimizer"])
-    curve: Curve = state["curve"] if state else []
-    while len(curve) < model_config.epochs and (left := seconds_left(curve, config)) > 0:
-        epoch = len(curve) + 1
-        batches = partial(_batches, model_config.batch_size, config, epoch)
-        curve.append(run_epoch(model, optimizer, batches, left, curve))
-        _report(player, optimizer, curve)
+    curve = resume(learns, checkpoint) if checkpoint else []
+    train = Feed(job, learns.model, "train")
+    validation = Feed(job, learns.model, "validation")
+    epochs = job["model_config"].epochs
+    limits = Limits(epochs * train.steps, config.max_seconds or float("inf"))
+    while not (reason := stop(learns.model, curve, config)) and len(curve) < epochs:
+        torch.manual_seed(hash((config.seed, len(curve), ray.train.get_context().get_world_rank())))
+        try:
+            measured = run_epoch(learns, train.epoch(len(curve) + 1), limits, curve[-1] if curve else {})
+        except Diverged as error:
+            return str(error)
+        curve.append(measured | judge(learns, validation.epoch(0)))
+        report(job, learns, curve)
+    return reason
 
 
-def seconds_left(curve: Curve, config: TrainConfig) -> float:
-    spent = curve[-1]["seconds"] if curve else 0.0
-    return (config.max_seconds or float("inf")) - spent
+def prepare(model_config: LearningConfig, config: TrainConfig) -> Learner:
+    """The model on this worker's device, wrapped so that the workers' gradients are one."""
+    model = seeded(model_config, config.seed).to(ray.train.torch.get_device())
+    adversaries = {"find_unused_parameters": len(set(model.turns)) > 1}
+    called = ray.train.torch.prepare_model(model, parallel_strategy_kwargs=adversaries)
+    if config.compile:
+        called = torch.compile(called)
+    return learner(model, model_config, called, config.bf16)
 
 
-def _batches(batch_size: int, config: TrainConfig, epoch: int, part: str) -> Iterable[torch.Tensor]:
-    """This worker's share of a part's windows, uint8; those to train on in an order of the epoch's own."""
-    shuffled: dict[str, Any] = {}
-    if part == "train":
-        shuffled = {"local_shuffle_buffer_size": SHUFFLED_WINDOWS, "local_shuffle_seed": config.seed + epoch}
-    shard = ray.train.get_dataset_shard(part)
-    device = ray.train.torch.get_device()
-    share = max(1, batch_size // config.workers)
-    for batch in shard.iter_torch_batches(batch_size=share, device=device, **shuffled):
-        yield batch["window"]
+class Feed:
+    """What this worker gets of a part's clips: kept in memory where it fits, else read in every pass."""
+
+    def __init__(self, job: dict[str, Any], model: Embedder, part: str) -> None:
+        config = job["config"]
+        workers = ray.train.get_context().get_world_size()
+        self.model, self.seed, self.device = model, config.seed, ray.train.torch.get_device()
+        self.shard = ray.train.get_dataset_shard(part)
+        self.count = max(1, job["model_config"].batch_size // (model.views * workers))  # clips a batch
+        tracks = job["tracks"][part] // workers if job["tracks"][part] >= workers else job["tracks"][part]
+        self.kept = None
+        if tracks * TYPICAL_TRACK_BYTES <= config.keep_gigabytes * 1e9:
+            self.kept = joined([self._clips(rows) for rows in self.shard.iter_batches(**_arrow(READ_CLIPS))])
+            tracks = len(self.kept.keys)
+        self.steps = max(1, tracks * (model.windows_per_clip // model.views) // self.count)
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """An epoch's batches, each made ready while the one before is worked on."""
+        if self.kept is None:
+            batches = self._streamed(number)
+        else:
+            batches = learning_batches(self.kept, self.model, self.count, self.seed, number)
+        yield from ahead(placed(batch, self.device) for batch in islice(batches, self.steps))
+
+    def _streamed(self, epoch: int) -> Iterator[Batch]:
+        for one in range(self.model.windows_per_clip // self.model.views):
+            shuffled = {
+                "local_shuffle_buffer_size": SHUFFLED_CLIPS,
+                "local_shuffle_seed": hash((self.seed, epoch, one)) % 2**31,
+            }
+            for rows in self.shard.iter_batches(drop_last=True, **_arrow(self.count), **shuffled):
+                yield learning_batch(self._clips(rows), self.model, self.seed, epoch, one)
+
+    def _clips(self, rows: pa.Table) -> Clips:
+        spec = self.model.spec
+        keys = rows["track_key"].to_numpy()
+        cells = [stored(cell.as_py(), SPECS[spec]) for cell in rows[spec]]
+        if self.model.target is None:
+            return Clips(keys, cells)
+        return Clips(keys, cells, rows["target"].combine_chunks().flatten().to_numpy().reshape(len(keys), -1))
 
 
-def _report(player: Embedder, optimizer: torch.optim.Optimizer, curve: Curve) -> None:
+def _arrow(rows: int) -> dict[str, Any]:
+    return {"batch_size": rows, "batch_format": "pyarrow"}
+
+
+def joined(parts: list[Clips]) -> Clips:
+    targets = [part.targets for part in parts if part.targets is not None]
+    return Clips(
+        np.concatenate([part.keys for part in parts]),
+        [spectrogram for part in parts for spectrogram in part.spectrograms],
+        np.concatenate(targets) if targets else None,
+    )
+
+
+def ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same, each made by another thread while the one before is used."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = thread.submit(next, batches, None)
+            yield batch
+
+
+def stop(model: Embedder, curve: Curve, config: TrainConfig) -> str:
+    """Why not to train on, if there is a reason."""
+    if curve and config.max_seconds and curve[-1]["seconds"] >= config.max_seconds:
+        return f"its {config.max_seconds:g} s were over"
+    since_best = len(curve) - best_of(model, curve)["epoch"] if curve else 0
+    if config.patience is not None and since_best >= config.patience:
+        return f"no better for {since_best:.0f} epochs"
+    return ""
+
+
+def report(job: dict[str, Any], learns: Learner, curve: Curve) -> None:
     """Tell Ray Train of the epoch; the first worker adds the state from which it can go on."""
-    context = ray.train.get_context()
-    if context.get_world_rank() > 0:
+    if not is_first():
         ray.train.report(curve[-1])
         return
     print(progress(curve[-1]), flush=True)
+    library = job["library"]
     with tempfile.TemporaryDirectory() as folder:
-        state = {"model": player.state_dict(), "optimizer": optimizer.state_dict(), "curve": curve}
-        torch.save(state, Path(folder, "state.pt"))
+        with SummaryWriter(folder, write_to_disk=True, filename_suffix=f".{len(curve):05d}") as writer:
+            for name, value in curve[-1].items():
+                writer.add_scalar(name, value, curve[-1]["steps"])
+        place = library.path("runs", job["name"], "tensorboard")
+        pa.fs.copy_files(folder, place, pa.fs.LocalFileSystem(), library.filesystem)
+    with tempfile.TemporaryDirectory() as folder:
+        save_state(Path(folder), learns, curve)
         ray.train.report(curve[-1], Checkpoint.from_directory(folder))
 
 
-def progress(epoch: dict[str, float]) -> str:
+def progress(epoch: Metrics) -> str:
     return (
-        f"epoch {epoch['epoch']}: {epoch['steps']:.0f} steps, {epoch['seconds']:.0f} s, "
-        f"{epoch['windows_per_second']:.0f} windows/s, loss {epoch['loss']:.5f}, "
+        f"epoch {epoch['epoch']:.0f}: {epoch['steps']:.0f} steps, {epoch['seconds']:.0f} s, "
+        f"{epoch['windows_per_second']:.0f} windows/s, learning rate {epoch['learning_rate']:.1e}, "
+        f"gradient {epoch['gradient_norm']:.2g}, loss {epoch['loss']:.5f}, "
         f"held out {epoch['validation_loss']:.5f}"
     )
 
 
-def load_state(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Model, optimizer and curve; tensors and numbers alone are read, never code."""
-    with checkpoint.as_directory() as folder:
-        state: dict[str, Any] = torch.load(Path(folder, "state.pt"), map_location="cpu", weights_only=True)
-    return state
-
-
-def seeded(model_config: ModelConfig, seed: int, weights: Weights | None = None) -> Embedder:
-    """The model with weights drawn under a seed, or with those given."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = model_config.build()
-    if weights is not None:
-        model.load_state_dict(weights)
-    return model
-
-
-def run_epoch(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batches: Callable[[str], Iterable[torch.Tensor]],
-    seconds: float,
-    curve: Curve,
-) -> dict[str, float]:
-    """Train on the part `train` for at most so many seconds, then judge by the part `validation`."""
-    started = told = time.monotonic()
-    before = curve[-1] if curve else {"seconds": 0.0, "steps": 0.0}
-    learned, steps = Totals(), 0
-    for windows in batches("train"):
-        learned.add(windows, step(model, optimizer, windows))
-        steps += 1
-        if time.monotonic() - told > SECONDS_BETWEEN_LINES and is_first():
-            told = time.monotonic()
-            print(f"epoch {len(curve) + 1}: step {steps}, loss {learned.here('loss'):.5f}", flush=True)
-        if anyone(time.monotonic() - started > seconds):
-            break
-    spent = time.monotonic() - started
-    judged = Totals()
-    model.eval()
-    with torch.inference_mode():
-        for windows in batches("validation"):
-            judged.add(windows, model(scaled(windows)))
-    model.train()
-    trained, validated = learned.means(), judged.means()
-    return {
-        "epoch": len(curve) + 1,
-        "steps": before["steps"] + steps,
-        "seconds": before["seconds"] + spent,
-        "windows_per_second": trained.pop("windows") / spent,
-        **trained,
-        **{f"validation_{name}": value for name, value in validated.items()},
+def save_state(folder: Path, learns: Learner, curve: Curve) -> None:
+    """Weights, the optimizers' moments and the curve, in formats that hold no code."""
+    model = {name: tensor.contiguous() for name, tensor in learns.model.state_dict().items()}
+    moments = {
+        f"{player}/{number}/{name}": tensor.contiguous()
+        for player, optimizer in learns.optimizers.items()
+        for number, state in optimizer.state_dict()["state"].items()
+        for name, tensor in state.items()
     }
+    safetensors.torch.save_file(model, folder / "model.safetensors")
+    safetensors.torch.save_file(moments, folder / "moments.safetensors")
+    (folder / "curve.json").write_text(json.dumps(curve))
 
 
-def step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, windows: torch.Tensor
-) -> dict[str, torch.Tensor]:
-    """One step of the optimizer on some windows, uint8 (batch, frames, bins); needs no Ray."""
-    optimizer.zero_grad(set_to_none=True)
-    losses: dict[str, torch.Tensor] = model(scaled(windows))
-    losses["loss"].backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
-    return losses
+def resume(learns: Learner, checkpoint: Checkpoint) -> Curve:
+    """Put a learner where it was when the state was saved; the curve so far."""
+    learns.model.load_state_dict(load_weights(checkpoint))
+    with checkpoint.as_directory() as folder:
+        moments = safetensors.torch.load_file(Path(folder, "moments.safetensors"))
+    for player, optimizer in learns.optimizers.items():
+        state: dict[int, Weights] = {}
+        for key, tensor in moments.items():
+            owner, number, name = key.split("/")
+            if owner == player:
+                state.setdefault(int(number), {})[name] = tensor
+        optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+    curve = load_curve(checkpoint)
+    learns.steps = int(curve[-1]["steps"])
+    return curve
 
 
-class Totals:
-    """Sums over windows, from which the means over all workers come."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, float] = {"windows": 0.0, "input": 0.0, "input_squared": 0.0}
-
-    def add(self, windows: torch.Tensor, losses: dict[str, torch.Tensor]) -> None:
-        values = scaled(windows)
-        self.sums["windows"] += len(windows)
-        self.sums["input"] += values.mean().item() * len(windows)
-        self.sums["input_squared"] += values.square().mean().item() * len(windows)
-        for name, loss in losses.items():
-            self.sums[name] = self.sums.get(name, 0.0) + loss.item() * len(windows)
-
-    def here(self, name: str) -> float:
-        """The mean over this worker's windows so far."""
-        return self.sums[name] / max(self.sums["windows"], 1)
-
-    def means(self) -> dict[str, float]:
-        """Means a window; where the model gives its squared error, also that as a share of the
-        variance of the input (`unexplained`): models on different scales compare by it."""
-        sums = dict(zip(self.sums, summed(list(self.sums.values())), strict=True))
-        windows = sums.pop("windows")
-        means = {name: value / max(windows, 1) for name, value in sums.items()}
-        variance = means.pop("input_squared") - means.pop("input") ** 2
-        if "squared_error" in means:
-            means["unexplained"] = means.pop("squared_error") / max(variance, 1e-12)
-        return means | {"windows": windows}
+def load_weights(checkpoint: Checkpoint) -> Weights:
+    with checkpoint.as_directory() as folder:
+        return safetensors.torch.load_file(Path(folder, "model.safetensors"))
 
 
-def is_first() -> bool:
-    """Whether this is the worker that speaks for all."""
-    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+def load_curve(checkpoint: Checkpoint) -> Curve:
+    with checkpoint.as_directory() as folder:
+        curve: Curve = json.loads(Path(folder, "curve.json").read_text())
+    return curve
 
 
-def summed(values: list[float]) -> list[float]:
-    """The sums over all workers."""
-    if not torch.distributed.is_initialized():
-        return values
-    tensor = torch.tensor(values, dtype=torch.float64, device=ray.train.torch.get_device())
-    torch.distributed.all_reduce(tensor)
-    return tensor.tolist()
+def fit_baseline(library: Library, model_config: ModelConfig, config: TrainConfig, parts: Split) -> Embedder:
+    """A model without players: as it is, or fitted in one pass over the windows of its tracks."""
+    model = seeded(model_config, config.seed)
+    if not model.fitted:
+        return model
+    rows = clips_of(library, config, model, parts.train)
+    fitted: Embedder = ray.get(ray.remote(_fitted).options(num_cpus=0).remote(model, rows))
+    return fitted
 
 
-def anyone(here: bool) -> bool:
-    """Whether it is so on any worker: all must leave the loop together."""
-    return sum(summed([float(here)])) > 0
+def _fitted(model: Embedder, rows: ray.data.Dataset) -> Embedder:
+    spec = SPECS[model.spec]
+    batches = rows.iter_batches(**_arrow(READ_CLIPS))
+    clips = (stored(cell.as_py(), spec) for batch in batches for cell in batch[model.spec])
+    model.fit(scaled(torch.tensor(tile(clip, model.frames, model.hop, model.short))) for clip in clips)
+    return model
 
 
 def fit_scale(library: Library, model: Embedder, config: TrainConfig, parts: Split) -> Encoder:
     """The encoder with the scale of its vectors, from those of tracks that it learned from."""
-    spectrograms = library.table("spectrograms", config.set)
     sample = parts.train[:FITTED_TRACKS]  # the smallest hashes: as good as drawn by chance
-    rows = dataset(spectrograms, ["track_key", model.spec])
-    batch = partial(pooled_batch, keys=ray.put(sample), model=ray.put(model.eval()))
-    table = rows.map_batches(batch, batch_format="pyarrow", batch_size=64).to_pandas()
+    rows = dataset(library.table("spectrograms", config.set), ["track_key", model.spec])
+    batch = partial(pooled_batch, keys=ray.put(sample), model=ray.put(model.eval()), pooling=config.pooling)
+    table = rows.map_batches(batch, batch_format="pyarrow", batch_size=READ_CLIPS).to_pandas()
     vectors: Vectors = np.stack(table.sort_values("track_key")["vector"].to_list())
-    project = runs.standardising if model.unlike_units else runs.whitening
-    return Encoder(model.eval(), vectors.mean(axis=0), project(vectors))
+    return Encoder(model.eval(), vectors.mean(axis=0), SCALES[model.scale](vectors), config.pooling)
 
 
-def pooled_batch(rows: pa.Table, keys: ray.ObjectRef, model: ray.ObjectRef) -> dict[str, Any]:
+def pooled_batch(
+    rows: pa.Table, keys: ray.ObjectRef, model: ray.ObjectRef, pooling: Pooling
+) -> dict[str, Any]:
     """Rows of spectrograms → the pooled vectors of those that are wanted, as the model gives them."""
     embedder: Embedder = ray.get(model)
     wanted = _wanted(rows, keys)
     clips = [stored(cell.as_py(), SPECS[embedder.spec]) for cell in wanted[embedder.spec]]
-    vectors = pooled(embedder, clips) if clips else np.empty((0, embedder.dimension), np.float32)
+    length = embedder.dimension * (1 if pooling == "mean" else 2)
+    vectors = pooled(embedder, clips, pooling) if clips else np.empty((0, length), np.float32)
     return {"track_key": wanted["track_key"].to_numpy(), "vector": vectors}
