@@ -139,8 +139,15 @@ TABLES = {
         columns={
             "track_key": pa.int64(),
             "track_id": pa.string(),
-            "mel128": pa.binary(),  # uint8, frames × 128 bins, time first; see songray/spectrograms.py
-            "seconds": pa.float64(),  # of audio behind the spectrogram
+            # Of each spec that the set was made with: uint8, frames × bins, see songray/spectrograms.py
+            "mel128": pa.binary(),
+            "linear257": pa.binary(),
+            "mel128-8k": pa.binary(),
+            "mel96": pa.binary(),
+            "mfcc20-8k": pa.binary(),
+            "chroma12": pa.binary(),
+            "seconds": pa.float64(),  # of audio behind the spectrograms
+            "missing_seconds": pa.float64(),  # of audio that the file announces and does not hold
             "error": pa.string(),
             "detail": pa.string(),
         },

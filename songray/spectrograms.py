@@ -7,58 +7,103 @@ A spectrogram is stored as bytes: uint8, time first, its bins a frame. Any tool 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache, partial
 from typing import Any
 
-import librosa
+import librosa.filters
 import numpy as np
 import pyarrow as pa
 import ray.data
+import scipy.fft
 from numpy.typing import NDArray
 
-from songray.audio import AudioError, Excerpt, Samples, decode
+from songray.audio import AudioError, Excerpt, Samples, read
 from songray.library import TABLES, Library
 from songray.stages import Summary, fill
 
 Spectrogram = NDArray[np.uint8]  # (frames, bins)
+Plane = NDArray[np.float32]  # (frames, bins), before it is stored
 
 PASSING = {"missing"}  # of AudioError: a disk may be mounted again
-TOP_DB = 80.0  # the range that is stored, below the loudest bin
+TOP_DB = 80.0  # the range that is kept, below the loudest bin
+AMIN = 1e-10  # power that counts as none
+BLOCK_FRAMES = 64  # computed at a time: they stay in the processor's cache
+BAND_BINS = 32  # neighbours in a filter bank, multiplied by what they have in common
 
 
 @dataclass(frozen=True)
 class Spec:
-    """A kind of spectrogram, in librosa's terms."""
+    """A kind of spectrogram, in librosa's terms: a power spectrogram, its mel bands where `n_mels` is
+    given, in dB; where `n_mfcc` is given, cepstra of these; where `n_chroma` is given, a chromagram."""
 
     rate: int  # Hz
     n_fft: int  # samples
     hop_length: int  # samples
-    n_mels: int
+    n_mels: int = 0
+    fmax: float | None = None  # Hz, of the mel bands; half the rate by default
+    n_mfcc: int = 0
+    n_chroma: int = 0
+    version: int = 1  # raised when other bytes come out of the same sound
+
+    @property
+    def bins(self) -> int:
+        return self.n_mfcc or self.n_chroma or self.n_mels or 1 + self.n_fft // 2
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """What the bytes 0 and 255 stand for: nothing lies outside."""
+        if self.n_chroma:
+            return 0.0, 1.0
+        if self.n_mfcc:  # n_mels bands of −TOP_DB…0 through an orthonormal cosine transform
+            return -TOP_DB * self.n_mels**0.5, TOP_DB * (2 * self.n_mels) ** 0.5 / np.pi * 1.001
+        return -TOP_DB, 0.0
 
 
-SPECS = {"mel128": Spec(rate=22050, n_fft=2048, hop_length=512, n_mels=128)}
+SPECS = {
+    "mel128": Spec(rate=22050, n_fft=2048, hop_length=512, n_mels=128),
+    "linear257": Spec(rate=22050, n_fft=512, hop_length=256),
+    "mel128-8k": Spec(rate=22050, n_fft=2048, hop_length=512, n_mels=128, fmax=8000),
+    "mel96": Spec(rate=22050, n_fft=2048, hop_length=512, n_mels=96),
+    "mfcc20-8k": Spec(rate=22050, n_fft=2048, hop_length=512, n_mels=128, fmax=8000, n_mfcc=20),
+    "chroma12": Spec(rate=22050, n_fft=2048, hop_length=512, n_chroma=12),
+}
 
 
 @dataclass(frozen=True)
 class TransformConfig:
     set: str = "default"
     """Name of the set of spectrograms."""
-    excerpt: Excerpt = field(default_factory=Excerpt)
-    rows_per_file: int = 1024
+    specs: tuple[str, ...] = ("mel128",)
+    """What to compute of each track, all from one decoding: mel128, linear257, mel128-8k, mel96, mfcc20-8k,
+    chroma12."""
+    excerpt_seconds: float = Excerpt.seconds
+    """The most that is listened to of a track, in seconds."""
+    excerpt_at: str = Excerpt.at
+    """Where in it: middle, start, or spread:n for n pieces that are joined."""
+    rows_per_file: int = 256
     """The most tracks that are finished together, as one file; fewer where there is little to do."""
     max_failed_share: float = 0.5
     """Exit with an error when more than this share of the tracks of a run fails."""
+
+    def __post_init__(self) -> None:
+        if not self.specs or not set(self.specs) <= set(SPECS):
+            raise ValueError(f"--specs {' '.join(self.specs)}: choose from {', '.join(SPECS)}")
+
+    @property
+    def excerpt(self) -> Excerpt:
+        return Excerpt(self.excerpt_seconds, self.excerpt_at)
 
 
 def transform(library: Library, config: TransformConfig) -> Summary:
     """Compute the spectrograms of the previews that have none yet."""
     previews, output = library.table("previews"), library.table("spectrograms", config.set)
-    specs = {name: asdict(spec) for name, spec in SPECS.items()}
+    specs = {name: asdict(SPECS[name]) for name in config.specs}
     output.claim({"specs": specs, "excerpt": asdict(config.excerpt)})
 
     def plan(rows: ray.data.Dataset, tally: ray.actor.ActorHandle) -> ray.data.Dataset:
-        batch = partial(_transform_and_count, excerpt=config.excerpt, tally=tally)
+        batch = partial(_transform_and_count, excerpt=config.excerpt, specs=config.specs, tally=tally)
         return rows.map_batches(batch, batch_size=16, batch_format="pyarrow")
 
     summary = fill("transform", previews, output, plan, config.rows_per_file)
@@ -66,50 +111,131 @@ def transform(library: Library, config: TransformConfig) -> Summary:
     return summary
 
 
-def _transform_and_count(previews: pa.Table, excerpt: Excerpt, tally: ray.actor.ActorHandle) -> pa.Table:
-    rows, again = transform_batch(previews, excerpt)
+def _transform_and_count(
+    previews: pa.Table, excerpt: Excerpt, specs: Sequence[str], tally: ray.actor.ActorHandle
+) -> pa.Table:
+    rows, again = transform_batch(previews, excerpt, specs)
     if again:
         tally.add_again.remote(again)
     return rows
 
 
-def transform_batch(previews: pa.Table, excerpt: Excerpt) -> tuple[pa.Table, list[str]]:
+def transform_batch(
+    previews: pa.Table, excerpt: Excerpt, specs: Sequence[str] = ("mel128",)
+) -> tuple[pa.Table, list[str]]:
     """Rows of previews → rows of spectrograms, with an error where one cannot be decoded; and the classes
     of the failures that may pass (a file that is not there now), which get no row."""
-    rows = [_transform_row(row, excerpt) for row in previews.to_pylist()]
+    rows = [_transform_row(row, excerpt, specs) for row in previews.to_pylist()]
     final = [row for row in rows if row.get("error") not in PASSING]
-    table = pa.Table.from_pylist(final, pa.schema(TABLES["spectrograms"].columns))
+    columns = {
+        name: kind
+        for name, kind in TABLES["spectrograms"].columns.items()
+        if name in specs or name not in SPECS
+    }
+    table = pa.Table.from_pylist(final, pa.schema(columns))
     return table, [row["error"] for row in rows if row.get("error") in PASSING]
 
 
-def _transform_row(preview: dict[str, Any], excerpt: Excerpt) -> dict[str, Any]:
+def _transform_row(preview: dict[str, Any], excerpt: Excerpt, specs: Sequence[str]) -> dict[str, Any]:
     row: dict[str, Any] = {"track_key": preview["track_key"], "track_id": preview["track_id"]}
     try:
         sound = preview["audio"] if preview["audio"] is not None else preview["location"]
-        for name, spec in SPECS.items():
-            samples = decode(sound, spec.rate, excerpt)
-            row[name] = quantise(compute(samples, spec)).tobytes()
-            row["seconds"] = len(samples) / spec.rate
+        recording = read(sound, excerpt)
+        row["seconds"] = len(recording.samples) / recording.rate
+        row["missing_seconds"] = recording.missing_seconds
+        samples = {rate: recording.resampled(rate) for rate in {SPECS[name].rate for name in specs}}
+        for rate, of_rate in samples.items():
+            planes = compute(of_rate, [name for name in specs if SPECS[name].rate == rate])
+            row |= {name: quantise(plane, SPECS[name]).tobytes() for name, plane in planes.items()}
     except AudioError as error:
         row |= {"error": error.kind, "detail": str(error)}
     return row
 
 
-def compute(samples: Samples, spec: Spec) -> NDArray[np.float32]:
-    """dB relative to the loudest bin, −80…0, (frames, bins): librosa's melspectrogram, power_to_db."""
-    power = librosa.feature.melspectrogram(
-        y=samples, sr=spec.rate, n_fft=spec.n_fft, hop_length=spec.hop_length, n_mels=spec.n_mels
-    )
-    decibels: NDArray[np.float32] = librosa.power_to_db(power, ref=np.max, top_db=TOP_DB)
-    return decibels.T
+def compute(samples: Samples, names: Sequence[str]) -> dict[str, Plane]:
+    """What librosa makes of the samples under each of some specs of their rate, (frames, bins).
+
+    dB are relative to the loudest bin, −80…0. Specs of equal windows share one Fourier transform.
+    """
+    energies = {name: _empty(samples, SPECS[name]) for name in names}
+    for n_fft, hop_length in {(SPECS[name].n_fft, SPECS[name].hop_length) for name in names}:
+        sharing = [n for n in names if (SPECS[n].n_fft, SPECS[n].hop_length) == (n_fft, hop_length)]
+        for frames, power in _power(samples, n_fft, hop_length):
+            for name in sharing:
+                _gather(power, SPECS[name], energies[name][frames])
+    return {name: _finish(energy, SPECS[name]) for name, energy in energies.items()}
 
 
-def quantise(decibels: NDArray[np.float32]) -> Spectrogram:
-    """dB −80…0 → 0…255, the nearest step of 0.31 dB."""
-    levels: Spectrogram = np.rint((decibels + TOP_DB) * (255 / TOP_DB)).astype(np.uint8)
+def _empty(samples: Samples, spec: Spec) -> Plane:
+    return np.empty((1 + len(samples) // spec.hop_length, spec.n_mels or spec.bins), np.float32)
+
+
+def _power(samples: Samples, n_fft: int, hop_length: int) -> Iterator[tuple[slice, Plane]]:
+    """Blocks of the power spectrogram, (frames, 1 + n_fft / 2), and the place of each; centred Hann windows."""
+    window = librosa.filters.get_window("hann", n_fft).astype(np.float32)
+    padded = np.pad(samples, n_fft // 2)
+    frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop_length]
+    for first in range(0, len(frames), BLOCK_FRAMES):
+        place = slice(first, first + BLOCK_FRAMES)
+        amplitudes: Plane = np.abs(scipy.fft.rfft(frames[place] * window, overwrite_x=True))
+        yield place, np.square(amplitudes, out=amplitudes)
+
+
+def _gather(power: Plane, spec: Spec, out: Plane) -> None:
+    """Sums of the power in each of the spec's bands."""
+    if not (spec.n_mels or spec.n_chroma):
+        out[:] = power
+    for bands, bins, weights in _filters(spec):
+        np.matmul(power[:, bins], weights, out=out[:, bands])
+
+
+@cache
+def _filters(spec: Spec) -> list[tuple[slice, slice, Plane]]:
+    """librosa's filter bank in groups of neighbours: the bands, the bins that they take, (bins, bands)."""
+    if spec.n_chroma:  # as tuned to 440 Hz: a tuning that is guessed for each clip would be another variable
+        bank = librosa.filters.chroma(sr=spec.rate, n_fft=spec.n_fft, n_chroma=spec.n_chroma, tuning=0.0)
+    elif spec.n_mels:
+        bank = librosa.filters.mel(sr=spec.rate, n_fft=spec.n_fft, n_mels=spec.n_mels, fmax=spec.fmax)
+    else:
+        return []
+    groups = []
+    for first in range(0, len(bank), BAND_BINS):
+        bands = slice(first, first + BAND_BINS)
+        used = np.flatnonzero(bank[bands].any(axis=0))
+        bins = slice(used[0], used[-1] + 1)
+        groups.append((bands, bins, np.ascontiguousarray(bank[bands, bins].T)))
+    return groups
+
+
+def _finish(energy: Plane, spec: Spec) -> Plane:
+    """Energies as the spec has them: in dB, or as cepstra, or relative to the strongest pitch."""
+    if spec.n_chroma:
+        loudest = energy.max(axis=1, keepdims=True)
+        np.divide(energy, loudest, out=energy, where=loudest > np.finfo(np.float32).tiny)
+        return energy
+    decibels = _decibels(energy)
+    if spec.n_mfcc:
+        cepstra: Plane = scipy.fft.dct(decibels, axis=1, norm="ortho")[:, : spec.n_mfcc]
+        return cepstra
+    return decibels
+
+
+def _decibels(power: Plane) -> Plane:
+    """librosa.power_to_db(power, ref=np.max, top_db=80), in place."""
+    np.maximum(power, AMIN, out=power)
+    np.log10(power, out=power)
+    power *= 10
+    power -= power.max()
+    return np.maximum(power, -TOP_DB, out=power)
+
+
+def quantise(plane: Plane, spec: Spec) -> Spectrogram:
+    """The spec's range → 0…255, the nearest step: for dB a step is 0.31 dB, and the error half of it."""
+    low, high = spec.range
+    levels: Spectrogram = np.rint((plane - low) * (255 / (high - low))).astype(np.uint8)
     return levels
 
 
 def stored(column: bytes, spec: Spec) -> Spectrogram:
     """What a cell of the table holds, (frames, bins), without a copy."""
-    return np.frombuffer(column, np.uint8).reshape(-1, spec.n_mels)
+    return np.frombuffer(column, np.uint8).reshape(-1, spec.bins)
