@@ -7,10 +7,12 @@ catalog        source → tracks, artists, playlists
 previews       tracks → audio; a failure is a row, not an exception
 audio          bytes → mono samples
 spectrograms   audio → spectrograms, by a named spec
+latents        playlists → collaborative factors of tracks
 models         ways from sound to vector, behind one interface
 runs           what training leaves behind, and the scale of vectors
 segments       spectrograms → the windows that a model asks for; who is held out
-training       the one training loop, under Ray Train
+loop           the one loop that trains any model, with torch alone
+training       that loop under Ray Train
 embeddings     spectrograms + run → one vector a track
 index          vectors → what can be searched: build, publish, load, query
 recommender    seeds → ranked tracks

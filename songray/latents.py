@@ -180,4 +180,5 @@ def item2vec(
     matrix = scipy.sparse.csr_array((information, (together.row, together.col)), (tracks, tracks))
     start = np.random.default_rng(config.seed).normal(size=tracks)
     left, sizes, _ = scipy.sparse.linalg.svds(matrix, k=config.factors, v0=start)
-    return (left * np.sqrt(sizes)).astype(np.float32)
+    factors: NDArray[np.float32] = (left * np.sqrt(sizes)).astype(np.float32)
+    return factors

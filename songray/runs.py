@@ -139,6 +139,7 @@ def choose(library: Library, name: str) -> Run:
 
 def save(library: Library, run: Run, encoder: Encoder) -> None:
     """Write the run, run.json last."""
+    library.filesystem.create_dir(library.path("runs", run.name), recursive=True)
     tensors = {f"model.{name}": tensor for name, tensor in encoder.model.state_dict().items()}
     scale = {"mean": encoder.mean, "projection": encoder.projection}
     tensors |= {name: torch.from_numpy(array) for name, array in scale.items()}

@@ -171,7 +171,8 @@ def pooled(
     tiles = [tile(clip, model.frames, model.hop, model.short) for clip in spectrograms]
     batches = tiles if model.frames is None else _batches(np.concatenate(tiles))
     found = torch.cat([_embedded(model, batch, half) for batch in batches])
-    clips = found[: sum(map(len, tiles))].split([len(windows) for windows in tiles])
+    ends = np.cumsum([len(windows) for windows in tiles])
+    clips = [found[end - len(windows) : end] for end, windows in zip(ends, tiles, strict=True)]
     stacked: Vectors = torch.stack([pool(windows, pooling) for windows in clips]).numpy()
     return stacked
 

@@ -29,7 +29,7 @@ from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig
 from tensorboardX import SummaryWriter
 
 from songray import latents, runs
-from songray.library import Keys, Library, newest_revisions, write_parquet
+from songray.library import Keys, Library, Table, newest_revisions, write_parquet
 from songray.loop import (
     Diverged,
     Learner,
@@ -260,6 +260,7 @@ def clips_of(library: Library, config: TrainConfig, model: Embedder, keys: Keys)
     """Dataset of the clips of some tracks: track_key, the spectrogram as it is stored and, where the model
     predicts something, `target`. The targets of these tracks lie in Ray's object store."""
     spectrograms = library.table("spectrograms", config.set)
+    require(spectrograms, model.spec)
     files = spectrograms.files()  # a block each, so that the order does not depend on the cluster's size
     rows = dataset(spectrograms, ["track_key", model.spec], files, blocks=len(files))
     if model.target is None:
@@ -269,6 +270,16 @@ def clips_of(library: Library, config: TrainConfig, model: Embedder, keys: Keys)
     if not mine.num_rows:
         raise ValueError(f"{model.target} has none of the tracks to learn from: run jobs/factorize.py first")
     return rows.map_batches(_with_targets, fn_args=(ray.put(mine),), batch_format="pyarrow")
+
+
+def require(spectrograms: Table, spec: str) -> None:
+    """Raise ValueError where a set lacks a kind of spectrogram."""
+    schema = pa.parquet.read_schema(spectrograms.files()[0], filesystem=spectrograms.filesystem)
+    if spec not in schema.names:
+        raise ValueError(
+            f"{spectrograms.name} has no {spec}, which this model eats: run jobs/transform.py with --specs "
+            f"{spec} and another --set, and train with that --set"
+        )
 
 
 def _wanted(rows: pa.Table, keys: ray.ObjectRef) -> pa.Table:
@@ -479,7 +490,9 @@ def _fitted(model: Embedder, rows: ray.data.Dataset) -> Embedder:
 def fit_scale(library: Library, model: Embedder, config: TrainConfig, parts: Split) -> Encoder:
     """The encoder with the scale of its vectors, from those of tracks that it learned from."""
     sample = parts.train[:FITTED_TRACKS]  # the smallest hashes: as good as drawn by chance
-    rows = dataset(library.table("spectrograms", config.set), ["track_key", model.spec])
+    spectrograms = library.table("spectrograms", config.set)
+    require(spectrograms, model.spec)
+    rows = dataset(spectrograms, ["track_key", model.spec])
     batch = partial(pooled_batch, keys=ray.put(sample), model=ray.put(model.eval()), pooling=config.pooling)
     table = rows.map_batches(batch, batch_format="pyarrow", batch_size=READ_CLIPS).to_pandas()
     vectors: Vectors = np.stack(table.sort_values("track_key")["vector"].to_list())

@@ -157,7 +157,7 @@ def of_all_workers(vectors: torch.Tensor, clips: torch.Tensor) -> tuple[torch.Te
     """The windows of all workers, through which gradients flow, and the place of the first of ours."""
     if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
         return vectors, clips, 0
-    everyones = torch.cat(torch.distributed.nn.functional.all_gather(vectors))
+    gathered = torch.distributed.nn.functional.all_gather(vectors)  # type: ignore[no-untyped-call]
     names = [torch.empty_like(clips) for _ in range(torch.distributed.get_world_size())]
     torch.distributed.all_gather(names, clips)
-    return everyones, torch.cat(names), torch.distributed.get_rank() * len(vectors)
+    return torch.cat(gathered), torch.cat(names), torch.distributed.get_rank() * len(vectors)

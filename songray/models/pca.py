@@ -9,7 +9,8 @@ import torch
 from sklearn.decomposition import IncrementalPCA
 
 from songray.models.base import Embedder
-from songray.spectrograms import SPECS
+
+BINS = 128
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class PCA(Embedder):
     def __init__(self, config: PCAConfig) -> None:
         super().__init__()
         self.frames, self.dimension = config.frames, config.components
-        pixels = config.frames * SPECS[self.spec].n_mels
+        pixels = config.frames * BINS
         self.register_buffer("mean", torch.zeros(pixels))
         self.register_buffer("components", torch.zeros(config.components, pixels))
         self.mean: torch.Tensor
@@ -60,4 +61,4 @@ class PCA(Embedder):
 
     def draw(self, vectors: torch.Tensor) -> torch.Tensor:
         """(batch, components) → (batch, frames, bins)"""
-        return (vectors @ self.components + self.mean).unflatten(1, (self.frames, -1))
+        return (vectors @ self.components + self.mean).view(len(vectors), -1, BINS)

@@ -32,4 +32,5 @@ class RandomEncoder(Embedder):
         self.frames, self.dimension = self.untrained.frames, self.untrained.dimension
 
     def embed(self, windows: torch.Tensor) -> torch.Tensor:
-        return self.untrained.embed(windows)
+        vectors: torch.Tensor = self.untrained.embed(windows)
+        return vectors

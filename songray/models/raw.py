@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from songray.models.base import Embedder
-from songray.spectrograms import SPECS
+
+BINS = 128
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Raw(Embedder):
     def __init__(self, config: RawConfig) -> None:
         super().__init__()
         self.frames = config.frames
-        self.dimension = config.frames * SPECS[self.spec].n_mels
+        self.dimension = config.frames * BINS
 
     def embed(self, windows: torch.Tensor) -> torch.Tensor:
         return windows.flatten(1)
