@@ -412,6 +412,7 @@ def report(job: dict[str, Any], learns: Learner, curve: Curve) -> None:
             for name, value in curve[-1].items():
                 writer.add_scalar(name, value, curve[-1]["steps"])
         place = library.path("runs", job["name"], "tensorboard")
+        library.filesystem.create_dir(place, recursive=True)
         pa.fs.copy_files(folder, place, pa.fs.LocalFileSystem(), library.filesystem)
     with tempfile.TemporaryDirectory() as folder:
         save_state(Path(folder), learns, curve)
