@@ -15,7 +15,6 @@ from torch import nn
 from songray.models.base import Batch, Embedder
 
 FRAMES, BINS = 430, 257
-CHANNELS = (1, 32, 64, 128, 256, 256)  # 430 × 257 → 13 × 8
 DB = 80.0  # that 0…1 stands for
 
 
@@ -23,6 +22,8 @@ DB = 80.0  # that 0…1 stands for
 class ALIConfig:
     latent: int = 64
     """Length of a vector."""
+    width: int = 32
+    """Channels of the convolutions that see most; the deepest have eight times as many."""
     generator_turns: int = 4
     """Steps of encoder and decoder for each one of the discriminator; 1 switches the trick off."""
     kernel_penalty: float = 1e-4
@@ -56,9 +57,10 @@ class ALI(Embedder):
         self.config = config
         self.dimension = config.latent
         self.turns = ("generator",) * config.generator_turns + ("discriminator",)
-        parts = {"encoder": encoder(config.latent), "decoder": decoder(config.latent)}
+        channels = (1, *(config.width * factor for factor in (1, 2, 4, 8, 8)))  # 430 × 257 → 13 × 8
+        parts = {"encoder": encoder(channels, config.latent), "decoder": decoder(channels, config.latent)}
         self.generator = nn.ModuleDict(parts)
-        self.discriminator = Discriminator(config.latent)
+        self.discriminator = Discriminator(channels, config.latent)
 
     def forward(self, batch: Batch, player: str = "generator") -> dict[str, torch.Tensor]:
         prior = torch.randn(len(batch.windows), self.dimension, device=batch.windows.device)
@@ -98,31 +100,31 @@ class ALI(Embedder):
         return torch.optim.Adam(weights, lr=learning_rate, betas=(0.5, 0.999))
 
 
-def encoder(latent: int) -> nn.Sequential:
+def encoder(channels: tuple[int, ...], latent: int) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for inputs, outputs in pairwise(CHANNELS):
+    for inputs, outputs in pairwise(channels):
         layers += [nn.Conv2d(inputs, outputs, 4, 2, 1), nn.BatchNorm2d(outputs), nn.LeakyReLU(0.2)]
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(CHANNELS[-1] * 13 * 8, latent))
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels[-1] * 13 * 8, latent))
 
 
-def decoder(latent: int) -> nn.Sequential:
+def decoder(channels: tuple[int, ...], latent: int) -> nn.Sequential:
     """(batch, latent) → (batch, 1, 448, 288), from which a window is cut."""
     layers: list[nn.Module] = []
-    for inputs, outputs in pairwise(reversed(CHANNELS)):
+    for inputs, outputs in pairwise(reversed(channels)):
         layers += [nn.BatchNorm2d(inputs), nn.ReLU(), nn.ConvTranspose2d(inputs, outputs, 4, 2, 1)]
-    start = [nn.Linear(latent, CHANNELS[-1] * 14 * 9), nn.Unflatten(1, (CHANNELS[-1], 14, 9))]
+    start = [nn.Linear(latent, channels[-1] * 14 * 9), nn.Unflatten(1, (channels[-1], 14, 9))]
     return nn.Sequential(*start, *layers, nn.Sigmoid())
 
 
 class Discriminator(nn.Module):
     """How much a pair of window and vector looks as if drawn by the decoder: a number without bounds."""
 
-    def __init__(self, latent: int, units: int = 256) -> None:
+    def __init__(self, channels: tuple[int, ...], latent: int, units: int = 256) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for inputs, outputs in pairwise(CHANNELS):
+        for inputs, outputs in pairwise(channels):
             layers += [nn.Conv2d(inputs, outputs, 4, 2, 1), nn.LeakyReLU(0.2)]
-        self.sees = nn.Sequential(*layers, nn.Flatten(), nn.Linear(CHANNELS[-1] * 13 * 8, units))
+        self.sees = nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels[-1] * 13 * 8, units))
         self.knows = nn.Linear(latent, units)
         self.judges = nn.Sequential(
             nn.LeakyReLU(0.2), nn.Linear(2 * units, units), nn.LeakyReLU(0.2), nn.Linear(units, 1)
