@@ -1,9 +1,9 @@
 """All models on the same tracks, for the same time: what does each make of music, also of artists that it
 never heard?
 
-Environment: SONGRAY_BENCH_SECONDS a model and seed (30; the full table takes 300), SONGRAY_BENCH_SEEDS (1; full:
-3), SONGRAY_BENCH_SONGS of the synthetic catalogue (0: real clips alone; full: 1000), SONGRAY_BENCH_MODELS (all).
-Training is songray's loop without Ray, on two threads.
+Environment, with what the full table takes in brackets: SONGRAY_BENCH_SECONDS a model and seed, 30 (300);
+SONGRAY_BENCH_SEEDS, 1 (3); SONGRAY_BENCH_SONGS of the synthetic catalogue, 0: real clips alone (1000);
+SONGRAY_BENCH_MODELS, all. Training is songray's loop without Ray, on two threads.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from songray.audio import Excerpt, read
 from songray.evaluation import LABELS, cluster, nearest
 from songray.latents import FactorizeConfig, factorize_entries
 from songray.library import track_key
-from songray.loop import Limits, judge, learner, run_epoch, seeded
+from songray.loop import Limits, Metrics, judge, learner, run_epoch, seeded
 from songray.models import MODELS
 from songray.models.base import Batch, Embedder, LearningConfig
 from songray.segments import Clips, learning_batches, placed, pooled, scaled, split, tile
@@ -121,7 +121,7 @@ def fit(name: str, music: Music, is_held: np.ndarray, seed: int) -> tuple[Embedd
     learns = learner(model, config)
     count = max(1, config.batch_size // model.views)
     per_epoch = max(1, len(train.keys) * (model.windows_per_clip // model.views) // count)
-    curve: dict[str, float] = {}
+    curve: Metrics = {}
     limits = Limits(config.epochs * per_epoch, SECONDS)
     while curve.get("seconds", 0) < SECONDS and curve.get("epoch", 0) < config.epochs:
         curve = run_epoch(learns, batches(train, model, count, seed, curve), limits, curve)
@@ -129,9 +129,7 @@ def fit(name: str, music: Music, is_held: np.ndarray, seed: int) -> tuple[Embedd
     return model.eval(), curve["seconds"], learns.steps, measured.get("validation_unexplained")
 
 
-def batches(
-    clips: Clips, model: Embedder, count: int, seed: int, before: dict[str, float]
-) -> Iterator[Batch]:
+def batches(clips: Clips, model: Embedder, count: int, seed: int, before: Metrics) -> Iterator[Batch]:
     for batch in learning_batches(clips, model, count, seed, int(before.get("epoch", 0)) + 1):
         yield placed(batch, CPU)
 
@@ -174,8 +172,8 @@ def judged(name: str, music: Music, seed: int) -> list[object]:
     ]  # fmt: skip
 
 
-HEADS = ["model", "seed", "dimension", "parameters", "s", "steps", "unexplained", "track", "held out", "artist",
-         "held out", "genre", "held out", "V", "AMI"]  # fmt: skip
+HEADS = ["model", "seed", "dimension", "parameters", "s", "steps", "unexplained", "track", "held out",
+         "artist", "held out", "genre", "held out", "V", "AMI"]  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", ["clips", "synthetic"])

@@ -1,4 +1,4 @@
-"""Training through Ray Train and Ray Data beside a bare PyTorch loop, and embedding beside a bare forward pass.
+"""Training through Ray beside a bare PyTorch loop, and embedding beside a bare forward pass.
 
 Environment: SONGRAY_BENCH_CLIPS (192) of 30 s; SONGRAY_BENCH_GPU=1 trains and embeds on a GPU, and shows bf16
 and torch.compile beside single precision.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import time
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -133,12 +132,11 @@ def test_embedding(filled: Library) -> None:
             peer.append(time.monotonic() - started)
         clips = [table.num_rows / min(seconds) for seconds in (ours, peer)]
         rows.append([name, *clips, clips[0] / clips[1]])
-    print(
-        f"\n{tabulate(rows, ['model', 'clips/s', 'bare forward', 'ratio'], tablefmt='github', floatfmt='.2f')}"
-    )
+    heads = ["model", "clips/s", "bare forward", "ratio"]
+    print(f"\n{tabulate(rows, heads, tablefmt='github', floatfmt='.2f')}")
 
 
-def test_neighbours_in_a_batch_are_as_good_as_drawn_by_lot(tmp_path: Path) -> None:
+def test_neighbours_in_a_batch_are_as_good_as_drawn_by_lot() -> None:
     """How alike are clips beside each other, where a catalogue lists an artist's together? Correlation of
     neighbours' artists' levels: 0 by lot."""
     levels = np.repeat(np.random.default_rng(0).permutation(200), 10)  # 2,000 clips, ten an artist
@@ -149,6 +147,5 @@ def test_neighbours_in_a_batch_are_as_good_as_drawn_by_lot(tmp_path: Path) -> No
     batches = list(learning_batches(of, model, 32, 0, 1))
     drawn = np.concatenate([batch.windows[:, 0, 0].numpy() for batch in batches]).astype(float)
     found["as a worker draws them that keeps all"] = np.corrcoef(drawn[:-1], drawn[1:])[0, 1]
-    print(
-        f"\n{tabulate(found.items(), ['order', 'correlation of neighbours'], tablefmt='github', floatfmt='.3f')}"
-    )
+    heads = ["order", "correlation of neighbours"]
+    print(f"\n{tabulate(found.items(), heads, tablefmt='github', floatfmt='.3f')}")
