@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -46,8 +47,7 @@ class CAE2D(Embedder):
         super().__init__()
         layers = SIZES[config.size]
         filters, pools = [count for count, _ in layers], [pool for _, pool in layers]
-        shrunk = torch.tensor(pools).prod().item()
-        self.dimension = int(filters[-1] * BINS * FRAMES // shrunk**2)
+        self.dimension = filters[-1] * BINS * FRAMES // math.prod(pools) ** 2
         self.encoder = nn.Sequential(*_downwards(filters, pools))
         self.decoder = nn.Sequential(*_upwards(filters, pools))
 
