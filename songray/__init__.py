@@ -12,7 +12,8 @@ models         ways from sound to vector, behind one interface
 runs           what training leaves behind, and the scale of vectors
 segments       spectrograms → the windows that a model asks for; who is held out
 loop           the one loop that trains any model, with torch alone
-training       that loop under Ray Train
+feed           stored clips → the batches of a worker that learns
+training       that loop under Ray Train, on any number of workers
 embeddings     spectrograms + run → one vector a track
 index          vectors → what can be searched: build, publish, load, query
 recommender    seeds → ranked tracks

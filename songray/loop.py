@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
+import safetensors.torch
 import torch
 from torch import nn
 
@@ -17,6 +20,8 @@ GPU_STEPS_BETWEEN_LOOKS = 16  # a look at the loss waits for the GPU
 
 Weights = dict[str, torch.Tensor]
 Metrics = dict[str, float]
+Curve = list[Metrics]  # one row an epoch
+WEIGHTS, MOMENTS, CURVE = "model.safetensors", "moments.safetensors", "curve.json"
 
 
 class Diverged(ArithmeticError):
@@ -210,3 +215,43 @@ def worst(seconds: float, loss: float, device: torch.device) -> tuple[float, boo
 def is_first() -> bool:
     """Whether this is the worker that speaks for all."""
     return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+
+
+def save_state(folder: Path, learner: Learner, curve: Curve) -> None:
+    """Weights, the optimizers' moments and the curve, in formats that hold no code."""
+    model = {name: tensor.contiguous() for name, tensor in learner.model.state_dict().items()}
+    moments = {
+        f"{player}/{number}/{name}": tensor.contiguous()
+        for player, optimizer in learner.optimizers.items()
+        for number, state in optimizer.state_dict()["state"].items()
+        for name, tensor in state.items()
+    }
+    safetensors.torch.save_file(model, folder / WEIGHTS)
+    safetensors.torch.save_file(moments, folder / MOMENTS)
+    (folder / CURVE).write_text(json.dumps(curve))
+
+
+def resume(learner: Learner, folder: Path) -> Curve:
+    """Put a learner where it was when the state was saved; the curve so far."""
+    learner.model.load_state_dict(load_weights(folder))
+    moments = safetensors.torch.load_file(folder / MOMENTS)
+    for player, optimizer in learner.optimizers.items():
+        state: dict[int, Weights] = {}
+        for key, tensor in moments.items():
+            owner, number, name = key.split("/")
+            if owner == player:
+                state.setdefault(int(number), {})[name] = tensor
+        optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+    curve = load_curve(folder)
+    learner.steps = int(curve[-1]["steps"])
+    return curve
+
+
+def load_weights(folder: Path) -> Weights:
+    weights: Weights = safetensors.torch.load_file(folder / WEIGHTS)
+    return weights
+
+
+def load_curve(folder: Path) -> Curve:
+    curve: Curve = json.loads((folder / CURVE).read_text())
+    return curve

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import logging
 import tempfile
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,47 +19,36 @@ import pyarrow.parquet
 import ray.data
 import ray.train
 import ray.train.torch
-import safetensors.torch
 import torch
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from tensorboardX import SummaryWriter
 
-from songray import latents, runs
-from songray.library import Keys, Library, Table, newest_revisions, write_parquet
+from songray import runs
+from songray.feed import READ_CLIPS, Feed, arrow, clips_of, require, wanted
+from songray.library import Library, newest_revisions, write_parquet
 from songray.loop import (
+    Curve,
     Diverged,
     Learner,
     Limits,
     Metrics,
-    Weights,
     is_first,
     judge,
     learner,
+    load_curve,
+    load_weights,
+    resume,
     run_epoch,
+    save_state,
     seeded,
 )
-from songray.models.base import Batch, Embedder, LearningConfig, ModelConfig
+from songray.models.base import Embedder, LearningConfig, ModelConfig
 from songray.runs import SCALES, Encoder, Pooling, Run, Vectors
-from songray.segments import (
-    Clips,
-    Split,
-    learning_batch,
-    learning_batches,
-    placed,
-    pooled,
-    scaled,
-    split,
-    tile,
-)
+from songray.segments import Split, pooled, scaled, split, tile
 from songray.spectrograms import SPECS, stored
 from songray.stages import dataset
 
 FITTED_TRACKS = 1000  # whose vectors tell the scale
-TYPICAL_TRACK_BYTES = 1300 * 128  # of a 30-s clip
-SHUFFLED_CLIPS = 1024  # among which a worker draws its batches where it cannot keep all
-READ_CLIPS = 64  # at a time
-
-Curve = list[Metrics]
 
 
 @dataclass(frozen=True)
@@ -193,13 +178,15 @@ def fit(
     model = declared(model_config)
     share(model, model_config, config, parts)
     score = {"checkpoint_score_attribute": f"validation_{model.judged_by}", "checkpoint_score_order": "min"}
-    both = {part: clips_of(library, config, model, getattr(parts, part)) for part in ("train", "validation")}
+    both = {
+        part: clips_of(library, config.set, model, getattr(parts, part)) for part in ("train", "validation")
+    }
     most = config.max_workers or config.workers
     trainer = ray.train.torch.TorchTrainer(
         train_worker,
         train_loop_config={
             "library": library, "name": name, "model_config": model_config, "config": config,
-            "tracks": {"train": parts.train.size, "validation": parts.validation.size},
+            "tracks": {part: several.size for part, several in keys.items()},
         },
         scaling_config=ScalingConfig(
             num_workers=(config.workers, most) if most > config.workers else most, use_gpu=config.gpu
@@ -214,19 +201,24 @@ def fit(
                 num_to_keep=config.keep_checkpoints, **(score if model.judged_by else {})
             ),
         ),
-        datasets=both,
+        datasets={
+            part: clips_of(library, config.set, model, several) for part, several in keys.items()
+        },
         dataset_config=ray.train.DataConfig(
-            datasets_to_split=[part for part in both if getattr(parts, part).size >= most],
+            datasets_to_split=[part for part, several in keys.items() if several.size >= most],
             execution_options=_in_order(),
         ),
     )  # fmt: skip
     result = trainer.fit()
     if result.checkpoint is None:
         raise ValueError(f"training ended in its first epoch: {result.return_value}; lower --learning-rate")
-    curve = load_curve(result.checkpoint)
+    with result.checkpoint.as_directory() as folder:
+        curve = load_curve(Path(folder))
     best = best_of(model, curve)["epoch"]
     (checkpoint,) = (one for one, metrics in result.best_checkpoints if metrics["epoch"] == best)
-    return seeded(model_config, config.seed, load_weights(checkpoint)), curve, result.return_value or ""
+    with checkpoint.as_directory() as folder:
+        weights = load_weights(Path(folder))
+    return seeded(model_config, config.seed, weights), curve, result.return_value or ""
 
 
 def declared(model_config: ModelConfig) -> Embedder:
@@ -256,53 +248,17 @@ def _in_order() -> ray.data.ExecutionOptions:
     return options
 
 
-def clips_of(library: Library, config: TrainConfig, model: Embedder, keys: Keys) -> ray.data.Dataset:
-    """Dataset of the clips of some tracks: track_key, the spectrogram as it is stored and, where the model
-    predicts something, `target`. The targets of these tracks lie in Ray's object store."""
-    spectrograms = library.table("spectrograms", config.set)
-    require(spectrograms, model.spec)
-    files = spectrograms.files()  # a block each, so that the order does not depend on the cluster's size
-    rows = dataset(spectrograms, ["track_key", model.spec], files, blocks=len(files))
-    if model.target is None:
-        return rows.map_batches(_wanted, fn_args=(ray.put(keys),), batch_format="pyarrow")
-    targets = latents.newest(library.table(model.target))
-    mine = targets.filter(pa.compute.is_in(targets["track_key"], pa.array(keys)))
-    if not mine.num_rows:
-        raise ValueError(f"{model.target} has none of the tracks to learn from: run jobs/factorize.py first")
-    return rows.map_batches(_with_targets, fn_args=(ray.put(mine),), batch_format="pyarrow")
-
-
-def require(spectrograms: Table, spec: str) -> None:
-    """Raise ValueError where a set lacks a kind of spectrogram."""
-    schema = pa.parquet.read_schema(spectrograms.files()[0], filesystem=spectrograms.filesystem)
-    if spec not in schema.names:
-        raise ValueError(
-            f"{spectrograms.name} has no {spec}, which this model eats: run jobs/transform.py with --specs "
-            f"{spec} and another --set, and train with that --set"
-        )
-
-
-def _wanted(rows: pa.Table, keys: ray.ObjectRef) -> pa.Table:
-    return rows.filter(pa.compute.is_in(rows["track_key"], pa.array(ray.get(keys))))
-
-
-def _with_targets(rows: pa.Table, reference: ray.ObjectRef) -> pa.Table:
-    targets: pa.Table = ray.get(reference)
-    place = pa.compute.index_in(rows["track_key"], targets["track_key"].combine_chunks())
-    known = rows.append_column("target", targets["factors"].take(place))
-    return known.filter(place.is_valid())
-
-
 def train_worker(job: dict[str, Any]) -> str:
     """What each worker of Ray Train does: every epoch from the last checkpoint on. Why it stopped early."""
     logging.getLogger().setLevel(logging.WARNING)
     config: TrainConfig = job["config"]
     torch.set_num_threads(config.threads)
     learns = prepare(job["model_config"], config)
-    checkpoint = ray.train.get_checkpoint()
-    curve = resume(learns, checkpoint) if checkpoint else []
-    train = Feed(job, learns.model, "train")
-    validation = Feed(job, learns.model, "validation")
+    curve: Curve = []
+    if checkpoint := ray.train.get_checkpoint():
+        with checkpoint.as_directory() as folder:
+            curve = resume(learns, Path(folder))
+    train, validation = (feed(job, learns.model, part) for part in ("train", "validation"))
     epochs = job["model_config"].epochs
     limits = Limits(epochs * train.steps, config.max_seconds or float("inf"))
     while not (reason := stop(learns.model, curve, config)) and len(curve) < epochs:
@@ -326,68 +282,20 @@ def prepare(model_config: LearningConfig, config: TrainConfig) -> Learner:
     return learner(model, model_config, called, config.bf16)
 
 
-class Feed:
-    """What this worker gets of a part's clips: kept in memory where it fits, else read in every pass."""
-
-    def __init__(self, job: dict[str, Any], model: Embedder, part: str) -> None:
-        config = job["config"]
-        workers = ray.train.get_context().get_world_size()
-        self.model, self.seed, self.device = model, config.seed, ray.train.torch.get_device()
-        self.shard = ray.train.get_dataset_shard(part)
-        self.count = max(1, job["model_config"].batch_size // (model.views * workers))  # clips a batch
-        tracks = job["tracks"][part] // workers if job["tracks"][part] >= workers else job["tracks"][part]
-        self.kept = None
-        if tracks * TYPICAL_TRACK_BYTES <= config.keep_gigabytes * 1e9:
-            self.kept = joined([self._clips(rows) for rows in self.shard.iter_batches(**_arrow(READ_CLIPS))])
-            tracks = len(self.kept.keys)
-        self.steps = max(1, tracks * (model.windows_per_clip // model.views) // self.count)
-
-    def epoch(self, number: int) -> Iterator[Batch]:
-        """An epoch's batches, each made ready while the one before is worked on."""
-        if self.kept is None:
-            batches = self._streamed(number)
-        else:
-            batches = learning_batches(self.kept, self.model, self.count, self.seed, number)
-        yield from ahead(placed(batch, self.device) for batch in islice(batches, self.steps))
-
-    def _streamed(self, epoch: int) -> Iterator[Batch]:
-        for one in range(self.model.windows_per_clip // self.model.views):
-            shuffled = {
-                "local_shuffle_buffer_size": SHUFFLED_CLIPS,
-                "local_shuffle_seed": hash((self.seed, epoch, one)) % 2**31,
-            }
-            for rows in self.shard.iter_batches(drop_last=True, **_arrow(self.count), **shuffled):
-                yield learning_batch(self._clips(rows), self.model, self.seed, epoch, one)
-
-    def _clips(self, rows: pa.Table) -> Clips:
-        spec = self.model.spec
-        keys = rows["track_key"].to_numpy()
-        cells = [stored(cell.as_py(), SPECS[spec]) for cell in rows[spec]]
-        if self.model.target is None:
-            return Clips(keys, cells)
-        return Clips(keys, cells, rows["target"].combine_chunks().flatten().to_numpy().reshape(len(keys), -1))
-
-
-def _arrow(rows: int) -> dict[str, Any]:
-    return {"batch_size": rows, "batch_format": "pyarrow"}
-
-
-def joined(parts: list[Clips]) -> Clips:
-    targets = [part.targets for part in parts if part.targets is not None]
-    return Clips(
-        np.concatenate([part.keys for part in parts]),
-        [spectrogram for part in parts for spectrogram in part.spectrograms],
-        np.concatenate(targets) if targets else None,
+def feed(job: dict[str, Any], model: Embedder, part: str) -> Feed:
+    """This worker's share of the tracks to learn from, or to judge by: where these are fewer than the
+    workers, each takes all."""
+    config, workers = job["config"], ray.train.get_context().get_world_size()
+    tracks = job["tracks"][part]
+    return Feed(
+        ray.train.get_dataset_shard(part),
+        tracks=tracks // workers if tracks >= workers else tracks,
+        model=model,
+        count=max(1, job["model_config"].batch_size // (model.views * workers)),
+        seed=config.seed,
+        keep_bytes=config.keep_gigabytes * 1e9,
+        device=ray.train.torch.get_device(),
     )
-
-
-def ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """The same, each made by another thread while the one before is used."""
-    with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(next, batches, None)
-        while (batch := coming.result()) is not None:
-            coming = thread.submit(next, batches, None)
-            yield batch
 
 
 def stop(model: Embedder, curve: Curve, config: TrainConfig) -> str:
@@ -428,61 +336,19 @@ def progress(epoch: Metrics) -> str:
     )
 
 
-def save_state(folder: Path, learns: Learner, curve: Curve) -> None:
-    """Weights, the optimizers' moments and the curve, in formats that hold no code."""
-    model = {name: tensor.contiguous() for name, tensor in learns.model.state_dict().items()}
-    moments = {
-        f"{player}/{number}/{name}": tensor.contiguous()
-        for player, optimizer in learns.optimizers.items()
-        for number, state in optimizer.state_dict()["state"].items()
-        for name, tensor in state.items()
-    }
-    safetensors.torch.save_file(model, folder / "model.safetensors")
-    safetensors.torch.save_file(moments, folder / "moments.safetensors")
-    (folder / "curve.json").write_text(json.dumps(curve))
-
-
-def resume(learns: Learner, checkpoint: Checkpoint) -> Curve:
-    """Put a learner where it was when the state was saved; the curve so far."""
-    learns.model.load_state_dict(load_weights(checkpoint))
-    with checkpoint.as_directory() as folder:
-        moments = safetensors.torch.load_file(Path(folder, "moments.safetensors"))
-    for player, optimizer in learns.optimizers.items():
-        state: dict[int, Weights] = {}
-        for key, tensor in moments.items():
-            owner, number, name = key.split("/")
-            if owner == player:
-                state.setdefault(int(number), {})[name] = tensor
-        optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
-    curve = load_curve(checkpoint)
-    learns.steps = int(curve[-1]["steps"])
-    return curve
-
-
-def load_weights(checkpoint: Checkpoint) -> Weights:
-    with checkpoint.as_directory() as folder:
-        return safetensors.torch.load_file(Path(folder, "model.safetensors"))
-
-
-def load_curve(checkpoint: Checkpoint) -> Curve:
-    with checkpoint.as_directory() as folder:
-        curve: Curve = json.loads(Path(folder, "curve.json").read_text())
-    return curve
-
-
 def fit_baseline(library: Library, model_config: ModelConfig, config: TrainConfig, parts: Split) -> Embedder:
     """A model without players: as it is, or fitted in one pass over the windows of its tracks."""
     model = seeded(model_config, config.seed)
     if not model.fitted:
         return model
-    rows = clips_of(library, config, model, parts.train)
+    rows = clips_of(library, config.set, model, parts.train)
     fitted: Embedder = ray.get(ray.remote(_fitted).options(num_cpus=0).remote(model, rows))
     return fitted
 
 
 def _fitted(model: Embedder, rows: ray.data.Dataset) -> Embedder:
     spec = SPECS[model.spec]
-    batches = rows.iter_batches(**_arrow(READ_CLIPS))
+    batches = rows.iter_batches(**arrow(READ_CLIPS))
     clips = (stored(cell.as_py(), spec) for batch in batches for cell in batch[model.spec])
     model.fit(scaled(torch.tensor(tile(clip, model.frames, model.hop, model.short))) for clip in clips)
     return model
@@ -505,8 +371,8 @@ def pooled_batch(
 ) -> dict[str, Any]:
     """Rows of spectrograms → the pooled vectors of those that are wanted, as the model gives them."""
     embedder: Embedder = ray.get(model)
-    wanted = _wanted(rows, keys)
-    clips = [stored(cell.as_py(), SPECS[embedder.spec]) for cell in wanted[embedder.spec]]
+    mine = wanted(rows, keys)
+    clips = [stored(cell.as_py(), SPECS[embedder.spec]) for cell in mine[embedder.spec]]
     length = embedder.dimension * (1 if pooling == "mean" else 2)
     vectors = pooled(embedder, clips, pooling) if clips else np.empty((0, length), np.float32)
-    return {"track_key": wanted["track_key"].to_numpy(), "vector": vectors}
+    return {"track_key": mine["track_key"].to_numpy(), "vector": vectors}

@@ -14,7 +14,7 @@ from songray.sources.base import Artist, PlaylistEntry, Track
 ROOT = Path(__file__).resolve().parents[1]
 READING_ORDER = [
     "library", "stages", "sources", "catalog", "previews", "audio", "spectrograms", "latents",
-    "models", "runs", "segments", "loop", "training", "embeddings", "index", "recommender",
+    "models", "runs", "segments", "loop", "feed", "training", "embeddings", "index", "recommender",
     "evaluation", "service", "command",
 ]  # fmt: skip
 WITHOUT_RAY = ["audio", "models", "recommender", "evaluation", "segments", "runs", "loop", "library"]

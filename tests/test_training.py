@@ -136,9 +136,9 @@ def test_a_model_hears_factors_and_clips_may_be_read_in_every_pass(library: Libr
         "factors": pa.FixedSizeListArray.from_arrays(taste.ravel(), 4),
     }
     library.table("factors", "als").append(pa.table(made), "1")
-    run = train(library, "factors", config, TrainConfig(keep_gigabytes=0))
+    run = train(library, "factors", config, TrainConfig(keep_gigabytes=0, worker_failures=0))
     assert [epoch["epoch"] for epoch in run.curve] == [1, 2]
-    assert run.curve[-1]["steps"] <= 2 * 4 * (30 // 8)
+    assert 2 <= run.curve[-1]["steps"] <= 2 * 4 * (36 // 8)
     assert "validation_cosine" in run.metrics
 
 
