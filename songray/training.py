@@ -178,9 +178,7 @@ def fit(
     model = declared(model_config)
     share(model, model_config, config, parts)
     score = {"checkpoint_score_attribute": f"validation_{model.judged_by}", "checkpoint_score_order": "min"}
-    both = {
-        part: clips_of(library, config.set, model, getattr(parts, part)) for part in ("train", "validation")
-    }
+    keys = {"train": parts.train, "validation": parts.validation}
     most = config.max_workers or config.workers
     trainer = ray.train.torch.TorchTrainer(
         train_worker,
