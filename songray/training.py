@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import logging
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -118,10 +118,10 @@ def train(library: Library, model: str, model_config: ModelConfig, config: Train
         return finished
     parts = hold_out(library, name, config)
     if isinstance(model_config, LearningConfig):
-        fitted, curve, stopped = fit(library, name, model_config, config, parts)
+        fitted = fit(library, name, model_config, config, parts)
     else:
-        fitted, curve, stopped = fit_baseline(library, model_config, config, parts), [], ""
-    encoder = fit_scale(library, fitted, config, parts)
+        fitted = Fitted(fit_baseline(library, model_config, config, parts))
+    encoder = fit_scale(library, fitted.model, config, parts)
     run = Run(
         name=name,
         model=model,
@@ -131,19 +131,20 @@ def train(library: Library, model: str, model_config: ModelConfig, config: Train
         tracks={"train": parts.train.size, "validation": parts.validation.size},
         data=hashlib.sha256(parts.train.tobytes() + parts.validation.tobytes()).hexdigest(),
         made_with=runs.made_with(),
-        metrics=best_of(fitted, curve),
-        curve=curve,
-        stopped=stopped,
+        metrics=fitted.metrics,
+        curve=fitted.curve,
+        stopped=fitted.stopped,
     )
     runs.save(library, run, encoder)
     return run
 
 
-def best_of(model: Embedder, curve: Curve) -> Metrics:
-    """The epoch whose weights are kept."""
-    if model.judged_by is None or not curve:
-        return curve[-1] if curve else {}
-    return min(curve, key=lambda epoch: epoch[f"validation_{model.judged_by}"])
+@dataclass(frozen=True)
+class Fitted:
+    model: Embedder
+    metrics: Metrics = field(default_factory=dict)  # of the epoch whose weights it has
+    curve: Curve = field(default_factory=list)
+    stopped: str = ""  # why before its last epoch
 
 
 def hold_out(library: Library, name: str, config: TrainConfig) -> Split:
@@ -172,12 +173,12 @@ def hold_out(library: Library, name: str, config: TrainConfig) -> Split:
 
 def fit(
     library: Library, name: str, model_config: LearningConfig, config: TrainConfig, parts: Split
-) -> tuple[Embedder, Curve, str]:
-    """Train under Ray Train, from its last checkpoint where there is one: the model with its best weights,
-    the curve, and why it stopped before its last epoch. Raises ValueError where nothing good came of it."""
+) -> Fitted:
+    """Train under Ray Train, from its last checkpoint where there is one: the model with its best weights.
+    Raises ValueError where no epoch came to a good end."""
     model = declared(model_config)
-    share(model, model_config, config, parts)
-    score = {"checkpoint_score_attribute": f"validation_{model.judged_by}", "checkpoint_score_order": "min"}
+    check_shares(model, model_config, config, parts)
+    score = f"validation_{model.judged_by}" if model.judged_by else None
     keys = {"train": parts.train, "validation": parts.validation}
     most = config.max_workers or config.workers
     trainer = ray.train.torch.TorchTrainer(
@@ -196,7 +197,7 @@ def fit(
             logging_config=LoggingConfig(log_level="WARNING"),
             failure_config=FailureConfig(max_failures=config.worker_failures),
             checkpoint_config=CheckpointConfig(
-                num_to_keep=config.keep_checkpoints, **(score if model.judged_by else {})
+                config.keep_checkpoints, checkpoint_score_attribute=score, checkpoint_score_order="min"
             ),
         ),
         datasets={
@@ -212,11 +213,13 @@ def fit(
         raise ValueError(f"training ended in its first epoch: {result.return_value}; lower --learning-rate")
     with result.checkpoint.as_directory() as folder:
         curve = load_curve(Path(folder))
-    best = best_of(model, curve)["epoch"]
-    (checkpoint,) = (one for one, metrics in result.best_checkpoints if metrics["epoch"] == best)
-    with checkpoint.as_directory() as folder:
-        weights = load_weights(Path(folder))
-    return seeded(model_config, config.seed, weights), curve, result.return_value or ""
+    best = result.checkpoint
+    if score:
+        best = min(result.best_checkpoints, key=lambda pair: pair[1][score])[0]
+    with best.as_directory() as folder:
+        weights, epoch = load_weights(Path(folder)), load_curve(Path(folder))[-1]
+    model = seeded(model_config, config.seed, weights)
+    return Fitted(model, epoch, curve, result.return_value or "")
 
 
 def declared(model_config: ModelConfig) -> Embedder:
@@ -225,9 +228,9 @@ def declared(model_config: ModelConfig) -> Embedder:
         return model_config.build()
 
 
-def share(model: Embedder, model_config: LearningConfig, config: TrainConfig, parts: Split) -> int:
-    """Clips of a batch for each worker, so that a batch is the same size for any number of workers. Raises
-    ValueError where it cannot be shared equally. (Elastic workers round down when they are many.)"""
+def check_shares(model: Embedder, model_config: LearningConfig, config: TrainConfig, parts: Split) -> None:
+    """A batch has the same size for any number of workers: raise ValueError where it cannot be shared
+    equally. (Where more workers join than --workers, the share of each is rounded down.)"""
     windows = model.views * config.workers
     if model_config.batch_size % windows:
         raise ValueError(
@@ -236,7 +239,6 @@ def share(model: Embedder, model_config: LearningConfig, config: TrainConfig, pa
         )
     if parts.train.size < config.workers:
         raise ValueError(f"{parts.train.size} tracks to learn from are too few for {config.workers} workers")
-    return model_config.batch_size // windows
 
 
 def _in_order() -> ray.data.ExecutionOptions:
@@ -300,9 +302,10 @@ def stop(model: Embedder, curve: Curve, config: TrainConfig) -> str:
     """Why not to train on, if there is a reason."""
     if curve and config.max_seconds and curve[-1]["seconds"] >= config.max_seconds:
         return f"its {config.max_seconds:g} s were over"
-    since_best = len(curve) - best_of(model, curve)["epoch"] if curve else 0
+    losses = [epoch[f"validation_{model.judged_by}"] for epoch in curve] if model.judged_by else []
+    since_best = len(losses) - 1 - int(np.argmin(losses)) if losses else 0
     if config.patience is not None and since_best >= config.patience:
-        return f"no better for {since_best:.0f} epochs"
+        return f"no better for {since_best} epochs"
     return ""
 
 
