@@ -18,31 +18,33 @@ from torch.nn import functional
 
 from songray.models.base import Batch, Embedder
 
+BINS = 128
+PATCH = 8  # frames and bins that the encoder takes as one: with 4, a step costs four times as much
 DB = 80.0  # that 0…1 stands for
 WARM_UP = 0.03  # share of the training
 
 
 @dataclass(frozen=True)
 class ContrastiveConfig:
-    widths: tuple[int, ...] = (48, 96, 192)
-    """Channels of the encoder's stages; each halves time and frequency. A vector has twice the last."""
+    widths: tuple[int, ...] = (48, 96, 128)
+    """Channels of the encoder's stages; from one to the next, time and frequency are halved."""
     blocks: int = 1
     """Residual blocks of each stage."""
-    temperature: float = 0.1
+    temperature: float = 0.2
     """Of the cosines: the lower, the more the nearest negatives count."""
     gain_db: float = 6.0
     """A window is made louder or softer by at most so much."""
-    tilt_db: float = 8.0
+    tilt_db: float = 4.0
     """Its highest bins are raised over its lowest, or lowered, by at most so much: another equaliser."""
     noise_db: float = 2.0
     """The largest deviation of noise on each number."""
-    shift_bins: int = 0
+    shift_bins: int = 4
     """It is moved up or down by at most so many bins: about another key."""
-    masked_bins: int = 24
+    masked_bins: int = 16
     """The widest band of frequencies that is silenced."""
     masked_frames: int = 40
     """The longest stretch of time that is silenced."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     """Of AdamW, after a short warm-up; then it falls along a cosine to zero."""
     weight_decay: float = 0.05
     """Of AdamW."""
@@ -67,7 +69,7 @@ class Contrastive(Embedder):
     def __init__(self, config: ContrastiveConfig) -> None:
         super().__init__()
         self.config = config
-        self.dimension = 2 * config.widths[-1]
+        self.dimension = config.widths[-1] * (BINS // PATCH >> len(config.widths) - 1)
         self.encoder = nn.Sequential(*_layers(config.widths, config.blocks))
         self.head = nn.Sequential(  # what it throws away to tell tracks apart, a vector keeps
             nn.Linear(self.dimension, 256), nn.BatchNorm1d(256), nn.ReLU(), nn.Linear(256, 64)
@@ -86,8 +88,9 @@ class Contrastive(Embedder):
         return {"loss": -per_window.mean(), "found": found}
 
     def embed(self, windows: torch.Tensor) -> torch.Tensor:
-        seen = self.encoder(windows[:, None].contiguous(memory_format=torch.channels_last))
-        return torch.cat([seen.mean((2, 3)), seen.amax((2, 3))], dim=1)
+        pictures = windows[:, None].contiguous(memory_format=torch.channels_last)
+        found: torch.Tensor = self.encoder(pictures)  # (batch, channels, time, frequency)
+        return found.mean(2).flatten(1)  # when it was heard tells nothing, how high it was does
 
     def optimizer(self, player: str, learning_rate: float) -> torch.optim.Optimizer:
         return torch.optim.AdamW(self.parameters(), lr=learning_rate, weight_decay=self.config.weight_decay)
@@ -97,7 +100,7 @@ class Contrastive(Embedder):
 
 
 def _layers(widths: tuple[int, ...], blocks: int) -> list[nn.Module]:
-    layers: list[nn.Module] = [nn.Conv2d(1, widths[0], 4, 4), nn.BatchNorm2d(widths[0])]
+    layers: list[nn.Module] = [nn.Conv2d(1, widths[0], PATCH, PATCH), nn.BatchNorm2d(widths[0])]
     layers += [Block(widths[0]) for _ in range(blocks)]
     for narrow, wide in pairwise(widths):
         layers += [nn.Conv2d(narrow, wide, 2, 2), nn.BatchNorm2d(wide)]
