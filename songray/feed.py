@@ -21,7 +21,7 @@ from songray.segments import Clips, learning_batch, learning_batches, placed
 from songray.spectrograms import SPECS, stored
 from songray.stages import dataset
 
-TYPICAL_TRACK_BYTES = 1300 * 128  # of a 30-s clip
+TYPICAL_SECONDS = 30  # of a clip
 SHUFFLED_CLIPS = 1024  # among which a worker draws its batches where it cannot keep all
 READ_CLIPS = 64  # at a time
 
@@ -73,7 +73,9 @@ class Feed:
         """`tracks` are those of this worker, `count` its clips in a batch."""
         self.shard, self.model, self.count, self.seed, self.device = shard, model, count, seed, device
         self.kept: Clips | None = None
-        if tracks * TYPICAL_TRACK_BYTES <= keep_bytes:
+        spec = SPECS[model.spec]
+        clip_bytes = TYPICAL_SECONDS * spec.rate / spec.hop_length * spec.bins
+        if tracks * clip_bytes <= keep_bytes:
             self.kept = joined([self._clips(rows) for rows in shard.iter_batches(**arrow(READ_CLIPS))])
             tracks = len(self.kept.keys)
         self.steps = max(1, tracks * (model.windows_per_clip // model.views) // count)  # of an epoch

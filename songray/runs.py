@@ -86,16 +86,17 @@ def standardising(pooled: Vectors) -> Vectors:
     return (1 / np.where(deviation > 0, deviation, 1)).astype(np.float32)
 
 
-def whitening(pooled: Vectors) -> Vectors:
-    """The projection to the first principal components of these vectors, (tracks, dimension), each of
-    deviation 1: else the one or two directions that hold nearly all of a latent space's variance, such as
-    loudness, decide every cosine. As many components as the tracks can tell, one in four, 64 at most."""
+def whitening(pooled: Vectors, power: float = 1.0) -> Vectors:
+    """The projection to the first principal components of these vectors, (tracks, dimension), each divided
+    by its deviation to that power, by default to a deviation of 1: else the one or two directions that hold
+    nearly all of a latent space's variance, such as loudness, decide every cosine. As many components as the
+    tracks can tell, one in four, 64 at most."""
     centred = pooled - pooled.mean(axis=0, dtype=np.float64)
     _, sizes, directions = np.linalg.svd(centred, full_matrices=False)
     telling = int((sizes > 1e-6 * sizes[0]).sum())
     kept = max(1, min(len(pooled) // 4, 64, telling))
     deviations = np.maximum(sizes[:kept], 1e-12) / np.sqrt(len(pooled))
-    projection: Vectors = (directions[:kept] / deviations[:, None]).T.astype(np.float32)
+    projection: Vectors = (directions[:kept] / deviations[:, None] ** power).T.astype(np.float32)
     return projection
 
 
@@ -104,7 +105,13 @@ def centring(pooled: Vectors) -> Vectors:
     return np.ones(pooled.shape[1], np.float32)
 
 
-SCALES = {"standardise": standardising, "whiten": whitening, "centre": centring}
+def tempering(pooled: Vectors) -> Vectors:
+    """Whitening in part: what a model was taught to tell apart by keeps some of its weight. Of 0, 0.25, 0.5,
+    0.75 and 1, this power gave `contrastive` the most precise nearest neighbours."""
+    return whitening(pooled, power=0.75)
+
+
+SCALES = {"standardise": standardising, "whiten": whitening, "temper": tempering, "centre": centring}
 
 
 def default_name(model: str, *shaping: Any) -> str:

@@ -36,7 +36,7 @@ class Embedder(nn.Module):
     turns: tuple[str, ...] = ("",)  # the players, submodules that learn in turn; "" is the whole model
     fitted: bool = False  # without players, by `fit`
     judged_by: str | None = "loss"  # what the best epoch has least of on held-out tracks; None keeps the last
-    scale: Literal["whiten", "standardise", "centre"] = "whiten"  # what a run does with pooled vectors
+    scale: Literal["whiten", "temper", "standardise", "centre"] = "whiten"  # of vectors, by the run
     max_norm: float | None = None  # longer gradients are cut to it
 
     def forward(self, batch: Batch, player: str = "") -> dict[str, torch.Tensor]:

@@ -34,15 +34,15 @@ class ContrastiveConfig:
     """Of the cosines: the lower, the more the nearest negatives count."""
     gain_db: float = 6.0
     """A window is made louder or softer by at most so much."""
-    tilt_db: float = 4.0
+    tilt_db: float = 2.0
     """Its highest bins are raised over its lowest, or lowered, by at most so much: another equaliser."""
-    noise_db: float = 2.0
+    noise_db: float = 1.0
     """The largest deviation of noise on each number."""
-    shift_bins: int = 4
+    shift_bins: int = 3
     """It is moved up or down by at most so many bins: about another key."""
-    masked_bins: int = 16
+    masked_bins: int = 12
     """The widest band of frequencies that is silenced."""
-    masked_frames: int = 40
+    masked_frames: int = 24
     """The longest stretch of time that is silenced."""
     learning_rate: float = 2e-3
     """Of AdamW, after a short warm-up; then it falls along a cosine to zero."""
@@ -63,7 +63,7 @@ class Contrastive(Embedder):
     frames = 216  # 5.0 s
     views = 2
     windows_per_clip = 8
-    scale = "centre"
+    scale = "temper"
     max_norm = 1.0
 
     def __init__(self, config: ContrastiveConfig) -> None:
