@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
@@ -171,36 +174,45 @@ def test_training_stops_when_it_gets_no_better_or_its_time_is_over() -> None:
 
 
 @pytest.mark.slow
-def test_a_training_that_was_killed_goes_on_from_its_last_epoch(library: Library, cluster: None) -> None:
+def test_a_training_whose_driver_or_worker_was_killed_ends_like_the_unbroken_one(
+    library: Library, cluster: None
+) -> None:
     spectrograms(library, 40)
-    options = (
-        "--run",
-        "killed",
-        "--dense-units",
-        "64",
-        "--latent",
-        "16",
-        "--batch-size",
-        "8",
-        "--epochs",
-        "12",
-    )
-    process = job("train", library, *options, command="cae")
-    snapshot = Path(library.path("runs", "killed", "train"))
-    deadline = time.monotonic() + 200
-    while len(list(snapshot.glob("checkpoint_*"))) < 2:
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        time.sleep(0.1)
+    options = "--dense-units 64 --latent 16 --batch-size 8 --epochs 8 --run driver"
+    process = job("train", library, *options.split(), command="cae")
+    wait_for_checkpoints(library, "driver", 2, lambda: process.poll() is None)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    assert runs.find(library, "killed") is None  # not finished
-    config = MODELS["cae"](dense_units=64, latent=16, batch_size=8, epochs=12)
-    resumed = train(library, "cae", config, TrainConfig(run="killed"))
-    unbroken = train(library, "cae", config, TrainConfig(run="unbroken"))
-    assert [epoch["epoch"] for epoch in resumed.curve] == list(range(1, 13))
-    for name in ("loss", "validation_loss"):
-        found, expected = ([epoch[name] for epoch in run.curve] for run in (resumed, unbroken))
-        assert np.allclose(found, expected, rtol=1e-3)
+    assert runs.find(library, "driver") is None  # not finished
+    config = MODELS["cae"](**SMALL, epochs=8)
+    with ThreadPoolExecutor(1) as thread:
+        killed = thread.submit(kill_the_worker, library, "worker")
+        trained = {"worker": train(library, "cae", config, TrainConfig(run="worker"))}
+        assert killed.result()
+    for name in ("driver", "unbroken"):
+        trained[name] = train(library, "cae", config, TrainConfig(run=name))
+    for name in ("driver", "worker"):
+        assert [epoch["epoch"] for epoch in trained[name].curve] == list(range(1, 9))
+        for loss in ("loss", "validation_loss"):
+            found, expected = ([epoch[loss] for epoch in trained[one].curve] for one in (name, "unbroken"))
+            assert np.allclose(found, expected, rtol=1e-3)
+
+
+def wait_for_checkpoints(library: Library, run: str, count: int, is_alive: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 300
+    while len(list(Path(library.path("runs", run, "train")).glob("checkpoint_*"))) < count:
+        assert is_alive() and time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def kill_the_worker(library: Library, run: str) -> list[int]:
+    """SIGKILL the process that trains, once the first epoch is saved; of this session's Ray alone."""
+    wait_for_checkpoints(library, run, 1, lambda: True)
+    ours = psutil.Process().children(recursive=True)
+    workers = [child for child in ours if any("RayTrainWorker" in part for part in child.cmdline())]
+    for worker in workers:
+        worker.kill()
+    return [worker.pid for worker in workers]
 
 
 @given(st.integers(2, 60), st.integers(0, 9))
