@@ -6,7 +6,6 @@ import io
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import BinaryIO
 
 import av
 import numpy as np
@@ -20,7 +19,8 @@ MIN_SECONDS = 0.5  # shorter sounds say nothing about a song
 SILENCE = 1e-4  # sounds that vary by less are silent
 LOUDEST = 1e6  # full scale is 1; the squares of larger numbers would soon overflow
 RATES = (2_000, 768_000)  # Hz; what else a header says is an error in it
-BLOCK_SAMPLES = 1 << 15  # decoded at a time, all channels together: they stay in the processor's cache
+BLOCK_SAMPLES = 1 << 19  # decoded at a time, all channels together: the processor's cache holds them,
+# and soundfile, which seeks after each block, does not seek often
 
 
 class AudioError(ValueError):
@@ -65,9 +65,10 @@ class Recording:
     missing_seconds: float  # of the excerpt, which the file announces and does not hold
 
     def resampled(self, rate: int) -> Samples:
-        """(samples,) at `rate` Hz; raises AudioError where nothing can be heard at that rate."""
+        """(samples,) at `rate` Hz; raises AudioError where nothing is left to hear at that rate."""
         samples: Samples = soxr.resample(self.samples, self.rate, rate, quality="HQ")
-        _refuse_silence(samples)
+        if np.ptp(samples) < SILENCE:
+            raise AudioError("silent", f"the excerpt is silence below {rate // 2} Hz")
         return samples
 
 
@@ -84,61 +85,58 @@ def read(sound: bytes | str, excerpt: Excerpt) -> Recording:
 
     Raises AudioError of the kinds missing, empty, not_audio, too_short, not_finite and silent.
     """
-    with _open(sound) as file:
-        if not file.seek(0, os.SEEK_END):
-            raise AudioError("empty", "there are no bytes")
-        file.seek(0)
-        try:
-            recording = _read_soundfile(file, excerpt)
-        except (soundfile.SoundFileError, ValueError):
-            file.seek(0)
-            recording = _read_av(file, excerpt)
+    try:
+        with io.BytesIO(sound) if isinstance(sound, bytes) else io.FileIO(sound) as file:
+            recording = _read_file(file, excerpt)
+    except OSError as error:
+        raise AudioError("missing", f"{sound!s} cannot be read: {error.strerror}") from error
     _refuse_unusable(recording)
     return recording
 
 
-def _open(sound: bytes | str) -> BinaryIO:
-    if isinstance(sound, bytes):
-        return io.BytesIO(sound)
+def _read_file(file: io.BytesIO | io.FileIO, excerpt: Excerpt) -> Recording:
+    if not file.seek(0, os.SEEK_END):
+        raise AudioError("empty", "there are no bytes")
+    file.seek(0)
     try:
-        return open(sound, "rb")
-    except OSError as error:
-        raise AudioError("missing", f"{sound} cannot be opened: {error.strerror}") from error
+        return _read_soundfile(file, excerpt)
+    except (soundfile.SoundFileError, ValueError):  # FFmpeg also goes on after a broken part
+        file.seek(0)
+        return _read_av(file, excerpt)
 
 
-def _read_soundfile(file: BinaryIO, excerpt: Excerpt) -> Recording:
-    with soundfile.SoundFile(file) as sound:
-        if sound.format == "MP3" and not _tells_its_length(file):
+def _read_soundfile(file: io.BytesIO | io.FileIO, excerpt: Excerpt) -> Recording:
+    tells_its_length = _tells_its_length(file)
+    file.seek(0)
+    # By its descriptor a file is read in C, and the ending of its name does not matter.
+    source = file if isinstance(file, io.BytesIO) else file.fileno()
+    with soundfile.SoundFile(source, closefd=False) as sound:
+        if sound.format == "MP3" and not tells_its_length:
             raise ValueError("libsndfile guesses its length, and stops there")
         rate, channels = _plausible(sound.samplerate), sound.channels
         block = np.empty((max(1, BLOCK_SAMPLES // channels), channels), np.float32)
-        weights = np.full(channels, 1 / channels, np.float32)
 
         def take(start: float, seconds: float) -> Samples:
             sound.seek(min(round(start * rate), sound.frames))
             mono = np.empty(round(seconds * rate), np.float32)
             filled = 0
             while filled < len(mono):
-                piece = _next_block(sound, block[: len(mono) - filled])  # (samples, channels)
+                piece = sound.read(out=block[: len(mono) - filled])  # (samples, channels)
                 if not len(piece):
                     break
-                np.matmul(piece, weights, out=mono[filled : filled + len(piece)])
+                mono[filled : filled + len(piece)] = _mixed(piece)
                 filled += len(piece)
             return mono[:filled]
 
         return _excerpt(take, rate, sound.frames / rate, excerpt)
 
 
-def _tells_its_length(file: BinaryIO) -> bool:
+def _tells_its_length(file: io.BytesIO | io.FileIO) -> bool:
     """Whether the first frame of an MP3 says how many there are, as most do."""
-    place = file.tell()
-    file.seek(0)
     head = file.read(10)
     if head[:3] == b"ID3":
-        seven_bits = [byte & 0x7F for byte in head[6:10]]
-        file.seek(10 + sum(byte << shift for byte, shift in zip(seven_bits, (21, 14, 7, 0), strict=False)))
+        file.seek(10 + sum(byte << 7 * place for place, byte in enumerate(head[:5:-1])))
     first = head + file.read(4096)
-    file.seek(place)
     return any(tag in first for tag in (b"Xing", b"Info", b"VBRI"))
 
 
@@ -148,31 +146,35 @@ def _plausible(rate: int) -> int:
     return rate
 
 
-def _next_block(sound: soundfile.SoundFile, block: Samples) -> Samples:
-    try:
-        piece: Samples = sound.read(out=block)
-    except soundfile.LibsndfileError:  # what came before a broken part is still good
-        return block[:0]
-    return piece
+def _mixed(channels: Samples) -> Samples:
+    """The mean of the channels, (samples, channels) → (samples,): 10 times as fast as numpy's mean."""
+    count = channels.shape[1]
+    mono: Samples = channels @ np.full(count, 1 / count, np.float32)
+    return mono
 
 
 def _excerpt(
     take: Callable[[float, float], Samples], rate: int, total_seconds: float | None, excerpt: Excerpt
 ) -> Recording:
     """The pieces of an excerpt, each by `take(start, seconds)`, which returns less where there is less."""
-    pieces = [(0.0, excerpt.seconds)] if total_seconds is None else excerpt.pieces(total_seconds)
-    samples = np.concatenate([take(*piece) for piece in pieces])
+    announced = min(total_seconds or 0.0, excerpt.seconds)
+    pieces = [(0.0, excerpt.seconds)]  # of what is short, all that there is, whatever it announces
+    if total_seconds and total_seconds > excerpt.seconds:
+        pieces = excerpt.pieces(total_seconds)
+    taken = [take(*piece) for piece in pieces]
+    samples = np.concatenate(taken) if len(taken) > 1 else taken[0]
     if not len(samples):  # the file holds so much less than it announces
         samples = take(0.0, excerpt.seconds)
-    announced = 0.0 if total_seconds is None else sum(seconds for _, seconds in pieces)
-    return Recording(samples, rate, max(0.0, announced - len(samples) / rate))
+    return Recording(samples, rate, round(max(0.0, announced - len(samples) / rate), 3))
 
 
-def _read_av(file: BinaryIO, excerpt: Excerpt) -> Recording:
+def _read_av(file: io.BytesIO | io.FileIO, excerpt: Excerpt) -> Recording:
     try:
         # A playlist is probed as audio too: nothing that a file refers to is opened.
         with av.open(file, "r", options={"protocol_whitelist": "none"}) as container:
             stream = container.streams.audio[0]
+            if stream.codec_context is None:
+                raise ValueError("no decoder for it")
             rate, microseconds = _plausible(stream.rate), container.duration
 
             def take(start: float, seconds: float) -> Samples:
@@ -189,16 +191,17 @@ def _decode_stream(
     container: av.container.InputContainer, stream: av.AudioStream, start: float, wanted: int
 ) -> Samples:
     """At most `wanted` mono samples from `start` seconds on; the stream stands somewhat before them."""
-    planar = av.AudioResampler("fltp", rate=stream.rate)
+    floats = av.AudioResampler("flt", rate=stream.rate)  # not planar: PyAV crashes on 8 planes and more
     pieces, left = [np.empty(0, np.float32)], wanted
     for packet in container.demux(stream):
         try:
-            frames = [piece for frame in packet.decode() for piece in planar.resample(frame)]
+            frames = [piece for frame in packet.decode() for piece in floats.resample(frame)]
         except av.FFmpegError:  # a broken part; there may be good ones after it
             continue
         for frame in frames:
             early = 0 if frame.time is None else max(0, round((start - frame.time) * stream.rate))
-            mono: Samples = frame.to_ndarray()[:, early : early + left].mean(axis=0)
+            channels = np.asarray(frame.to_ndarray(), np.float32).reshape(frame.samples, -1)
+            mono = _mixed(channels[early : early + left])
             pieces.append(mono)
             left -= len(mono)
         if left <= 0:
@@ -211,11 +214,8 @@ def _refuse_unusable(recording: Recording) -> None:
     if len(samples) < MIN_SECONDS * recording.rate:
         seconds = len(samples) / recording.rate
         raise AudioError("too_short", f"{seconds:.2f} s; {MIN_SECONDS} s are the least")
-    if not max(-samples.min(), samples.max()) < LOUDEST:  # true of NaN, too
+    low, high = samples.min(), samples.max()
+    if not max(-low, high) < LOUDEST:  # true of NaN, too
         raise AudioError("not_finite", f"the samples hold NaN, infinity or numbers beyond {LOUDEST:g}")
-    _refuse_silence(samples)
-
-
-def _refuse_silence(samples: Samples) -> None:
-    if np.ptp(samples) < SILENCE:
+    if high - low < SILENCE:
         raise AudioError("silent", "the excerpt is silence")

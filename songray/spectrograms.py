@@ -7,9 +7,11 @@ A spectrogram is stored as bytes: uint8, time first, its bins a frame. Any tool 
 
 from __future__ import annotations
 
+import faulthandler
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
+from itertools import chain
 from typing import Any
 
 import librosa.filters
@@ -26,6 +28,8 @@ from songray.stages import Summary, fill
 Spectrogram = NDArray[np.uint8]  # (frames, bins)
 Plane = NDArray[np.float32]  # (frames, bins), before it is stored
 
+KEYS = ["track_key", "track_id"]
+BATCH_ROWS = 32
 PASSING = {"missing"}  # of AudioError: a disk may be mounted again
 TOP_DB = 80.0  # the range that is kept, below the loudest bin
 AMIN = 1e-10  # power that counts as none
@@ -82,6 +86,8 @@ class TransformConfig:
     """The most that is listened to of a track, in seconds."""
     excerpt_at: str = Excerpt.at
     """Where in it: middle, start, or spread:n for n pieces that are joined."""
+    seconds_per_track: float = 60.0
+    """A decoder that takes longer is given up."""
     rows_per_file: int = 256
     """The most tracks that are finished together, as one file; fewer where there is little to do."""
     max_failed_share: float = 0.5
@@ -90,6 +96,8 @@ class TransformConfig:
     def __post_init__(self) -> None:
         if not self.specs or not set(self.specs) <= set(SPECS):
             raise ValueError(f"--specs {' '.join(self.specs)}: choose from {', '.join(SPECS)}")
+        if self.seconds_per_track <= 0:
+            raise ValueError(f"seconds_per_track is {self.seconds_per_track}: must be above 0")
 
     @property
     def excerpt(self) -> Excerpt:
@@ -103,8 +111,8 @@ def transform(library: Library, config: TransformConfig) -> Summary:
     output.claim({"specs": specs, "excerpt": asdict(config.excerpt)})
 
     def plan(rows: ray.data.Dataset, tally: ray.actor.ActorHandle) -> ray.data.Dataset:
-        batch = partial(_transform_and_count, excerpt=config.excerpt, specs=config.specs, tally=tally)
-        return rows.map_batches(batch, batch_size=16, batch_format="pyarrow")
+        batch = partial(_transform_and_count, config=config, tally=tally)
+        return rows.map_batches(batch, batch_size=BATCH_ROWS, batch_format="pyarrow")
 
     summary = fill("transform", previews, output, plan, config.rows_per_file)
     summary.check(config.max_failed_share)
@@ -112,44 +120,71 @@ def transform(library: Library, config: TransformConfig) -> Summary:
 
 
 def _transform_and_count(
-    previews: pa.Table, excerpt: Excerpt, specs: Sequence[str], tally: ray.actor.ActorHandle
+    previews: pa.Table, config: TransformConfig, tally: ray.actor.ActorHandle
 ) -> pa.Table:
-    rows, again = transform_batch(previews, excerpt, specs)
+    """Ray Data tries a task again, without limit, whose process died. A batch that did not live to its end
+    is then taken apart, so that it kills its task at most once."""
+    keys = previews["track_key"].to_pylist()
+    killed = ray.get(tally.begin.remote(keys))
+    rows, again = (_transform_apart if killed else transform_batch)(previews, config)
+    tally.end.remote(keys)
     if again:
         tally.add_again.remote(again)
     return rows
 
 
-def transform_batch(
-    previews: pa.Table, excerpt: Excerpt, specs: Sequence[str] = ("mel128",)
-) -> tuple[pa.Table, list[str]]:
+def _transform_apart(previews: pa.Table, config: TransformConfig) -> tuple[pa.Table, list[str]]:
+    """As transform_batch, each track in a task of its own; one that kills it twice is a decoder_died."""
+    alone = ray.remote(max_retries=1)(transform_batch)
+    attempts = [alone.remote(previews.slice(place, 1), config) for place in range(previews.num_rows)]
+    outcomes = []
+    for preview, attempt in zip(previews.select(KEYS).to_pylist(), attempts, strict=True):
+        try:
+            outcomes.append(ray.get(attempt))
+        except ray.exceptions.WorkerCrashedError:
+            detail = f"crashed its process, or took longer than {config.seconds_per_track:g} s"
+            outcomes.append((_table([preview | {"error": "decoder_died", "detail": detail}], config), []))
+    tables, again = zip(*outcomes, strict=True)
+    return pa.concat_tables(tables), list(chain(*again))
+
+
+def transform_batch(previews: pa.Table, config: TransformConfig) -> tuple[pa.Table, list[str]]:
     """Rows of previews → rows of spectrograms, with an error where one cannot be decoded; and the classes
-    of the failures that may pass (a file that is not there now), which get no row."""
-    rows = [_transform_row(row, excerpt, specs) for row in previews.to_pylist()]
-    final = [row for row in rows if row.get("error") not in PASSING]
-    columns = {
-        name: kind
-        for name, kind in TABLES["spectrograms"].columns.items()
-        if name in specs or name not in SPECS
-    }
-    table = pa.Table.from_pylist(final, pa.schema(columns))
-    return table, [row["error"] for row in rows if row.get("error") in PASSING]
+    of the failures that may pass (a file that is not there now), which get no row.
 
-
-def _transform_row(preview: dict[str, Any], excerpt: Excerpt, specs: Sequence[str]) -> dict[str, Any]:
-    row: dict[str, Any] = {"track_key": preview["track_key"], "track_id": preview["track_id"]}
+    A decoder that takes longer than it may ends the process: nothing less ends a C library that hangs.
+    """
+    rows = []
     try:
-        sound = preview["audio"] if preview["audio"] is not None else preview["location"]
-        recording = read(sound, excerpt)
+        for preview in previews.to_pylist():
+            faulthandler.dump_traceback_later(config.seconds_per_track, exit=True)
+            rows.append(_transform_row(preview, config))
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+    final = [row for row in rows if row.get("error") not in PASSING]
+    return _table(final, config), [row["error"] for row in rows if row.get("error") in PASSING]
+
+
+def _transform_row(preview: dict[str, Any], config: TransformConfig) -> dict[str, Any]:
+    row = {key: preview[key] for key in KEYS}
+    try:
+        sound = preview["location"] if preview["audio"] is None else preview["audio"]
+        recording = read(sound, config.excerpt)
         row["seconds"] = len(recording.samples) / recording.rate
         row["missing_seconds"] = recording.missing_seconds
-        samples = {rate: recording.resampled(rate) for rate in {SPECS[name].rate for name in specs}}
-        for rate, of_rate in samples.items():
-            planes = compute(of_rate, [name for name in specs if SPECS[name].rate == rate])
+        for rate in {SPECS[name].rate for name in config.specs}:
+            planes = compute(recording.resampled(rate), [n for n in config.specs if SPECS[n].rate == rate])
             row |= {name: quantise(plane, SPECS[name]).tobytes() for name, plane in planes.items()}
     except AudioError as error:
         row |= {"error": error.kind, "detail": str(error)}
     return row
+
+
+def _table(rows: list[dict[str, Any]], config: TransformConfig) -> pa.Table:
+    """Rows in the declared columns, but for the specs that are not asked for."""
+    declared = TABLES["spectrograms"].columns.items()
+    columns = {name: kind for name, kind in declared if name in config.specs or name not in SPECS}
+    return pa.Table.from_pylist(rows, pa.schema(columns))
 
 
 def compute(samples: Samples, names: Sequence[str]) -> dict[str, Plane]:
@@ -171,7 +206,7 @@ def _empty(samples: Samples, spec: Spec) -> Plane:
 
 
 def _power(samples: Samples, n_fft: int, hop_length: int) -> Iterator[tuple[slice, Plane]]:
-    """Blocks of the power spectrogram, (frames, 1 + n_fft / 2), and the place of each; centred Hann windows."""
+    """Blocks of the power spectrogram, (frames, 1 + n_fft / 2), with their places; centred Hann windows."""
     window = librosa.filters.get_window("hann", n_fft).astype(np.float32)
     padded = np.pad(samples, n_fft // 2)
     frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop_length]

@@ -73,11 +73,21 @@ class Lacking:
 
 class Tally:
     """Actor that counts rows while a stage runs: those that are ready to be written, and, by class, those
-    that are left for its next run."""
+    that are left for its next run. It also knows the keys that are being worked on."""
 
     def __init__(self) -> None:
         self.ready = 0
         self.again: Counter[str] = Counter()
+        self.begun: set[int] = set()
+
+    def begin(self, keys: list[int]) -> bool:
+        """Whether some were begun before and never ended: one may have killed the process it was in."""
+        before = not self.begun.isdisjoint(keys)
+        self.begun.update(keys)
+        return before
+
+    def end(self, keys: list[int]) -> None:
+        self.begun.difference_update(keys)
 
     def add_ready(self, rows: int) -> None:
         self.ready += rows

@@ -16,7 +16,6 @@ from test_service import free_port
 from test_spectrograms import previews
 
 from songray import runs
-from songray.audio import Excerpt
 from songray.catalog import CrawlConfig, crawl
 from songray.embeddings import EmbedConfig, embed, matrix, vectors
 from songray.evaluation import EvaluateConfig, Score, evaluate
@@ -108,7 +107,9 @@ def test_real_music_as_a_manifest(
 def assert_one_way_from_sound_to_vector(library: Library, clips: Path) -> None:
     """A clip that is sent by itself gets the vector that the job wrote."""
     encoder = runs.load(library, runs.choose(library, "cae"))
-    (row,) = transform_batch(previews((clips / "joth_party_1.mp3").read_bytes()), Excerpt())[0].to_pylist()
+    (row,) = transform_batch(previews((clips / "joth_party_1.mp3").read_bytes()), TransformConfig())[
+        0
+    ].to_pylist()
     spectrogram = stored(row["mel128"], SPECS["mel128"])
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in the job's workers: another number of threads sums in another order
