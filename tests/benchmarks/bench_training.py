@@ -47,7 +47,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Library:
     for part in range(0, CLIPS, 64):
         cells = [
             {"track_key": row["track_key"], "track_id": row["track_id"],
-             "mel128": random.integers(0, 255, (FRAMES, 128), np.uint8).tobytes()}
+             "mel128": random.integers(0, 255, (FRAMES, 128), np.uint8).tobytes(), "error": None}
             for row in described[part : part + 64]
         ]  # fmt: skip
         columns = {name: table.schema().field(name).type for name in cells[0]}
