@@ -17,6 +17,7 @@ from songray.command import LibraryFlag, open_library, run
 from songray.embeddings import EmbedConfig, embed
 from songray.evaluation import EvaluateConfig, evaluate
 from songray.index import Index, IndexConfig, index
+from songray.latents import FactorizeConfig, factorize
 from songray.library import DEFAULT_LIBRARY, Library
 from songray.models import MODELS
 from songray.previews import DownloadConfig, download
@@ -27,12 +28,12 @@ from songray.sources.base import Source
 from songray.sources.registry import SOURCES
 from songray.sources.synthetic import SyntheticSource
 from songray.spectrograms import TransformConfig, transform
-from songray.training import TrainConfig, train
+from songray.training import TrainConfig, declared, train
 
 
 @dataclass(frozen=True)
 class PipelineConfig:
-    model: Literal["cae", "mfcc", "random"] = "cae"
+    model: Literal[tuple(MODELS)] = "contrastive"
     """What turns sound into vectors."""
     max_seconds: float = 600.0
     """Train for at most so long; jobs/train.py trains in full."""
@@ -64,11 +65,16 @@ def pipeline(
     with synthetic.served(source) if isinstance(source, SyntheticSource) else nullcontext():
         print(crawl(place, source, crawl_config), flush=True)
         print(download(place, DownloadConfig()), flush=True)
-        print(transform(place, TransformConfig()), flush=True)
+        declares = declared(MODELS[model]())
+        own_set = "default" if declares.spec == "mel128" else declares.spec
+        print(transform(place, TransformConfig(set=own_set, specs=(declares.spec,))), flush=True)
+        if declares.target:
+            print(factorize(place, FactorizeConfig()), flush=True)
         print(
             f"train: for at most {max_seconds:g} s; `python jobs/train.py {model}` trains in full", flush=True
         )
-        trained = train(place, model, MODELS[model](), TrainConfig(max_seconds=max_seconds))
+        training = TrainConfig(set=own_set, max_seconds=max_seconds)
+        trained = train(place, model, MODELS[model](), training)
         print(trained, flush=True)
         print(embed(place, EmbedConfig(run=trained.name)), flush=True)
         indexed = index(place, IndexConfig(run=trained.name))

@@ -9,10 +9,13 @@ catalog        source → tracks, artists, playlists
 previews       tracks → audio; a failure is a row, not an exception
 audio          bytes → mono samples
 spectrograms   audio → spectrograms, by a named spec
+latents        playlists → collaborative factors of tracks
 models         ways from sound to vector, behind one interface
 runs           what training leaves behind, and the scale of vectors
 segments       spectrograms → the windows that a model asks for; who is held out
-training       the one training loop, under Ray Train
+loop           the one loop that trains any model, with torch alone
+feed           stored clips → the batches of a worker that learns
+training       that loop under Ray Train, on any number of workers
 embeddings     spectrograms + run → one vector a track
 index          vectors → what can be searched: build, publish, load, query
 recommender    seeds → ranked tracks

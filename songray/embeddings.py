@@ -24,6 +24,10 @@ class EmbedConfig:
     """Processes that hold the model at once."""
     batch_tracks: int = 32
     """Tracks that go through the model together."""
+    gpu: bool = False
+    """Give each process a GPU."""
+    half: bool = False
+    """Multiply in fp16: for GPUs. The vectors differ a little, so they are never mixed with others."""
     rows_per_file: int = 8192
     """The most tracks that are finished together, as one file; fewer where there is little to do."""
 
@@ -32,14 +36,15 @@ def embed(library: Library, config: EmbedConfig) -> Summary:
     """Compute the vectors of the tracks that have none yet under this run."""
     run = runs.choose(library, config.run)
     output = library.table("embeddings", run.name)
-    output.claim({"run": run.name, "model": run.model, "made_with": run.made_with})
+    output.claim({"run": run.name, "model": run.model, "made_with": run.made_with, "half": config.half})
 
     def plan(rows: ray.data.Dataset, tally: ray.actor.ActorHandle) -> ray.data.Dataset:
         return rows.map_batches(
             EmbedWorker,
-            fn_constructor_args=(library, run.name, tally),
+            fn_constructor_args=(library, run.name, config, tally),
             batch_size=config.batch_tracks,
             batch_format="pyarrow",
+            num_gpus=1 if config.gpu else None,
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=config.actors),
         )
 
@@ -50,27 +55,31 @@ def embed(library: Library, config: EmbedConfig) -> Summary:
 class EmbedWorker:
     """Worker: holds the run's encoder."""
 
-    def __init__(self, library: Library, run: str, tally: ray.actor.ActorHandle) -> None:
+    def __init__(self, library: Library, run: str, config: EmbedConfig, tally: ray.actor.ActorHandle) -> None:
         self.encoder = runs.load(library, runs.choose(library, run))
-        self.tally = tally
+        self.encoder.model.to("cuda" if config.gpu else "cpu")
+        self.half, self.tally = config.half, tally
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        embedded = embed_batch(rows, self.encoder)
+        embedded = embed_batch(rows, self.encoder, self.half)
         self.tally.add.remote(embedded.num_rows)
         return embedded
 
 
-def embed_batch(rows: pa.Table, encoder: Encoder) -> pa.Table:
+def embed_batch(rows: pa.Table, encoder: Encoder, half: bool = False) -> pa.Table:
     """Rows of spectrograms → as many rows of embeddings."""
     spec = encoder.model.spec
-    units = vectors(encoder, [stored(cell.as_py(), SPECS[spec]) for cell in rows[spec]])
+    units = vectors(encoder, [stored(cell.as_py(), SPECS[spec]) for cell in rows[spec]], half)
     column = pa.FixedSizeListArray.from_arrays(pa.array(units.ravel()), units.shape[1])
     return pa.table({"track_key": rows["track_key"], "track_id": rows["track_id"], "embedding": column})
 
 
-def vectors(encoder: Encoder, spectrograms: list[Spectrogram]) -> Vectors:
-    """Spectrograms as they are stored, (frames, bins) each → unit vectors, (clips, dimension)."""
-    return encoder.unit(pooled(encoder.model, spectrograms))
+def vectors(encoder: Encoder, spectrograms: list[Spectrogram], half: bool = False) -> Vectors:
+    """Spectrograms as they are stored, (frames, bins) each → unit vectors, (clips, dimension).
+
+    What one clip gets does not depend on the others.
+    """
+    return encoder.unit(pooled(encoder.model, spectrograms, encoder.pooling, half))
 
 
 def matrix(column: pa.ChunkedArray) -> Vectors:

@@ -8,6 +8,7 @@ A library is a folder, local or in object storage. Tables are Parquet files that
     removed/                    tracks that were taken out, and stay out
     previews/                   one row a track: its audio, or why there is none
     spectrograms/<set>/         one row a track, one column a spec
+    factors/<method>/           one row a track that playlists hold: what its listeners' taste says of it
     runs/<run>/                 a trained model: run.json, model.safetensors, loss curve, checkpoints
     embeddings/<run>/           one vector a track
     indexes/<run>/<version>/    a searchable index: manifest.json, vectors.hnsw, tracks.sqlite
@@ -165,6 +166,17 @@ TABLES = {
             "missing_seconds": pa.float64(),  # of audio that the file announces and does not hold
             "error": pa.string(),
             "detail": pa.string(),
+        },
+    ),
+    "factors": TableKind(
+        job="factorize",
+        key=("version", "track_key"),  # of one version together, or they cannot be compared
+        columns={
+            "version": pa.int64(),
+            "track_key": pa.int64(),
+            "track_id": pa.string(),
+            "playlists": pa.int64(),  # checksum of what it was made from
+            "factors": pa.list_(pa.float32()),  # of one fixed size
         },
     ),
     "embeddings": TableKind(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,21 +15,97 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from songray.library import Keys, hash64
-from songray.models.base import Embedder
+from songray.models.base import Batch, Embedder, Short
+from songray.runs import Pooling, Vectors
 from songray.spectrograms import Spectrogram
 
+BATCH_WINDOWS = 16  # that go through a model together; more are not faster on a CPU
 
-def tile(spectrogram: Spectrogram, frames: int | None) -> Spectrogram:
-    """Consecutive windows from the start, (windows, frames, bins); what is left at the end is not used.
 
-    A clip shorter than one window is repeated until it fills it. None asks for the clip as it is.
+def tile(
+    spectrogram: Spectrogram, frames: int | None, hop: int | None = None, short: Short = "repeat"
+) -> Spectrogram:
+    """Windows at every `hop` frames from the start, by default side by side: (windows, frames, bins).
+
+    No window crosses the end: what is left there is not used. A clip shorter than one window is filled
+    as `short` says. None asks for the clip as it is.
     """
-    length, bins = spectrogram.shape
     if frames is None:
         return spectrogram[None]
-    if length < frames:
-        return np.resize(spectrogram, (1, frames, bins))
-    return spectrogram[: length // frames * frames].reshape(-1, frames, bins)
+    filled = fill_up(spectrogram, frames, short)
+    return _cut(filled, np.arange(0, len(filled) - frames + 1, hop or frames), frames)
+
+
+def draw(
+    spectrogram: Spectrogram, frames: int, count: int, seed: Sequence[int], short: Short = "repeat"
+) -> Spectrogram:
+    """Windows at random places, the same for the same seed: (count, frames, bins). They may overlap, and
+    none crosses the end. A clip shorter than one window is filled as `short` says."""
+    filled = fill_up(spectrogram, frames, short)
+    starts = np.random.default_rng(seed).integers(0, len(filled) - frames + 1, count)
+    return _cut(filled, starts, frames)
+
+
+def fill_up(spectrogram: Spectrogram, frames: int, short: Short) -> Spectrogram:
+    """At least so many frames: a shorter clip is repeated from its start, or followed by silence."""
+    missing = frames - len(spectrogram)
+    if missing <= 0:
+        return spectrogram
+    if short == "repeat":
+        return np.resize(spectrogram, (frames, spectrogram.shape[1]))
+    return np.pad(spectrogram, ((0, missing), (0, 0)))
+
+
+def _cut(spectrogram: Spectrogram, starts: NDArray[np.int64], frames: int) -> Spectrogram:
+    return np.stack([spectrogram[start : start + frames] for start in starts])
+
+
+class Clips(NamedTuple):
+    """Some tracks, as a model learns from them."""
+
+    keys: Keys
+    spectrograms: Sequence[Spectrogram]  # (frames, bins) each
+    targets: NDArray[np.float32] | None = None  # (clips, …)
+
+    def take(self, positions: NDArray[np.int64]) -> Clips:
+        chosen = [self.spectrograms[position] for position in positions]
+        return Clips(self.keys[positions], chosen, None if self.targets is None else self.targets[positions])
+
+
+def learning_batches(clips: Clips, model: Embedder, count: int, seed: int, epoch: int) -> Iterator[Batch]:
+    """An epoch's batches, of `count` clips each, without Ray: every pass over the clips has an order of its
+    own, and takes `model.views` windows of each. What is left after the last whole batch is not used;
+    where there is no whole one, all is one batch."""
+    passes = range(model.windows_per_clip // model.views)
+    orders = [np.random.default_rng([seed, epoch, one]).permutation(len(clips.keys)) for one in passes]
+    order = np.concatenate(orders)
+    number = np.repeat(passes, len(clips.keys))
+    for start in range(0, max(1, len(order) - count + 1), count):
+        chosen = slice(start, start + count)
+        yield learning_batch(clips.take(order[chosen]), model, seed, epoch, number[chosen])
+
+
+def learning_batch(
+    clips: Clips, model: Embedder, seed: int, epoch: int, passes: NDArray[np.int64] | int
+) -> Batch:
+    """Windows of some clips, uint8: places depend on the clip, the epoch and the pass alone, not on who
+    cuts them or what else is in the batch."""
+    assert model.frames is not None
+    several = [
+        draw(spectrogram, model.frames, model.views, (seed, epoch, one, key), model.short)
+        for spectrogram, key, one in zip(
+            clips.spectrograms, clips.keys, np.broadcast_to(passes, len(clips.keys)), strict=True
+        )
+    ]
+    targets = None if clips.targets is None else torch.from_numpy(np.repeat(clips.targets, model.views, 0))
+    windows = torch.from_numpy(np.concatenate(several))
+    return Batch(windows, torch.from_numpy(np.repeat(clips.keys, model.views)), targets)
+
+
+def placed(batch: Batch, device: torch.device) -> Batch:
+    """The batch on a device, its windows scaled there to what a model takes."""
+    targets = None if batch.targets is None else batch.targets.to(device)
+    return Batch(scaled(batch.windows.to(device)), batch.clips.to(device), targets)
 
 
 @dataclass(frozen=True)
@@ -81,15 +159,40 @@ def _members(row: dict[str, object]) -> Sequence[str]:
 
 
 @torch.inference_mode()
-def pooled(model: Embedder, spectrograms: Sequence[Spectrogram]) -> NDArray[np.float32]:
-    """One vector a clip, the mean over its windows: (clips, dimension).
+def pooled(
+    model: Embedder, spectrograms: Sequence[Spectrogram], pooling: Pooling = "mean", half: bool = False
+) -> Vectors:
+    """One vector a clip from those of its windows: (clips, dimension), twice as long with deviations.
 
-    The windows of a clip are a batch of their own: kernels round differently for other batch sizes, and a
-    clip must get the same vector whatever comes with it.
+    Windows go through the model in batches of one size, the last one filled up with silence: kernels round
+    differently for other sizes, and a clip must get the same vector whatever comes with it. Clips that a
+    model takes whole go one by one.
     """
-    vectors = [model.embed(scaled(torch.tensor(tile(clip, model.frames)))).mean(0) for clip in spectrograms]
-    stacked: NDArray[np.float32] = torch.stack(vectors).numpy()
+    tiles = [tile(clip, model.frames, model.hop, model.short) for clip in spectrograms]
+    batches = tiles if model.frames is None else _batches(np.concatenate(tiles))
+    found = torch.cat([_embedded(model, batch, half) for batch in batches])
+    ends = np.cumsum([len(windows) for windows in tiles])
+    clips = [found[end - len(windows) : end] for end, windows in zip(ends, tiles, strict=True)]
+    stacked: Vectors = torch.stack([pool(windows, pooling) for windows in clips]).numpy()
     return stacked
+
+
+def _batches(windows: Spectrogram) -> list[Spectrogram]:
+    full = np.pad(windows, ((0, -len(windows) % BATCH_WINDOWS), (0, 0), (0, 0)))
+    return np.split(full, len(full) // BATCH_WINDOWS)
+
+
+def _embedded(model: Embedder, windows: Spectrogram, half: bool) -> torch.Tensor:
+    device = next(chain(model.parameters(), model.buffers()), torch.empty(0)).device
+    with torch.autocast(device.type, torch.float16, enabled=half):
+        vectors = model.embed(scaled(torch.tensor(windows, device=device)))
+    return vectors.to("cpu", torch.float32)
+
+
+def pool(windows: torch.Tensor, pooling: Pooling) -> torch.Tensor:
+    """The vectors of a clip's windows, (windows, dimension), → one, (dimension,) or twice that."""
+    mean = windows.mean(0)
+    return mean if pooling == "mean" else torch.cat([mean, windows.std(0, correction=0)])
 
 
 def scaled(windows: torch.Tensor) -> torch.Tensor:

@@ -6,9 +6,7 @@ import dataclasses
 import hashlib
 import logging
 import tempfile
-import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,29 +14,41 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
+import pyarrow.fs
 import pyarrow.parquet
 import ray.data
 import ray.train
 import ray.train.torch
 import torch
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-from torch import nn
+from tensorboardX import SummaryWriter
 
 from songray import runs
-from songray.library import Keys, Library, Table, newest_revisions, write_parquet
+from songray.feed import READ_CLIPS, Feed, arrow, clips_of, require, wanted
+from songray.library import Library, newest_revisions, write_parquet
+from songray.loop import (
+    Curve,
+    Diverged,
+    Learner,
+    Limits,
+    Metrics,
+    is_first,
+    judge,
+    learner,
+    load_curve,
+    load_weights,
+    resume,
+    run_epoch,
+    save_state,
+    seeded,
+)
 from songray.models.base import Embedder, LearningConfig, ModelConfig
-from songray.runs import Encoder, Run, Vectors
+from songray.runs import SCALES, Encoder, Pooling, Run, Vectors
 from songray.segments import Split, pooled, scaled, split, tile
 from songray.spectrograms import SPECS, stored
 from songray.stages import dataset
 
 FITTED_TRACKS = 1000  # whose vectors tell the scale
-TYPICAL_TRACK_BYTES = 1300 * 128  # of a 30-s clip
-SECONDS_BETWEEN_LINES = 20.0
-SHUFFLED_WINDOWS = 4096  # kept by each worker to draw batches from
-
-Weights = dict[str, torch.Tensor]
-Curve = list[dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -53,8 +63,23 @@ class TrainConfig:
     """Of the split, the weights and the order of the data."""
     max_seconds: float | None = None
     """Stop after so many seconds of training, however many epochs that makes."""
+    patience: int | None = None
+    """Stop after so many epochs in a row that were no better on the tracks held out."""
+    pooling: Pooling = "mean"
+    """How the vectors of a clip's windows become one: their mean, or with their deviation beside it."""
+    bf16: bool = False
+    """Multiply in bfloat16, with weights in single precision."""
     workers: int = 1
     """Data-parallel workers, which share each batch."""
+    max_workers: int | None = None
+    """As many workers as the cluster has room for, from --workers to this; the order of the data then
+    depends on how many there were."""
+    keep_gigabytes: float = 1.0
+    """Clips that a worker keeps in memory; where its share of them is larger, they are read in each pass."""
+    keep_checkpoints: int = 1
+    """How many of the best epochs to keep, beside the last."""
+    compile: bool = False
+    """Compile the model by torch.compile."""
     threads: int = 2
     """Threads of a worker on CPU."""
     gpu: bool = False
@@ -65,16 +90,21 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not 0 < self.validation_share < 1:
             raise ValueError(f"validation_share is {self.validation_share}: must lie between 0 and 1")
-        for name in ("workers", "threads"):
+        for name in ("workers", "threads", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: must be at least 1")
+        if self.max_workers is not None and self.max_workers < self.workers:
+            raise ValueError(
+                f"max_workers is {self.max_workers}: must be at least {self.workers}, the workers"
+            )
         if self.max_seconds is not None and self.max_seconds <= 0:
             raise ValueError(f"max_seconds is {self.max_seconds}: must be above 0")
 
     @property
     def shaping(self) -> dict[str, Any]:
         """What the result depends on; how fast it comes is another matter."""
-        names = ("set", "validation_share", "seed", "max_seconds", "workers")
+        names = ("set", "validation_share", "seed", "max_seconds", "patience", "pooling", "bf16", "workers",
+                 "max_workers", "keep_gigabytes")  # fmt: skip
         return {name: getattr(self, name) for name in names}
 
 
@@ -87,11 +117,11 @@ def train(library: Library, model: str, model_config: ModelConfig, config: Train
     if (finished := runs.find(library, name)) is not None:
         return finished
     parts = hold_out(library, name, config)
-    weights: Weights | None = None
-    curve: Curve = []
     if isinstance(model_config, LearningConfig):
-        weights, curve = fit(library, name, model_config, config, parts)
-    encoder = fit_scale(library, seeded(model_config, config.seed, weights), config, parts)
+        fitted = fit(library, name, model_config, config, parts)
+    else:
+        fitted = Fitted(fit_baseline(library, model_config, config, parts))
+    encoder = fit_scale(library, fitted.model, config, parts)
     run = Run(
         name=name,
         model=model,
@@ -101,11 +131,20 @@ def train(library: Library, model: str, model_config: ModelConfig, config: Train
         tracks={"train": parts.train.size, "validation": parts.validation.size},
         data=hashlib.sha256(parts.train.tobytes() + parts.validation.tobytes()).hexdigest(),
         made_with=runs.made_with(),
-        metrics=min(curve, key=lambda epoch: epoch["validation_loss"], default={}),
-        curve=curve,
+        metrics=fitted.metrics,
+        curve=fitted.curve,
+        stopped=fitted.stopped,
     )
     runs.save(library, run, encoder)
     return run
+
+
+@dataclass(frozen=True)
+class Fitted:
+    model: Embedder
+    metrics: Metrics = field(default_factory=dict)  # of the epoch whose weights it has
+    curve: Curve = field(default_factory=list)
+    stopped: str = ""  # why before its last epoch
 
 
 def hold_out(library: Library, name: str, config: TrainConfig) -> Split:
@@ -134,13 +173,23 @@ def hold_out(library: Library, name: str, config: TrainConfig) -> Split:
 
 def fit(
     library: Library, name: str, model_config: LearningConfig, config: TrainConfig, parts: Split
-) -> tuple[Weights, Curve]:
-    """Train under Ray Train, from its last checkpoint where there is one; the best weights, the curve."""
-    spectrograms = library.table("spectrograms", config.set)
+) -> Fitted:
+    """Train under Ray Train, from its last checkpoint where there is one: the model with its best weights.
+    Raises ValueError where no epoch came to a good end."""
+    model = declared(model_config)
+    check_shares(model, model_config, config, parts)
+    score = f"validation_{model.judged_by}" if model.judged_by else None
+    keys = {"train": parts.train, "validation": parts.validation}
+    most = config.max_workers or config.workers
     trainer = ray.train.torch.TorchTrainer(
         train_worker,
-        train_loop_config={"model_config": model_config, "config": config},
-        scaling_config=ScalingConfig(num_workers=config.workers, use_gpu=config.gpu),
+        train_loop_config={
+            "library": library, "name": name, "model_config": model_config, "config": config,
+            "tracks": {part: several.size for part, several in keys.items()},
+        },
+        scaling_config=ScalingConfig(
+            num_workers=(config.workers, most) if most > config.workers else most, use_gpu=config.gpu
+        ),
         run_config=RunConfig(
             name="train",
             storage_path=library.path("runs", name),
@@ -148,18 +197,48 @@ def fit(
             logging_config=LoggingConfig(log_level="WARNING"),
             failure_config=FailureConfig(max_failures=config.worker_failures),
             checkpoint_config=CheckpointConfig(
-                num_to_keep=1, checkpoint_score_attribute="validation_loss", checkpoint_score_order="min"
+                config.keep_checkpoints, checkpoint_score_attribute=score, checkpoint_score_order="min"
             ),
         ),
         datasets={
-            "train": windows(spectrograms, parts.train, model_config),
-            "validation": windows(spectrograms, parts.validation, model_config),
+            part: clips_of(library, config.set, model, several) for part, several in keys.items()
         },
-        dataset_config=ray.train.DataConfig(execution_options=_in_order()),
-    )
+        dataset_config=ray.train.DataConfig(
+            datasets_to_split=[part for part, several in keys.items() if several.size >= most],
+            execution_options=_in_order(),
+        ),
+    )  # fmt: skip
     result = trainer.fit()
-    best = min(result.best_checkpoints, key=lambda pair: pair[1]["validation_loss"])[0]
-    return load_state(best)["model"], load_state(result.checkpoint)["curve"]
+    if result.checkpoint is None:
+        raise ValueError(f"training ended in its first epoch: {result.return_value}; lower --learning-rate")
+    with result.checkpoint.as_directory() as folder:
+        curve = load_curve(Path(folder))
+    best = result.checkpoint
+    if score:
+        best = min(result.best_checkpoints, key=lambda pair: pair[1][score])[0]
+    with best.as_directory() as folder:
+        weights, epoch = load_weights(Path(folder)), load_curve(Path(folder))[-1]
+    model = seeded(model_config, config.seed, weights)
+    return Fitted(model, epoch, curve, result.return_value or "")
+
+
+def declared(model_config: ModelConfig) -> Embedder:
+    """A model for its attributes alone, without memory for its weights."""
+    with torch.device("meta"):
+        return model_config.build()
+
+
+def check_shares(model: Embedder, model_config: LearningConfig, config: TrainConfig, parts: Split) -> None:
+    """A batch has the same size for any number of workers: raise ValueError where it cannot be shared
+    equally. (Where more workers join than --workers, the share of each is rounded down.)"""
+    windows = model.views * config.workers
+    if model_config.batch_size % windows:
+        raise ValueError(
+            f"--batch-size {model_config.batch_size} cannot be shared equally by {config.workers} workers, "
+            f"{model.views} windows of a clip each: choose a multiple of {windows}"
+        )
+    if parts.train.size < config.workers:
+        raise ValueError(f"{parts.train.size} tracks to learn from are too few for {config.workers} workers")
 
 
 def _in_order() -> ray.data.ExecutionOptions:
@@ -169,220 +248,132 @@ def _in_order() -> ray.data.ExecutionOptions:
     return options
 
 
-def windows(spectrograms: Table, keys: Keys, model_config: ModelConfig) -> ray.data.Dataset:
-    """Dataset of the windows that a model asks for, of some tracks."""
-    with torch.device("meta"):  # for its attributes alone
-        model = model_config.build()
-    files = spectrograms.files()  # a block each, so that the order does not depend on the cluster's size
-    rows = dataset(spectrograms, ["track_key", model.spec], files, blocks=len(files))
-    batch = partial(windows_batch, keys=ray.put(keys), spec=model.spec, frames=model.frames)
-    cut = rows.map_batches(batch, batch_format="pyarrow")
-    fits = keys.size * TYPICAL_TRACK_BYTES < ray.cluster_resources()["object_store_memory"] / 4
-    return cut.materialize() if fits else cut  # else it is read again in every epoch
-
-
-def windows_batch(rows: pa.Table, keys: ray.ObjectRef, spec: str, frames: int | None) -> dict[str, Any]:
-    """Rows of spectrograms → the windows of those that are wanted, (windows, frames, bins)."""
-    wanted = _wanted(rows, keys)
-    tiles = [tile(stored(cell.as_py(), SPECS[spec]), frames) for cell in wanted[spec]]
-    empty = np.empty((0, frames or 0, SPECS[spec].n_mels), np.uint8)
-    return {"window": np.concatenate([empty, *tiles])}
-
-
-def _wanted(rows: pa.Table, keys: ray.ObjectRef) -> pa.Table:
-    return rows.filter(pa.compute.is_in(rows["track_key"], pa.array(ray.get(keys))))
-
-
-def train_worker(job: dict[str, Any]) -> None:
-    """What each worker of Ray Train does: every epoch from the last checkpoint on."""
+def train_worker(job: dict[str, Any]) -> str:
+    """What each worker of Ray Train does: every epoch from the last checkpoint on. Why it stopped early."""
     logging.getLogger().setLevel(logging.WARNING)
-    model_config, config = job["model_config"], job["config"]
+    config: TrainConfig = job["config"]
     torch.set_num_threads(config.threads)
-    player = seeded(model_config, config.seed)
-    checkpoint = ray.train.get_checkpoint()
-    state = load_state(checkpoint) if checkpoint else None
-    if state:
-        player.load_state_dict(state["model"])
-    model = ray.train.torch.prepare_model(player)  # moves it to the device, where Adam keeps its state
-    optimizer = torch.optim.Adam(model.parameters(), lr=model_config.learning_rate)
-    if state:
-        optimizer.load_state_dict(state["optimizer"])
-    curve: Curve = state["curve"] if state else []
-    while len(curve) < model_config.epochs and (left := seconds_left(curve, config)) > 0:
-        epoch = len(curve) + 1
-        batches = partial(_batches, model_config.batch_size, config, epoch)
-        curve.append(run_epoch(model, optimizer, batches, left, curve))
-        _report(player, optimizer, curve)
+    learns = prepare(job["model_config"], config)
+    curve: Curve = []
+    if checkpoint := ray.train.get_checkpoint():
+        with checkpoint.as_directory() as folder:
+            curve = resume(learns, Path(folder))
+    train, validation = (feed(job, learns.model, part) for part in ("train", "validation"))
+    epochs = job["model_config"].epochs
+    limits = Limits(epochs * train.steps, config.max_seconds or float("inf"))
+    while not (reason := stop(learns.model, curve, config)) and len(curve) < epochs:
+        torch.manual_seed(hash((config.seed, len(curve), ray.train.get_context().get_world_rank())))
+        try:
+            measured = run_epoch(learns, train.epoch(len(curve) + 1), limits, curve[-1] if curve else {})
+        except Diverged as error:
+            return str(error)
+        curve.append(measured | judge(learns, validation.epoch(0)))
+        report(job, learns, curve)
+    return reason
 
 
-def seconds_left(curve: Curve, config: TrainConfig) -> float:
-    spent = curve[-1]["seconds"] if curve else 0.0
-    return (config.max_seconds or float("inf")) - spent
+def prepare(model_config: LearningConfig, config: TrainConfig) -> Learner:
+    """The model on this worker's device, wrapped so that the workers' gradients are one."""
+    model = seeded(model_config, config.seed).to(ray.train.torch.get_device())
+    adversaries = {"find_unused_parameters": len(set(model.turns)) > 1}
+    called = ray.train.torch.prepare_model(model, parallel_strategy_kwargs=adversaries)
+    if config.compile:
+        called = torch.compile(called)
+    return learner(model, model_config, called, config.bf16)
 
 
-def _batches(batch_size: int, config: TrainConfig, epoch: int, part: str) -> Iterable[torch.Tensor]:
-    """This worker's share of a part's windows, uint8; those to train on in an order of the epoch's own."""
-    shuffled: dict[str, Any] = {}
-    if part == "train":
-        shuffled = {"local_shuffle_buffer_size": SHUFFLED_WINDOWS, "local_shuffle_seed": config.seed + epoch}
-    shard = ray.train.get_dataset_shard(part)
-    device = ray.train.torch.get_device()
-    share = max(1, batch_size // config.workers)
-    for batch in shard.iter_torch_batches(batch_size=share, device=device, **shuffled):
-        yield batch["window"]
+def feed(job: dict[str, Any], model: Embedder, part: str) -> Feed:
+    """This worker's share of the tracks to learn from, or to judge by: where these are fewer than the
+    workers, each takes all."""
+    config, workers = job["config"], ray.train.get_context().get_world_size()
+    tracks = job["tracks"][part]
+    return Feed(
+        ray.train.get_dataset_shard(part),
+        tracks=tracks // workers if tracks >= workers else tracks,
+        model=model,
+        count=max(1, job["model_config"].batch_size // (model.views * workers)),
+        seed=config.seed,
+        keep_bytes=config.keep_gigabytes * 1e9,
+        device=ray.train.torch.get_device(),
+    )
 
 
-def _report(player: Embedder, optimizer: torch.optim.Optimizer, curve: Curve) -> None:
+def stop(model: Embedder, curve: Curve, config: TrainConfig) -> str:
+    """Why not to train on, if there is a reason."""
+    if curve and config.max_seconds and curve[-1]["seconds"] >= config.max_seconds:
+        return f"its {config.max_seconds:g} s were over"
+    losses = [epoch[f"validation_{model.judged_by}"] for epoch in curve] if model.judged_by else []
+    since_best = len(losses) - 1 - int(np.argmin(losses)) if losses else 0
+    if config.patience is not None and since_best >= config.patience:
+        return f"no better for {since_best} epochs"
+    return ""
+
+
+def report(job: dict[str, Any], learns: Learner, curve: Curve) -> None:
     """Tell Ray Train of the epoch; the first worker adds the state from which it can go on."""
-    context = ray.train.get_context()
-    if context.get_world_rank() > 0:
+    if not is_first():
         ray.train.report(curve[-1])
         return
     print(progress(curve[-1]), flush=True)
+    library = job["library"]
     with tempfile.TemporaryDirectory() as folder:
-        state = {"model": player.state_dict(), "optimizer": optimizer.state_dict(), "curve": curve}
-        torch.save(state, Path(folder, "state.pt"))
+        with SummaryWriter(folder, write_to_disk=True, filename_suffix=f".{len(curve):05d}") as writer:
+            for name, value in curve[-1].items():
+                writer.add_scalar(name, value, curve[-1]["steps"])
+        place = library.path("runs", job["name"], "tensorboard")
+        library.filesystem.create_dir(place, recursive=True)
+        pa.fs.copy_files(folder, place, pa.fs.LocalFileSystem(), library.filesystem)
+    with tempfile.TemporaryDirectory() as folder:
+        save_state(Path(folder), learns, curve)
         ray.train.report(curve[-1], Checkpoint.from_directory(folder))
 
 
-def progress(epoch: dict[str, float]) -> str:
+def progress(epoch: Metrics) -> str:
     return (
-        f"epoch {epoch['epoch']}: {epoch['steps']:.0f} steps, {epoch['seconds']:.0f} s, "
-        f"{epoch['windows_per_second']:.0f} windows/s, loss {epoch['loss']:.5f}, "
+        f"epoch {epoch['epoch']:.0f}: {epoch['steps']:.0f} steps, {epoch['seconds']:.0f} s, "
+        f"{epoch['windows_per_second']:.0f} windows/s, learning rate {epoch['learning_rate']:.1e}, "
+        f"gradient {epoch['gradient_norm']:.2g}, loss {epoch['loss']:.5f}, "
         f"held out {epoch['validation_loss']:.5f}"
     )
 
 
-def load_state(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Model, optimizer and curve; tensors and numbers alone are read, never code."""
-    with checkpoint.as_directory() as folder:
-        state: dict[str, Any] = torch.load(Path(folder, "state.pt"), map_location="cpu", weights_only=True)
-    return state
+def fit_baseline(library: Library, model_config: ModelConfig, config: TrainConfig, parts: Split) -> Embedder:
+    """A model without players: as it is, or fitted in one pass over the windows of its tracks."""
+    model = seeded(model_config, config.seed)
+    if not model.fitted:
+        return model
+    rows = clips_of(library, config.set, model, parts.train)
+    fitted: Embedder = ray.get(ray.remote(_fitted).options(num_cpus=0).remote(model, rows))
+    return fitted
 
 
-def seeded(model_config: ModelConfig, seed: int, weights: Weights | None = None) -> Embedder:
-    """The model with weights drawn under a seed, or with those given."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = model_config.build()
-    if weights is not None:
-        model.load_state_dict(weights)
+def _fitted(model: Embedder, rows: ray.data.Dataset) -> Embedder:
+    spec = SPECS[model.spec]
+    batches = rows.iter_batches(**arrow(READ_CLIPS))
+    clips = (stored(cell.as_py(), spec) for batch in batches for cell in batch[model.spec])
+    model.fit(scaled(torch.tensor(tile(clip, model.frames, model.hop, model.short))) for clip in clips)
     return model
-
-
-def run_epoch(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batches: Callable[[str], Iterable[torch.Tensor]],
-    seconds: float,
-    curve: Curve,
-) -> dict[str, float]:
-    """Train on the part `train` for at most so many seconds, then judge by the part `validation`."""
-    started = told = time.monotonic()
-    before = curve[-1] if curve else {"seconds": 0.0, "steps": 0.0}
-    learned, steps = Totals(), 0
-    for windows in batches("train"):
-        learned.add(windows, step(model, optimizer, windows))
-        steps += 1
-        if time.monotonic() - told > SECONDS_BETWEEN_LINES and is_first():
-            told = time.monotonic()
-            print(f"epoch {len(curve) + 1}: step {steps}, loss {learned.here('loss'):.5f}", flush=True)
-        if anyone(time.monotonic() - started > seconds):
-            break
-    spent = time.monotonic() - started
-    judged = Totals()
-    model.eval()
-    with torch.inference_mode():
-        for windows in batches("validation"):
-            judged.add(windows, model(scaled(windows)))
-    model.train()
-    trained, validated = learned.means(), judged.means()
-    return {
-        "epoch": len(curve) + 1,
-        "steps": before["steps"] + steps,
-        "seconds": before["seconds"] + spent,
-        "windows_per_second": trained.pop("windows") / spent,
-        **trained,
-        **{f"validation_{name}": value for name, value in validated.items()},
-    }
-
-
-def step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, windows: torch.Tensor
-) -> dict[str, torch.Tensor]:
-    """One step of the optimizer on some windows, uint8 (batch, frames, bins); needs no Ray."""
-    optimizer.zero_grad(set_to_none=True)
-    losses: dict[str, torch.Tensor] = model(scaled(windows))
-    losses["loss"].backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
-    return losses
-
-
-class Totals:
-    """Sums over windows, from which the means over all workers come."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, float] = {"windows": 0.0, "input": 0.0, "input_squared": 0.0}
-
-    def add(self, windows: torch.Tensor, losses: dict[str, torch.Tensor]) -> None:
-        values = scaled(windows)
-        self.sums["windows"] += len(windows)
-        self.sums["input"] += values.mean().item() * len(windows)
-        self.sums["input_squared"] += values.square().mean().item() * len(windows)
-        for name, loss in losses.items():
-            self.sums[name] = self.sums.get(name, 0.0) + loss.item() * len(windows)
-
-    def here(self, name: str) -> float:
-        """The mean over this worker's windows so far."""
-        return self.sums[name] / max(self.sums["windows"], 1)
-
-    def means(self) -> dict[str, float]:
-        """Means a window; where the model gives its squared error, also that as a share of the
-        variance of the input (`unexplained`): models on different scales compare by it."""
-        sums = dict(zip(self.sums, summed(list(self.sums.values())), strict=True))
-        windows = sums.pop("windows")
-        means = {name: value / max(windows, 1) for name, value in sums.items()}
-        variance = means.pop("input_squared") - means.pop("input") ** 2
-        if "squared_error" in means:
-            means["unexplained"] = means.pop("squared_error") / max(variance, 1e-12)
-        return means | {"windows": windows}
-
-
-def is_first() -> bool:
-    """Whether this is the worker that speaks for all."""
-    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
-
-
-def summed(values: list[float]) -> list[float]:
-    """The sums over all workers."""
-    if not torch.distributed.is_initialized():
-        return values
-    tensor = torch.tensor(values, dtype=torch.float64, device=ray.train.torch.get_device())
-    torch.distributed.all_reduce(tensor)
-    return tensor.tolist()
-
-
-def anyone(here: bool) -> bool:
-    """Whether it is so on any worker: all must leave the loop together."""
-    return sum(summed([float(here)])) > 0
 
 
 def fit_scale(library: Library, model: Embedder, config: TrainConfig, parts: Split) -> Encoder:
     """The encoder with the scale of its vectors, from those of tracks that it learned from."""
-    spectrograms = library.table("spectrograms", config.set)
     sample = parts.train[:FITTED_TRACKS]  # the smallest hashes: as good as drawn by chance
+    spectrograms = library.table("spectrograms", config.set)
+    require(spectrograms, model.spec)
     rows = dataset(spectrograms, ["track_key", model.spec])
-    batch = partial(pooled_batch, keys=ray.put(sample), model=ray.put(model.eval()))
-    table = rows.map_batches(batch, batch_format="pyarrow", batch_size=64).to_pandas()
+    batch = partial(pooled_batch, keys=ray.put(sample), model=ray.put(model.eval()), pooling=config.pooling)
+    table = rows.map_batches(batch, batch_format="pyarrow", batch_size=READ_CLIPS).to_pandas()
     vectors: Vectors = np.stack(table.sort_values("track_key")["vector"].to_list())
-    project = runs.standardising if model.unlike_units else runs.whitening
-    return Encoder(model.eval(), vectors.mean(axis=0), project(vectors))
+    return Encoder(model.eval(), vectors.mean(axis=0), SCALES[model.scale](vectors), config.pooling)
 
 
-def pooled_batch(rows: pa.Table, keys: ray.ObjectRef, model: ray.ObjectRef) -> dict[str, Any]:
+def pooled_batch(
+    rows: pa.Table, keys: ray.ObjectRef, model: ray.ObjectRef, pooling: Pooling
+) -> dict[str, Any]:
     """Rows of spectrograms → the pooled vectors of those that are wanted, as the model gives them."""
     embedder: Embedder = ray.get(model)
-    wanted = _wanted(rows, keys)
-    clips = [stored(cell.as_py(), SPECS[embedder.spec]) for cell in wanted[embedder.spec]]
-    vectors = pooled(embedder, clips) if clips else np.empty((0, embedder.dimension), np.float32)
-    return {"track_key": wanted["track_key"].to_numpy(), "vector": vectors}
+    mine = wanted(rows, keys)
+    clips = [stored(cell.as_py(), SPECS[embedder.spec]) for cell in mine[embedder.spec]]
+    length = embedder.dimension * (1 if pooling == "mean" else 2)
+    vectors = pooled(embedder, clips, pooling) if clips else np.empty((0, length), np.float32)
+    return {"track_key": mine["track_key"].to_numpy(), "vector": vectors}

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from songray.evaluation import nearest, score
+from songray.evaluation import cluster, nearest, score
 
 
 def tracks(*labels: tuple[str | None, list[str], list[str]]) -> list[dict[str, object]]:
@@ -41,3 +41,25 @@ def test_neighbours_are_the_nearest_and_never_itself(count: int, k: int, seed: i
         assert number not in row
         others = np.delete(cosines[number], number)
         assert np.allclose(cosines[number][row], np.sort(others)[::-1][:k], atol=1e-6)
+
+
+def test_average_precision_by_hand() -> None:
+    degrees = np.radians([0, 10, 30, 34])
+    vectors = np.stack([np.cos(degrees), np.sin(degrees)], axis=1).astype(np.float32)
+    (recording,) = score(vectors, tracks(("r", [], []), ("s", [], []), ("r", [], []), ("r", [], [])), 1)
+    assert recording.first == pytest.approx(2 / 3)
+    from_the_first = (1 / 2 + 2 / 3) / 2  # s r r
+    from_another = (1 / 1 + 2 / 3) / 2  # r s r
+    by_hand = [from_the_first, from_another, from_another]
+    assert recording.average_precision == pytest.approx(np.mean(by_hand))
+
+
+def test_clusters_are_found_where_genres_stand_apart_and_not_by_lot() -> None:
+    random = np.random.default_rng(0)
+    genres = [[f"g{number % 3}"] for number in range(90)] + [[]]
+    apart = unit(np.eye(3)[np.arange(91) % 3] + random.normal(0, 0.05, (91, 3)))
+    found = cluster(apart, genres)
+    assert found is not None and (found.genres, found.v_measure, found.mutual_information) == (3, 1.0, 1.0)
+    by_lot = cluster(unit(random.normal(size=(91, 3))), genres)
+    assert by_lot is not None and abs(by_lot.mutual_information) < 0.1
+    assert cluster(apart, [["g"]] * 91) is None

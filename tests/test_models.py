@@ -2,62 +2,226 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import librosa
 import numpy as np
 import pytest
 import torch
+import torch.distributed
+import torch.multiprocessing
+from torch.nn.parallel import DistributedDataParallel
 
+from songray import runs
+from songray.audio import Excerpt, read
+from songray.embeddings import vectors
+from songray.library import Library
+from songray.loop import Totals, judge, learner, seeded, step
 from songray.models import MODELS
-from songray.models.base import LearningConfig
+from songray.models.ali import ALIConfig
+from songray.models.base import Batch, Embedder, LearningConfig, ModelConfig
 from songray.models.cae import CAE, CAEConfig
-from songray.segments import pooled, scaled
-from songray.training import Totals, seeded, step
+from songray.models.cae2d import CAE2DConfig
+from songray.models.dualaxis import DualAxisConfig
+from songray.runs import Encoder, Run
+from songray.segments import Clips, learning_batches, placed, pooled
+from songray.spectrograms import SPECS, Spectrogram, compute, quantise
 
-SMALL = {"cae": {"latent": 16, "dense_units": 64}, "random": {"latent": 16}, "mfcc": {}}
+SMALL = {
+    "ali": {"width": 4},
+    "cae": {"latent": 16, "dense_units": 64},
+    "contrastive": {"widths": (16, 32)},
+    "factors": {"dense_units": 64, "factors": 8},
+    "pca": {"components": 4},
+}
+LEARNING = [name for name in MODELS if isinstance(MODELS[name](), LearningConfig)]
+CPU = torch.device("cpu")
 
 
-@pytest.fixture(params=MODELS)
-def config(request: pytest.FixtureRequest) -> object:
-    return MODELS[request.param](**SMALL[request.param])
+def small(name: str) -> ModelConfig:
+    return MODELS[name](**SMALL.get(name, {}))
 
 
-def clips(*frames: int) -> list[np.ndarray]:
+def noise(model: Embedder, *frames: int) -> list[Spectrogram]:
     random = np.random.default_rng(0)
-    return [random.integers(0, 255, (length, 128), np.uint8) for length in frames]
+    return [random.integers(0, 255, (length, SPECS[model.spec].bins), np.uint8) for length in frames]
 
 
-def test_a_clip_becomes_one_vector_whatever_its_length(config: object) -> None:
+def fitted(config: ModelConfig) -> Embedder:
     model = seeded(config, 0).eval()
-    vectors = pooled(model, clips(1292, 100, 256, 600))
-    assert vectors.shape == (4, model.dimension)
-    assert np.isfinite(vectors).all()
+    if model.fitted:
+        model.fit([torch.rand(6, model.frames, SPECS[model.spec].bins)])
+    return model
 
 
-def test_a_vector_does_not_depend_on_its_batch(config: object) -> None:
-    model = seeded(config, 0).eval()
-    several = clips(1292, 300, 900, 2000)
-    together = pooled(model, several)
+def batches_of(clips: list[Spectrogram], model: Embedder, count: int, epoch: int = 1) -> list[Batch]:
+    targets = np.random.default_rng(0).normal(size=(len(clips), model.dimension)).astype(np.float32)
+    of = Clips(np.arange(len(clips)), clips, targets if model.target else None)
+    return [placed(batch, CPU) for batch in learning_batches(of, model, count, seed=0, epoch=epoch)]
+
+
+@pytest.fixture(scope="session")
+def real(clips: Path) -> dict[str, list[Spectrogram]]:
+    """Eight seconds each of six pieces of real music, by spec."""
+    files = sorted(clips.glob("*_1.mp3"))[:6]
+    names = {seeded(small(name), 0).spec for name in MODELS}
+    planes = [compute(read(str(file), Excerpt(8)).resampled(22050), sorted(names)) for file in files]
+    return {name: [quantise(plane[name], SPECS[name]) for plane in planes] for name in names}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_clip_becomes_one_vector_whatever_its_length(name: str) -> None:
+    model = fitted(small(name))
+    found = pooled(model, noise(model, 600, 60, 256))
+    assert found.shape == (3, model.dimension)
+    assert np.isfinite(found).all()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_vector_does_not_depend_on_its_batch(name: str) -> None:
+    model = fitted(small(name))
+    several = noise(model, 900, 60, 450)
+    together = pooled(model, several, "mean+deviation")
     for number, clip in enumerate(several):
-        alone = pooled(model, [clip])[0]
-        assert np.array_equal(alone, together[number])
+        assert np.array_equal(pooled(model, [clip], "mean+deviation")[0], together[number])
 
 
-def test_a_seed_gives_the_same_weights_and_leaves_the_global_ones(config: object) -> None:
+@pytest.mark.parametrize("name", MODELS)
+def test_a_run_that_is_read_again_gives_the_same_vectors(name: str, library: Library) -> None:
+    model = fitted(small(name))
+    clips = noise(model, 500, 600)
+    plain = pooled(model, clips)
+    before = Encoder(model, plain.mean(0), runs.SCALES[model.scale](plain))
+    run = Run("r", name, SMALL.get(name, {}), {}, "default", {}, "", {}, {}, [])
+    runs.save(library, run, before)
+    again = runs.load(library, runs.choose(library, "r"))
+    assert np.array_equal(vectors(again, clips), vectors(before, clips))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_seed_gives_the_same_weights_and_leaves_the_global_ones(name: str) -> None:
     before = torch.random.get_rng_state()
-    one, two = seeded(config, 1).state_dict(), seeded(config, 1).state_dict()
-    assert all(torch.equal(one[name], two[name]) for name in one)
+    one, two = seeded(small(name), 1).state_dict(), seeded(small(name), 1).state_dict()
+    assert all(torch.equal(one[key], two[key]) for key in one)
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if isinstance(MODELS[name](), LearningConfig)])
-def test_a_model_that_learns_does(name: str) -> None:
-    model = seeded(MODELS[name](**SMALL[name]), 0)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    windows = torch.from_numpy(np.stack(clips(256, 256, 256, 256)) // 8 + 100)
-    losses = [step(model, optimizer, windows)["loss"].item() for _ in range(30)]
-    assert losses[-1] < losses[0] / 2
-    assert all(parameter.grad is not None for parameter in model.parameters())
-    assert all(parameter.grad.abs().sum() > 0 for parameter in model.parameters())
+@pytest.mark.parametrize("name", LEARNING)
+def test_a_model_that_learns_does_and_all_its_weights_with_it(
+    name: str, real: dict[str, list[Spectrogram]]
+) -> None:
+    torch.manual_seed(0)
+    config = replace(small(name), learning_rate=1e-3)  # type: ignore[type-var]
+    model = seeded(config, 0)
+    learns = learner(model, config)
+    batch = batches_of(real[model.spec][:4], model, count=4)[0]
+    start = {key: weights.clone() for key, weights in model.named_parameters()}
+    losses = []
+    for _ in range(12 if len(model.turns) == 1 else 2 * len(model.turns)):
+        losses.append(step(learns, batch)["loss"].item())
+    assert np.isfinite(losses).all()
+    if len(model.turns) == 1:  # each of several players spoils the others' losses
+        assert np.mean(losses[-4:]) < np.mean(losses[:4])
+    still = [key for key, weights in model.named_parameters() if torch.equal(weights, start[key])]
+    assert not still
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_every_weight_of_the_player_gets_a_gradient_and_no_other(name: str) -> None:
+    model = seeded(small(name), 0)
+    batch = batches_of(noise(model, 600, 600, 600), model, count=3)[0]
+    for player in dict.fromkeys(model.turns):
+        for weights in model.parameters():
+            weights.requires_grad_(True).grad = None
+        mine = set(model.get_submodule(player).parameters())
+        for weights in set(model.parameters()) - mine:
+            weights.requires_grad_(False)
+        model(batch, player)["loss"].backward()
+        assert all(weights.grad is not None and weights.grad.abs().sum() > 0 for weights in mine)
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_judging_changes_nothing(name: str) -> None:
+    model = seeded(small(name), 0)
+    learns = learner(model, small(name))
+    batches = batches_of(noise(model, 600, 600), model, count=2)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    measured = judge(learns, batches)
+    assert np.isfinite(list(measured.values())).all()
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert model.training
+
+
+def work_together(rank: int, name: str, address: str, results: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    torch.manual_seed(rank)
+    model = seeded(small(name), 0)
+    config = small(name)
+    together = DistributedDataParallel(model, find_unused_parameters=len(set(model.turns)) > 1)
+    learns = learner(model, config, together)
+    clips = noise(model, 600, 600, 600, 600)[2 * rank : 2 * rank + 2]
+    for batch in batches_of(clips, model, count=2)[:1] * (len(model.turns) + 1):
+        step(learns, batch)
+    torch.save({key: value for key, value in model.named_parameters()}, f"{results}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LEARNING)
+def test_two_workers_hold_equal_weights_after_some_steps(name: str, tmp_path: Path) -> None:
+    address = f"file://{tmp_path}/meet"
+    torch.multiprocessing.spawn(work_together, (name, address, str(tmp_path)), nprocs=2)
+    one, two = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    start = dict(seeded(small(name), 0).named_parameters())
+    assert not any(torch.equal(one[key], start[key]) for key in one)
+
+
+def find_each_other(rank: int, address: str, results: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    model = plain_contrastive()
+    together = DistributedDataParallel(model)
+    batch = batches_of(noise(model, 600, 600, 600, 600), model, count=4)[0]
+    mine = Batch(batch.windows[4 * rank : 4 * rank + 4], batch.clips[4 * rank : 4 * rank + 4])
+    loss = together(mine)["loss"]
+    loss.backward()
+    torch.save([loss.detach(), [w.grad for w in model.parameters()]], f"{results}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def plain_contrastive() -> Embedder:
+    """With the statistics of batches frozen, which differ between workers, and windows as they are."""
+    return seeded(small("contrastive"), 0).eval()
+
+
+@pytest.mark.slow
+def test_negatives_come_from_all_workers_and_gradients_flow_back(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(find_each_other, (f"file://{tmp_path}/meet", str(tmp_path)), nprocs=2)
+    (one, gradients), (two, _) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    model = plain_contrastive()
+    loss = model(batches_of(noise(model, 600, 600, 600, 600), model, count=4)[0])["loss"]
+    loss.backward()
+    assert (one + two) / 2 == pytest.approx(loss.item(), abs=1e-5)
+    for weights, gradient in zip(model.parameters(), gradients, strict=True):
+        assert torch.allclose(weights.grad, gradient, atol=1e-5)
+
+
+def test_windows_of_a_clip_find_each_other_when_they_are_alike() -> None:
+    model = seeded(small("contrastive"), 0).eval()
+    loud, soft = np.full((600, 128), 200, np.uint8), np.full((600, 128), 30, np.uint8)
+    batch = batches_of([loud, soft], model, count=2)[0]
+    assert model(batch)["found"].item() == 1
+
+
+def test_the_sizes_are_those_published() -> None:
+    with torch.device("meta"):
+        dual = DualAxisConfig().build()
+        latent = [CAE2DConfig(size).build().dimension for size in "ABC"]
+    assert sum(weights.numel() for weights in dual.encoder.parameters()) == pytest.approx(1e6, rel=0.05)
+    assert latent == [12 * 27 * 12, 24 * 54 * 14, 4 * 9 * 5]
 
 
 def test_the_cae_has_the_published_layers() -> None:
@@ -70,23 +234,51 @@ def test_the_cae_has_the_published_layers() -> None:
         (2048, 256), (2048, 2048), (16384, 2048),
         (512, 512, 2), (512, 256, 2), (256, 128, 2),  # transposed: (in, out, kernel)
     ]  # fmt: skip
-    config = CAEConfig()
-    assert (config.learning_rate, config.batch_size, config.epochs) == (2e-4, 32, 50)
-    assert model.frames == 256
+
+
+def test_the_schedules_are_those_published() -> None:
+    published = {CAEConfig: (2e-4, 32, 50), DualAxisConfig: (1e-3, 32, 20), CAE2DConfig: (5e-4, 5, 125)}
+    for kind, schedule in published.items():
+        assert (kind().learning_rate, kind().batch_size, kind().epochs) == schedule
+
+
+def test_alis_tricks_can_be_switched_off() -> None:
+    off = ALIConfig(generator_turns=1, kernel_penalty=0, smooth_labels=False, noise_variance=0)
+    model = seeded(off, 0)
+    assert model.turns == ("generator", "discriminator")
+    assert ALIConfig().build().turns == ("generator",) * 4 + ("discriminator",)
+    batch = batches_of(noise(model, 500), model, count=1)[0]
+    pair = model.eval()(batch, "discriminator")["loss"]
+    torch.manual_seed(0)
+    prior = torch.randn(1, 64)
+    torch.manual_seed(0)
+    by_hand = model.discriminator(batch.windows, model.embed(batch.windows)).square().mean()
+    by_hand = by_hand + (model.discriminator(model.draw(prior), prior) - 1).square().mean()
+    assert model(batch, "discriminator")["loss"].item() == pytest.approx(by_hand.item(), rel=1e-5)
+    assert pair.isfinite()
 
 
 def test_unexplained_is_the_error_over_the_variance_of_the_input() -> None:
-    windows = torch.from_numpy(np.stack(clips(256, 256, 256)))
-    mean = scaled(windows).mean()
+    windows = torch.rand(3, 256, 128)
     totals = Totals()
     for part in (windows[:2], windows[2:]):  # drawing the mean explains nothing
-        error = (scaled(part) - mean).square().mean()
-        totals.add(part, {"loss": error, "squared_error": error})
+        error = (part - windows.mean()).square().mean()
+        totals.add(Batch(part, torch.zeros(len(part))), {"loss": error, "squared_error": error})
     assert totals.means()["unexplained"] == pytest.approx(1, abs=1e-4)
 
 
 def test_mfcc_are_those_of_librosa() -> None:
-    (clip,) = clips(500)
+    model = seeded(MODELS["mfcc"](), 0)
+    (clip,) = noise(model, 500)
     cepstra = librosa.feature.mfcc(S=clip.T / 255, n_mfcc=20)
     expected = np.concatenate([cepstra.mean(1), cepstra.std(1)])
-    assert np.allclose(pooled(seeded(MODELS["mfcc"](), 0), [clip])[0], expected, atol=1e-4)
+    assert np.allclose(pooled(model, [clip])[0], expected, atol=1e-4)
+
+
+def test_pca_in_batches_is_that_of_all_at_once() -> None:
+    random = np.random.default_rng(0)
+    hidden = random.normal(size=(60, 3)) @ random.normal(size=(3, 216 * 128)) * [5]
+    windows = torch.from_numpy(hidden).float().view(60, 216, 128)
+    model = seeded(MODELS["pca"](components=3), 0)
+    model.fit(windows.split(7))
+    assert torch.allclose(model.draw(model.embed(windows)), windows, atol=1e-2)

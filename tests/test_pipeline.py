@@ -52,7 +52,7 @@ def spoil(folder: Path, clips: Path) -> None:
 def run_stages(library: Library) -> None:
     download(library, DownloadConfig())
     transform(library, TransformConfig())
-    for model, options in (("cae", SMALL_CAE), ("random", {}), ("mfcc", {})):
+    for model, options in (("cae", SMALL_CAE), ("random", {"encoder": "cae"}), ("mfcc", {})):
         train(library, model, MODELS[model](**options), TrainConfig(run=model))
         embed(library, EmbedConfig(run=model))
 

@@ -3,11 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from songray.library import track_key
-from songray.segments import split, tile
+from songray.models.base import Embedder
+from songray.segments import Clips, draw, learning_batch, learning_batches, split, tile
 
 catalogues = st.lists(st.sets(st.sampled_from("ABCDEFGHIJ"), max_size=3), min_size=2, max_size=30)
 
@@ -24,15 +26,99 @@ def catalogue(artists: list[set[str]], recordings: list[str | None] | None = Non
     )
 
 
-@given(st.integers(1, 700), st.integers(1, 300))
+lengths = st.integers(1, 700)
+windows = st.integers(1, 300)
+
+
+def counted(length: int) -> np.ndarray:
+    """A clip whose every frame tells its place."""
+    return np.stack([np.arange(length) % 256, np.arange(length) // 256], axis=1).astype(np.uint8)
+
+
+def places(cut: np.ndarray) -> np.ndarray:
+    return cut[..., 0] + 256 * cut[..., 1].astype(int)  # (windows, frames)
+
+
+@given(lengths, windows)
 def test_tiles_follow_each_other_and_stay_inside(length: int, frames: int) -> None:
-    spectrogram = np.arange(length * 2, dtype=np.uint8).reshape(length, 2)
+    spectrogram = counted(length)
     tiles = tile(spectrogram, frames)
     assert tiles.shape == (max(1, length // frames), frames, 2)
     if length >= frames:
         assert np.array_equal(tiles.reshape(-1, 2), spectrogram[: len(tiles) * frames])
     else:  # repeated from its start
-        assert np.array_equal(tiles[0], spectrogram[np.arange(frames) % length])
+        assert np.array_equal(places(tiles)[0], np.arange(frames) % length)
+
+
+@given(lengths, windows, st.integers(1, 300))
+def test_overlapping_tiles_start_a_hop_apart_and_leave_less_than_a_hop(
+    length: int, frames: int, hop: int
+) -> None:
+    found = places(tile(counted(length), frames, hop))
+    if length >= frames:
+        assert np.array_equal(found[:, 0], np.arange(len(found)) * hop)
+        assert (np.diff(found) == 1).all()
+        assert found.max() < length < found.max() + 1 + hop
+
+
+@given(lengths, windows, st.integers(1, 5), st.integers(0, 9))
+def test_drawn_windows_stay_inside_and_come_again_under_their_seed(
+    length: int, frames: int, count: int, seed: int
+) -> None:
+    clip = counted(length)
+    found = draw(clip, frames, count, (seed, 7))
+    assert found.shape == (count, frames, 2)
+    assert np.array_equal(found, draw(clip, frames, count, (seed, 7)))
+    if length >= frames:
+        assert (np.diff(places(found)) == 1).all()
+        assert places(found).max() < length
+
+
+def test_windows_are_drawn_from_everywhere() -> None:
+    starts = places(draw(counted(12), 3, 500, (0,)))[:, 0]
+    assert set(starts) == set(range(10))
+
+
+@given(st.integers(1, 50), st.integers(1, 50))
+def test_a_short_clip_is_followed_by_silence_where_the_model_says_so(length: int, more: int) -> None:
+    clip = np.full((length, 2), 9, np.uint8)
+    for cut in (tile(clip, length + more, short="silence"), draw(clip, length + more, 1, (0,), "silence")):
+        assert (cut[0, :length] == 9).all() and (cut[0, length:] == 0).all()
+
+
+class Pairs(Embedder):
+    frames, views, windows_per_clip = 4, 2, 6
+
+
+@given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 3))
+def test_an_epoch_takes_as_many_windows_of_each_clip_as_the_model_says(
+    clips: int, count: int, seed: int
+) -> None:
+    of = Clips(np.arange(clips) * 10, [np.full((9, 2), number, np.uint8) for number in range(clips)])
+    batches = list(learning_batches(of, Pairs(), count, seed, epoch=1))
+    again = list(learning_batches(of, Pairs(), count, seed, epoch=1))
+    taken = np.concatenate([batch.clips.numpy() for batch in batches])
+    whole = 3 * clips // count * count or 3 * clips  # what is left after the last whole batch is not used
+    assert taken.size == 2 * whole
+    assert (taken.reshape(-1, 2)[:, 0] == taken.reshape(-1, 2)[:, 1]).all()  # views lie side by side
+    assert np.bincount(taken // 10, minlength=clips).max() <= 6
+    for one, two in zip(batches, again, strict=True):
+        assert torch.equal(one.windows, two.windows)
+        assert (one.windows[:, 0, 0].long() * 10 == one.clips).all()
+
+
+def test_epochs_differ_in_order_and_places() -> None:
+    of = Clips(np.arange(30), [counted(100)] * 30)
+    one, two = (next(learning_batches(of, Pairs(), 30, 0, epoch)) for epoch in (1, 2))
+    assert not torch.equal(one.clips, two.clips)
+    assert not torch.equal(one.windows, two.windows)
+
+
+def test_a_clips_windows_are_the_same_in_whatever_batch() -> None:
+    of = Clips(np.arange(8), [counted(100 + number) for number in range(8)])
+    together = learning_batch(of, Pairs(), 0, 1, 0)
+    alone = learning_batch(of.take(np.array([5])), Pairs(), 0, 1, 0)
+    assert torch.equal(together.windows[10:12], alone.windows)
 
 
 def test_none_asks_for_the_whole_clip() -> None:

@@ -14,12 +14,13 @@ from songray.sources.base import Artist, PlaylistEntry, Track
 ROOT = Path(__file__).resolve().parents[1]
 READING_ORDER = [
     "library", "stages", "web", "sources", "frontier", "catalog", "previews", "audio", "spectrograms",
-    "models", "runs", "segments", "training", "embeddings", "index", "recommender", "evaluation",
-    "amendments", "service", "command",
+    "latents", "models", "runs", "segments", "loop", "feed", "training", "embeddings", "index",
+    "recommender", "evaluation", "amendments", "service", "command",
 ]  # fmt: skip
-WITHOUT_RAY = ["audio", "models", "recommender", "evaluation", "segments", "runs", "library",
+WITHOUT_RAY = ["audio", "models", "recommender", "evaluation", "segments", "runs", "loop", "library",
                "frontier"]  # fmt: skip
-STAGES = {"catalog": "crawl", "previews": "download", "spectrograms": "transform", "training": "train",
+STAGES = {"catalog": "crawl", "previews": "download", "spectrograms": "transform", "latents": "factorize",
+          "training": "train",
           "embeddings": "embed", "index": "index", "evaluation": "evaluate"}  # fmt: skip
 MODULES = sorted((ROOT / "songray").rglob("*.py"))
 

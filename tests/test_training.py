@@ -5,20 +5,27 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow as pa
+import pyarrow.parquet
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from test_stages import job
 
 from songray import runs
-from songray.embeddings import EmbedConfig, embed, matrix
+from songray.embeddings import EmbedConfig, embed, matrix, vectors
 from songray.library import Library, track_key
 from songray.models import MODELS
-from songray.training import TrainConfig, train
+from songray.runs import Run
+from songray.spectrograms import SPECS, stored
+from songray.training import TrainConfig, stop, train
 
 SMALL = {"dense_units": 64, "latent": 16, "batch_size": 8}
 
@@ -77,48 +84,135 @@ def test_nothing_to_learn_from_is_told(library: Library) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
-def test_two_workers_learn_together(library: Library) -> None:
+def test_two_workers_learn_together_and_leave_a_curve(library: Library) -> None:
     spectrograms(library, 40)
-    config = MODELS["cae"](**SMALL, epochs=4)
-    run = train(library, "cae", config, TrainConfig(workers=2, threads=1))
-    losses = [epoch["validation_loss"] for epoch in run.curve]
-    assert [epoch["epoch"] for epoch in run.curve] == [1, 2, 3, 4]
-    assert losses[-1] < losses[0]
-    assert 0 < run.metrics["validation_unexplained"] < run.curve[0]["validation_unexplained"] + 1e-9
+    config = MODELS["contrastive"](widths=(8, 16), batch_size=16, epochs=3)
+    with pytest.raises(ValueError, match=r"--batch-size 16 cannot be shared .*: choose a multiple of 6"):
+        train(library, "contrastive", config, TrainConfig(workers=3))
+    options = TrainConfig(workers=2, threads=1, pooling="mean+deviation", keep_checkpoints=2)
+    run = train(library, "contrastive", config, options)
+    assert [epoch["epoch"] for epoch in run.curve] == [1, 2, 3]
+    train_share = run.tracks["train"] // 2
+    assert [epoch["steps"] for epoch in run.curve] == [train_share * 4 // 4 * n for n in (1, 2, 3)]
+    assert run.curve[-1]["loss"] < run.curve[0]["loss"]
+    names = {"loss", "learning_rate", "gradient_norm", "windows_per_second", "waiting", "validation_loss"}
+    table = pyarrow.parquet.read_table(library.path("runs", run.name, "curve.parquet"))
+    assert names <= set(table.column_names) and table.num_rows == 3
+    folder = Path(library.path("runs", run.name, "tensorboard"))
+    assert len(list(folder.glob("events.out.tfevents.*"))) == 3
+    assert 2 <= len(list(Path(library.path("runs", run.name, "train")).glob("checkpoint_*"))) <= 3
     assert embed(library, EmbedConfig()).done == 40
+    rows = library.table("embeddings", run.name).read()
+    assert matrix(rows["embedding"]).shape == (40, run.tracks["train"] // 4)
+    assert_the_clip_alone_gets_the_same_vector(library, run, rows)
+
+
+def assert_the_clip_alone_gets_the_same_vector(library: Library, run: Run, rows: pa.Table) -> None:
+    encoder = runs.load(library, run)
+    (first,) = library.table("spectrograms", "default").read().slice(0, 1).to_pylist()
+    alone = vectors(encoder, [stored(first["mel128"], SPECS["mel128"])])[0]
+    written = matrix(rows["embedding"])[rows["track_key"].to_pylist().index(first["track_key"])]
+    assert np.abs(alone - written).max() < 1e-5
 
 
 @pytest.mark.slow
-def test_a_training_that_was_killed_goes_on_from_its_last_epoch(library: Library, cluster: None) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_a_loss_that_is_no_number_ends_training_with_the_last_good_epoch(library: Library) -> None:
+    spectrograms(library, 20)
+    mad = MODELS["cae"](**SMALL, epochs=20, learning_rate=1e18)
+    with pytest.raises(ValueError, match=r"first epoch: the loss was no number .*; lower --learning-rate"):
+        train(library, "cae", mad, TrainConfig(worker_failures=0))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+def test_a_model_hears_factors_and_clips_may_be_read_in_every_pass(library: Library) -> None:
     spectrograms(library, 40)
-    options = (
-        "--run",
-        "killed",
-        "--dense-units",
-        "64",
-        "--latent",
-        "16",
-        "--batch-size",
-        "8",
-        "--epochs",
-        "12",
-    )
-    process = job("train", library, *options, command="cae")
-    snapshot = Path(library.path("runs", "killed", "train"))
-    deadline = time.monotonic() + 200
-    while len(list(snapshot.glob("checkpoint_*"))) < 2:
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        time.sleep(0.1)
+    config = MODELS["factors"](factors=4, dense_units=32, batch_size=8, epochs=2)
+    with pytest.raises(ValueError, match=r"factors/als has none of the tracks .*jobs/factorize\.py"):
+        train(library, "factors", config, TrainConfig())
+    keys = library.table("tracks").read(["track_key", "track_id"])[:30]
+    taste = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
+    made = {
+        "version": pa.array([1] * 30),
+        "track_key": keys["track_key"],
+        "factors": pa.FixedSizeListArray.from_arrays(taste.ravel(), 4),
+    }
+    library.table("factors", "als").append(pa.table(made), "1")
+    run = train(library, "factors", config, TrainConfig(keep_gigabytes=0, worker_failures=0))
+    assert [epoch["epoch"] for epoch in run.curve] == [1, 2]
+    assert 2 <= run.curve[-1]["steps"] <= 2 * 4 * (36 // 8)
+    assert "validation_cosine" in run.metrics
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+def test_pca_is_fitted_by_the_same_job(library: Library) -> None:
+    spectrograms(library, 20)
+    run = train(library, "pca", MODELS["pca"](components=4), TrainConfig())
+    model = runs.load(library, run).model
+    assert torch.allclose(model.components @ model.components.T, torch.eye(4), atol=1e-4)
+    assert embed(library, EmbedConfig()).done == 20
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_set_without_what_a_model_eats_is_told(library: Library) -> None:
+    spectrograms(library, 10)
+    with pytest.raises(ValueError, match=r"spectrograms/default has no mel96, .*jobs/transform\.py"):
+        train(library, "cae2d", MODELS["cae2d"](), TrainConfig())
+
+
+def test_training_stops_when_it_gets_no_better_or_its_time_is_over() -> None:
+    model = MODELS["mfcc"]().build()
+    curve = [
+        {"epoch": n + 1, "validation_loss": loss, "seconds": 10.0 * n} for n, loss in enumerate([3, 2, 4, 5])
+    ]
+    assert not stop(model, curve[:3], TrainConfig(patience=2))
+    assert stop(model, curve, TrainConfig(patience=2)) == "no better for 2 epochs"
+    assert stop(model, curve, TrainConfig(max_seconds=30)) == "its 30 s were over"
+    assert not stop(model, [], TrainConfig(patience=1, max_seconds=1))
+
+
+@pytest.mark.slow
+def test_a_training_whose_driver_or_worker_was_killed_ends_like_the_unbroken_one(
+    library: Library, cluster: None
+) -> None:
+    spectrograms(library, 40)
+    options = "--dense-units 64 --latent 16 --batch-size 8 --epochs 8 --run driver"
+    process = job("train", library, *options.split(), command="cae")
+    wait_for_checkpoints(library, "driver", 2, lambda: process.poll() is None)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    assert runs.find(library, "killed") is None  # not finished
-    config = MODELS["cae"](dense_units=64, latent=16, batch_size=8, epochs=12)
-    resumed = train(library, "cae", config, TrainConfig(run="killed"))
-    unbroken = train(library, "cae", config, TrainConfig(run="unbroken"))
-    assert [epoch["epoch"] for epoch in resumed.curve] == list(range(1, 13))
-    for name in ("loss", "validation_loss"):
-        found, expected = ([epoch[name] for epoch in run.curve] for run in (resumed, unbroken))
-        assert np.allclose(found, expected, rtol=1e-3)
+    assert runs.find(library, "driver") is None  # not finished
+    config = MODELS["cae"](**SMALL, epochs=8)
+    with ThreadPoolExecutor(1) as thread:
+        killed = thread.submit(kill_the_worker, library, "worker")
+        trained = {"worker": train(library, "cae", config, TrainConfig(run="worker"))}
+        assert killed.result()
+    for name in ("driver", "unbroken"):
+        trained[name] = train(library, "cae", config, TrainConfig(run=name))
+    for name in ("driver", "worker"):
+        assert [epoch["epoch"] for epoch in trained[name].curve] == list(range(1, 9))
+        for loss in ("loss", "validation_loss"):
+            found, expected = ([epoch[loss] for epoch in trained[one].curve] for one in (name, "unbroken"))
+            assert np.allclose(found, expected, rtol=1e-3)
+
+
+def wait_for_checkpoints(library: Library, run: str, count: int, is_alive: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 300
+    while len(list(Path(library.path("runs", run, "train")).glob("checkpoint_*"))) < count:
+        assert is_alive() and time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def kill_the_worker(library: Library, run: str) -> list[int]:
+    """SIGKILL the process that trains, once the first epoch is saved; of this session's Ray alone."""
+    wait_for_checkpoints(library, run, 1, lambda: True)
+    ours = psutil.Process().children(recursive=True)
+    workers = [child for child in ours if any("RayTrainWorker" in part for part in child.cmdline())]
+    for worker in workers:
+        worker.kill()
+    return [worker.pid for worker in workers]
 
 
 @given(st.integers(2, 60), st.integers(0, 9))

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from songray.models.base import Embedder
+from songray.models.base import Batch, Embedder
 
 BINS = 128
 CHANNELS = (256, 256, 512)
@@ -28,7 +28,7 @@ class CAEConfig:
     batch_size: int = 32
     """Windows a step, over all workers."""
     epochs: int = 50
-    """Passes over the training tracks."""
+    """Passes over the training tracks, each of which gives four windows."""
 
     def build(self) -> CAE:
         return CAE(self)
@@ -38,6 +38,7 @@ class CAE(Embedder):
     """Each 5.94-s window is squeezed into a short vector, from which it must be drawn again."""
 
     frames = 256
+    windows_per_clip = 4
 
     def __init__(self, config: CAEConfig) -> None:
         super().__init__()
@@ -56,9 +57,9 @@ class CAE(Embedder):
             *_decoder_convolutions(),
         )
 
-    def forward(self, windows: torch.Tensor) -> dict[str, torch.Tensor]:
-        drawn = self.decoder(self.embed(windows)).transpose(1, 2)  # (batch, frames, bins)
-        loss = functional.mse_loss(drawn, windows)
+    def forward(self, batch: Batch, player: str = "") -> dict[str, torch.Tensor]:
+        drawn = self.decoder(self.embed(batch.windows)).transpose(1, 2)  # (batch, frames, bins)
+        loss = functional.mse_loss(drawn, batch.windows)
         return {"loss": loss, "squared_error": loss.detach()}
 
     def embed(self, windows: torch.Tensor) -> torch.Tensor:

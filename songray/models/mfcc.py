@@ -26,7 +26,7 @@ class MFCC(Embedder):
     """What librosa.feature.mfcc makes of the same mel-spectrogram, over the whole clip."""
 
     frames = None
-    unlike_units = True
+    scale = "standardise"
 
     def __init__(self, config: MFCCConfig) -> None:
         super().__init__()

@@ -1,19 +1,23 @@
-"""Baseline: the encoder of the CAE with the weights that it starts from."""
+"""Baseline: the encoder of another model with the weights that it starts from."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 from songray.models.base import Embedder
-from songray.models.cae import CAE, CAEConfig
+from songray.models.cae import CAEConfig
+from songray.models.contrastive import ContrastiveConfig
+
+ENCODERS = {"cae": CAEConfig, "contrastive": ContrastiveConfig}
 
 
 @dataclass(frozen=True)
 class RandomConfig:
-    latent: int = 256
-    """Length of a vector."""
+    encoder: Literal["cae", "contrastive"] = "contrastive"
+    """Of which model."""
 
     def build(self) -> RandomEncoder:
         return RandomEncoder(self)
@@ -22,13 +26,11 @@ class RandomConfig:
 class RandomEncoder(Embedder):
     """Shows how much of a result comes from the architecture, before anything is learned."""
 
-    frames = CAE.frames
-
     def __init__(self, config: RandomConfig) -> None:
         super().__init__()
-        self.dimension = config.latent
-        self.untrained = CAE(CAEConfig(latent=config.latent)).encoder
+        self.untrained = ENCODERS[config.encoder]().build()
+        self.frames, self.dimension = self.untrained.frames, self.untrained.dimension
 
     def embed(self, windows: torch.Tensor) -> torch.Tensor:
-        vectors: torch.Tensor = self.untrained(windows.transpose(1, 2))
+        vectors: torch.Tensor = self.untrained.embed(windows)
         return vectors
