@@ -103,13 +103,15 @@ def newest(table: Table) -> pa.Table:
 
 
 def current(playlists: Table) -> pa.Table:
-    """The entries of every playlist as its newest crawl found it, in order."""
-    rows = playlists.read(["playlist_id", "position", "crawl", "track_id"])
-    crawls = rows.group_by("playlist_id").aggregate([("crawl", "max")])
-    place = pa.compute.index_in(rows["playlist_id"], crawls["playlist_id"].combine_chunks())
-    latest = crawls["crawl_max"].take(place)
-    kept = rows.filter(pa.compute.equal(rows["crawl"], latest))
-    return kept.sort_by([("playlist_id", "ascending"), ("position", "ascending")])
+    """The entries of every playlist in its newest version, in order. A version may have come in several
+    crawls, where one was cut off."""
+    rows = playlists.read(["playlist_id", "position", "crawl", "version", "track_id"]).sort_by("crawl")
+    newest = rows.group_by("playlist_id", use_threads=False).aggregate([("version", "last")])
+    place = pa.compute.index_in(rows["playlist_id"], newest["playlist_id"].combine_chunks())
+    kept = rows.filter(pa.compute.equal(rows["version"], newest["version_last"].take(place)))
+    entries = kept.group_by(["playlist_id", "position"], use_threads=False).aggregate([("track_id", "last")])
+    entries = entries.rename_columns(["playlist_id", "position", "track_id"])
+    return entries.sort_by([("playlist_id", "ascending"), ("position", "ascending")])
 
 
 def sample(entries: pa.Table, config: FactorizeConfig) -> pa.Table:

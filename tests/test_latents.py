@@ -13,7 +13,7 @@ TASTES, TRACKS_EACH = 3, 12
 
 
 def crawl(library: Library, playlists: int, number: int = 1, stray: bool = False) -> None:
-    """Playlists of eight tracks of one taste each, and one that held something else before."""
+    """Playlists of eight tracks of one taste each, as a crawl that was cut off and the next one wrote them."""
     random = np.random.default_rng(0)
     ids = [f"t:{one}" for one in range(TASTES * TRACKS_EACH)]
     tracks = library.table("tracks")
@@ -24,7 +24,13 @@ def crawl(library: Library, playlists: int, number: int = 1, stray: bool = False
         taste = name % TASTES * TRACKS_EACH
         chosen = random.permutation(TRACKS_EACH)[:8] + taste if not stray else range(0, 36, 5)
         rows += [
-            {"playlist_id": f"p:{name}", "position": place, "crawl": number, "track_id": ids[one]}
+            {
+                "playlist_id": f"p:{name}",
+                "position": place,
+                "crawl": number + place % 2,
+                "version": str(number),
+                "track_id": ids[one],
+            }
             for place, one in enumerate(chosen)
         ]
     table = library.table("playlists")
@@ -35,7 +41,7 @@ def crawl(library: Library, playlists: int, number: int = 1, stray: bool = False
 @pytest.mark.usefixtures("cluster")
 def test_tracks_that_listeners_put_together_lie_together(library: Library, method: str) -> None:
     crawl(library, 60, number=1, stray=True)  # superseded by the next crawl
-    crawl(library, 60, number=2)
+    crawl(library, 60, number=3)
     made = factorize(library, FactorizeConfig(method, factors=6))
     assert (made.tracks, made.playlists, made.version) == (TASTES * TRACKS_EACH, 60, 1)
     rows = newest(library.table("factors", method))

@@ -96,9 +96,7 @@ def test_breadth_first(tmp_path: Path) -> None:
     heads = ["requests", "busiest second", "busiest 5 s, a second", "mean a second"]
     print(tabulate(rows, heads, tablefmt="github", floatfmt=".0f"))
     print(f"\n{len(names)} pages read, {sum(names.values()) - len(names)} of them stored twice;")
-    print(
-        f"{len(repeated)} pages were asked for before and after the kill; a third crawl asked {after} times"
-    )
+    print(f"{len(repeated)} pages were asked for on both sides of the kill; a third crawl asked {after}")
     print(output + again)
     assert len(names) == 2 * ARTISTS and len(repeated) <= len(before) - stored
     assert after == 0 and re.search(r" 0 pages read", again)
