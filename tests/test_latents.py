@@ -13,7 +13,7 @@ TASTES, TRACKS_EACH = 3, 12
 
 
 def crawl(library: Library, playlists: int, number: int = 1, stray: bool = False) -> None:
-    """Playlists of eight tracks of one taste each, as a crawl that was cut off and the next one wrote them."""
+    """Playlists of eight tracks of one taste each, half of each written by a second run."""
     random = np.random.default_rng(0)
     ids = [f"t:{one}" for one in range(TASTES * TRACKS_EACH)]
     tracks = library.table("tracks")
