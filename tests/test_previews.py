@@ -13,9 +13,11 @@ import pyarrow as pa
 import pytest
 import ray
 from fakes import previews, served
+from fakes.deezer import FakeDeezer, isrc
 
 from songray.library import TABLES, Library, track_key
 from songray.previews import DownloadConfig, download, download_batch, is_audio
+from songray.sources.deezer import DeezerApi
 from songray.stages import Tally
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -125,6 +127,39 @@ def test_links_of_public_catalogues_lead_to_no_private_address(host: str) -> Non
     assert [row["error"] for row in rows] == ["private_address"] * 2
     allowed = replace(FAST, private_addresses=True)
     assert fetch(f"{host}/good/1", source="spotify", config=allowed)[0][0]["error"] is None
+
+
+def deezer(url: str) -> DownloadConfig:
+    api = DeezerApi(url, deezer_requests_per_second=10_000, deezer_pause_seconds=0.1)
+    return replace(FAST, deezer=api, private_addresses=True)
+
+
+def test_a_link_is_asked_for_just_before_the_download() -> None:
+    fake = FakeDeezer()
+    fake.without_preview.add(4102)
+    with served(fake.application()) as url:
+        rows, again = fetch("deezer:4101", "deezer:4102", config=deezer(url), source="deezer")
+    assert not again
+    assert [(row["error"], row["audio_id"]) for row in rows] == [(None, "deezer:4101"), ("no_preview", None)]
+    assert is_audio(rows[0]["audio"]) and "/preview/" in rows[0]["location"]
+
+
+def test_an_expired_link_is_asked_for_once_more() -> None:
+    fake = FakeDeezer(link_seconds=-1)
+    with served(fake.application()) as url:
+        (row,), _ = fetch("deezer:4101", config=deezer(url), source="deezer")
+    assert (row["error"], row["status"]) == ("expired", 403)
+    assert Counter(fake.faults.paths)["/track/4101"] == 2
+
+
+def test_a_track_without_audio_gets_that_of_its_isrc() -> None:
+    with served(FakeDeezer().application()) as url:
+        (row,), _ = fetch(None, config=deezer(url), source="spotify", isrc=isrc(4103))
+        (unknown,), _ = fetch(None, config=deezer(url), source="spotify", isrc="XX0000000000")
+        none = replace(deezer(url), isrc_source="none")
+        assert fetch(None, config=none, source="spotify", isrc=isrc(4103))[1] == {"no_location": 1}
+    assert (row["error"], row["track_id"], row["audio_id"]) == (None, "0", "deezer:4103")
+    assert unknown["error"] == "no_match"
 
 
 def test_a_file_in_a_folder_stays_where_it_is(tmp_path: Path) -> None:
