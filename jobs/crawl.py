@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from songray.catalog import CrawlConfig, crawl
-from songray.command import LibraryFlag, open_library, run
+from songray.command import LibraryFlag, described, open_library, run
 from songray.library import DEFAULT_LIBRARY
 from songray.sources.registry import SOURCES
 
@@ -16,7 +16,7 @@ def command(name: str) -> Callable[..., None]:
     ) -> None:
         print(crawl(open_library(library), source, config))
 
-    return main
+    return described(main, SOURCES[name])
 
 
 if __name__ == "__main__":

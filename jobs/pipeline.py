@@ -13,7 +13,7 @@ from typing import Literal
 import httpx
 
 from songray.catalog import CrawlConfig, crawl
-from songray.command import LibraryFlag, open_library, run
+from songray.command import LibraryFlag, described, open_library, run
 from songray.embeddings import EmbedConfig, embed
 from songray.evaluation import EvaluateConfig, evaluate
 from songray.index import Index, IndexConfig, index
@@ -51,7 +51,7 @@ def command(name: str) -> Callable[..., None]:
     ) -> None:
         pipeline(open_library(library), source, crawl_config, config, serve_config)
 
-    return main
+    return described(main, SOURCES[name])
 
 
 def pipeline(

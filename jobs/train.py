@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from songray.command import LibraryFlag, open_library, run
+from songray.command import LibraryFlag, described, open_library, run
 from songray.library import DEFAULT_LIBRARY
 from songray.models import MODELS
 from songray.training import TrainConfig, train
@@ -16,7 +16,7 @@ def command(name: str) -> Callable[..., None]:
     ) -> None:
         print(train(open_library(library), name, model, config))
 
-    return main
+    return described(main, MODELS[name])
 
 
 if __name__ == "__main__":

@@ -45,6 +45,12 @@ def run(main: Callable[..., None] | dict[str, Callable[..., None]], description:
         sys.exit(130)
 
 
+def described(main: Callable[..., None], by: type) -> Callable[..., None]:
+    """A subcommand whose line in --help is the first one of the module of what it is about."""
+    main.__doc__ = (sys.modules[by.__module__].__doc__ or "").splitlines()[0]
+    return main
+
+
 def _told(error: BaseException) -> str:
     """The sentence of an error, without the trace that Ray puts around one from a worker."""
     cause = getattr(error, "cause", None)
