@@ -119,7 +119,7 @@ def download_batch(
         outcomes = Downloads(config).outcomes(tracks.to_pylist())
         while some := loop.run_until_complete(_next(outcomes)):
             rows = [row for row in some if isinstance(row, dict)]
-            tally.add.remote(len(rows), [kind for kind in some if isinstance(kind, str)])
+            ray.get(tally.add.remote(len(rows), [kind for kind in some if isinstance(kind, str)]))
             yield _table(rows)
 
 

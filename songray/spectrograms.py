@@ -128,7 +128,7 @@ def _transform_and_count(
     killed = ray.get(tally.begin.remote(keys))
     rows, again = (_transform_apart if killed else transform_batch)(previews, config)
     tally.end.remote(keys)
-    tally.add.remote(rows.num_rows, again)
+    ray.get(tally.add.remote(rows.num_rows, again))  # it shall know before the stage ends
     return rows
 
 
