@@ -27,6 +27,7 @@ from tabulate import tabulate
 from test_spectrograms import previews, reference
 
 from songray.audio import Excerpt, read
+from songray.command import LOCAL_LOGICAL_CPUS
 from songray.library import TABLES, Library, track_key
 from songray.spectrograms import SPECS, TransformConfig, compute, quantise, transform, transform_batch
 
@@ -177,7 +178,10 @@ def test_the_stage_on_two_cores(clips: Path, tmp_path: Path) -> None:
     others use the machine, compare the processor time of a further clip."""
     sounds = [Path(path).read_bytes() for path in real(clips)]
     loop = milliseconds({"ours": ours("mel128")}, real(clips))["ours"]
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=1 << 30)
+    cpus = LOCAL_LOGICAL_CPUS  # as jobs start it: reading and sorting take some of them
+    ray.init(
+        "local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, object_store_memory=1 << 30
+    )
     ray.data.DataContext.get_current().print_on_execution_start = False
     ray.data.DataContext.get_current().enable_progress_bars = False
     rows: list[list[object]] = []
