@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from songray.library import REVISION_BITS, TABLES, Keys, Library, Table, hash64,
 from songray.sources.base import Artist, Page, PlaylistEntry, Source, Track
 from songray.stages import telling
 
-PAGES_AT_ONCE = 32  # asked for together by one worker
+PAGES_AT_ONCE = 100  # asked for together by one worker, whose next ones wait for the slowest
 SECONDS_BETWEEN_WRITES = 0.5  # what a killed crawl asks for again
 ROWS_PER_FILE = 5000
 VERDICTS = ("new", "changed", "unchanged", "completed", "duplicate", "removed")
@@ -93,8 +94,8 @@ def crawl(library: Library, source: Source, config: CrawlConfig) -> CrawlSummary
     catalog.frontier.meet(source.pages())
     with telling(catalog.progress):
         while pages := catalog.unread():
-            items = ray.data.from_items([dataclasses.asdict(page) for page in pages])
-            items = items.repartition(target_num_rows_per_block=PAGES_AT_ONCE)
+            rows = [dataclasses.asdict(page) for page in pages]
+            items = ray.data.from_items(rows, override_num_blocks=math.ceil(len(rows) / PAGES_AT_ONCE))
             pieces = items.map_batches(read_batch, fn_args=(source,), batch_size=None, batch_format="pyarrow")
             for batch in pieces.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
                 catalog.add(batch)

@@ -111,7 +111,7 @@ def retrying(attempts: int, limit: Limit) -> tenacity.AsyncRetrying:
     return tenacity.AsyncRetrying(
         retry=tenacity.retry_if_exception(may_pass),
         stop=tenacity.stop_after_attempt(attempts),
-        wait=tenacity.wait_exponential_jitter(multiplier=0.2, max=5),
+        wait=tenacity.wait_exponential_jitter(multiplier=0.2, max=5, jitter=0.3),
         reraise=True,
     )
 
