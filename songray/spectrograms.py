@@ -8,7 +8,9 @@ A spectrogram is stored as bytes: uint8, time first, its bins a frame. Any tool 
 from __future__ import annotations
 
 import faulthandler
+import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from itertools import chain
@@ -126,10 +128,24 @@ def _transform_and_count(
     is then taken apart, so that it kills its task at most once."""
     keys = previews["track_key"].to_pylist()
     killed = ray.get(tally.begin.remote(keys))
-    rows, again = (_transform_apart if killed else transform_batch)(previews, config)
+    with _decoders_silenced():
+        rows, again = (_transform_apart if killed else transform_batch)(previews, config)
     tally.end.remote(keys)
     ray.get(tally.add.remote(rows.num_rows, again))  # it shall know before the stage ends
     return rows
+
+
+@contextmanager
+def _decoders_silenced() -> Iterator[None]:
+    """Within, nothing reaches the process's stderr, to which libmpg123 writes what it thinks of a file."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _transform_apart(previews: pa.Table, config: TransformConfig) -> tuple[pa.Table, list[str]]:
