@@ -17,7 +17,7 @@ import pyarrow.compute
 import ray.data
 
 from songray.frontier import Frontier
-from songray.library import REVISION_BITS, TABLES, Keys, Library, Table, hash64, track_key
+from songray.library import REVISION_BITS, TABLES, Keys, Library, Table, ends_of_runs, hash64, track_key
 from songray.sources.base import Artist, Page, PlaylistEntry, Source, Track
 from songray.stages import telling
 
@@ -287,7 +287,7 @@ class _Known:
         keys, crawls, audio_checksums, checksums = (table.column(name).to_numpy() for name in names)
         order = np.lexsort((crawls, keys))
         tracks = keys[order] >> REVISION_BITS
-        order = order[np.append(tracks[1:] != tracks[:-1], True)] if order.size else order
+        order = order[ends_of_runs(tracks)]
         self._keys: Keys = keys[order]
         self._audio_checksums, self._checksums = audio_checksums[order], checksums[order]
         self._added: dict[int, tuple[int, int, int]] = {}  # key at revision 0 -> both checksums, revision

@@ -19,7 +19,7 @@ import scipy.sparse
 import scipy.sparse.linalg
 from numpy.typing import NDArray
 
-from songray.library import Library, Table, hash64
+from songray.library import Library, Table, hash64, lot
 
 CONTEXT = 2  # neighbours on each side that count as heard together
 
@@ -120,7 +120,7 @@ def sample(entries: pa.Table, config: FactorizeConfig) -> pa.Table:
         return entries
     share = config.max_entries / entries.num_rows
     names = entries["playlist_id"].unique().to_pylist()
-    drawn = [name for name in names if (hash64(str(config.seed), name) >> 11) / 2**53 % 1 < share]
+    drawn = [name for name in names if lot(str(config.seed), name) < share]
     return entries.filter(pa.compute.is_in(entries["playlist_id"], pa.array(drawn)))
 
 

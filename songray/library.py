@@ -265,8 +265,7 @@ class Table:
         names = list(dict.fromkeys([*columns, *order]))
         rows = self.read(names).sort_by([(column, "ascending") for column in order])
         tracks = rows.column("track_key").to_numpy() >> REVISION_BITS
-        last = np.append(tracks[1:] != tracks[:-1], True)[: tracks.size]
-        return rows.filter(pa.array(last)).select(list(columns))
+        return rows.filter(pa.array(ends_of_runs(tracks))).select(list(columns))
 
     def append(self, rows: pa.Table, name: str) -> str:
         """Add one file, whole or not at all; its path. Files are read in the order of their names."""
@@ -352,14 +351,27 @@ def write_parquet(
     filesystem: pa.fs.FileSystem, path: str, rows: pa.Table, row_group_rows: int | None = None
 ) -> None:
     """Write the file whole or not at all."""
-    pa.parquet.write_table(rows, f"{path}.part", row_group_rows, filesystem=filesystem, compression="zstd")
+    how = compression(rows.schema)
+    pa.parquet.write_table(rows, f"{path}.part", row_group_rows, filesystem=filesystem, compression=how)
     filesystem.move(f"{path}.part", path)
+
+
+def compression(schema: pa.Schema) -> str | dict[str, str]:
+    """For Parquet: audio, which alone is large_binary, comes compressed."""
+    if not any(pa.types.is_large_binary(column.type) for column in schema):
+        return "zstd"
+    return {column.name: "none" if pa.types.is_large_binary(column.type) else "zstd" for column in schema}
 
 
 def hash64(*parts: str) -> int:
     """A signed 64-bit hash, the same on every machine and in every run."""
     digest = hashlib.blake2b("\x00".join(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
+
+
+def lot(*parts: str) -> float:
+    """A number in 0…1 that the parts draw: the same on every machine and in every run."""
+    return (hash64(*parts) >> 11) / 2**53 % 1.0
 
 
 def track_key(track_id: str, revision: int) -> int:
@@ -371,8 +383,10 @@ def track_key(track_id: str, revision: int) -> int:
 
 def newest_revisions(keys: Keys) -> Keys:
     """Of sorted keys, those that are the newest revision of their track; sorted."""
-    if keys.size == 0:
-        return keys
-    tracks = keys >> REVISION_BITS
-    newest: Keys = keys[np.append(tracks[1:] != tracks[:-1], True)]
+    newest: Keys = keys[ends_of_runs(keys >> REVISION_BITS)]
     return newest
+
+
+def ends_of_runs(values: Keys) -> NDArray[np.bool_]:
+    """For each of some sorted values, whether it is the last of those that equal it."""
+    return np.append(values[1:] != values[:-1], True)[: values.size]

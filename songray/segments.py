@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from songray.library import Keys, hash64
+from songray.library import Keys, lot
 from songray.models.base import Batch, Embedder, Short
 from songray.runs import Pooling, Vectors
 from songray.spectrograms import Spectrogram
@@ -130,7 +130,7 @@ def split(tracks: pa.Table, validation_share: float, seed: int) -> Split:
     groups = _groups(tracks)
     if len(set(groups)) == 1:
         groups = tracks.column("track_id").to_pylist()
-    place = np.array([(hash64(str(seed), group) >> 11) / 2**53 % 1.0 for group in groups])
+    place = np.array([lot(str(seed), group) for group in groups])
     in_validation = place < validation_share
     if not in_validation.any():
         in_validation = place == place.min()

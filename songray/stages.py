@@ -21,7 +21,7 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data.checkpoint import CheckpointConfig
 from ray.data.checkpoint.checkpoint_filter import CheckpointManager
 
-from songray.library import Keys, Table, newest_revisions
+from songray.library import Keys, Table, compression, ends_of_runs, newest_revisions
 
 MIN_ROWS_PER_FILE = 16
 SECONDS_BETWEEN_LINES = 5.0
@@ -135,7 +135,7 @@ def fill(
                 output.path,
                 filesystem=output.filesystem,
                 mode="append",
-                compression=_compression(output),
+                compression=compression(output.schema()),
                 row_group_size=row_group_rows or rows_per_file,
                 concurrency=workers,
                 ray_remote_args={} if workers is None else {"num_cpus": 0},
@@ -145,12 +145,6 @@ def fill(
         _, summary.again = ray.get(tally.total.remote())
     summary.seconds = time.monotonic() - started
     return summary
-
-
-def _compression(table: Table) -> dict[str, str]:
-    """Column by column: audio, which alone is large, comes compressed."""
-    columns = table.kind.columns.items()
-    return {name: "NONE" if pa.types.is_large_binary(kind) else "ZSTD" for name, kind in columns}
 
 
 def dataset(
@@ -188,7 +182,7 @@ def find_lacking(source: Table, output: Table) -> Lacking:
     keys, order, fit, fragment, files = _read_keys(source)
     newest = newest_revisions(np.unique(keys))
     position = np.lexsort((order, keys))  # the last of equal keys is the one that counts
-    last = position[np.append(keys[position][1:] != keys[position][:-1], True)] if keys.size else position
+    last = position[ends_of_runs(keys[position])]
     rows = last[np.isin(keys[last], newest) & fit[last]]
     rows_lacking = rows[~np.isin(keys[rows], output.finished_keys())]
     by_key = rows_lacking[np.argsort(keys[rows_lacking])]

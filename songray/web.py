@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import aiohttp
 import ray
@@ -54,6 +54,12 @@ class Limit:
         for name in ("requests", "seconds"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} of a rate limit is {getattr(self, name)}: must be above 0")
+
+    @classmethod
+    def at(cls, requests_per_second: float, window_seconds: float) -> Limit:
+        """The limit of a service that counts requests in windows of so many seconds."""
+        requests = max(1, round(requests_per_second * window_seconds))
+        return cls(requests, requests / requests_per_second)
 
     def limiter(self) -> AsyncLimiter:
         """A leaky bucket lets its size pass at once and then drips: both together stay within the limit."""
@@ -157,16 +163,6 @@ class Client:
     def __init__(self, session: aiohttp.ClientSession, service: str, limit: Limit, attempts: int = 5) -> None:
         self.session, self.service, self.limit, self.attempts = session, service, limit, attempts
         self._gate = gate(service)
-
-    async def get_json(self, url: str, **parameters: str | int) -> Any:
-        """The parsed body of an answer 200; raises Failure."""
-
-        async def request() -> Any:
-            async with self.session.get(url, params=parameters) as response:
-                check_status(response.status, url, response.headers.get("Retry-After"))
-                return await response.json(content_type=None)
-
-        return await self.ask(request)
 
     async def ask(self, request: Callable[[], Awaitable[Answer]]) -> Answer:
         """What `request` returns; it raises Failure, or an error of aiohttp. Raises Failure."""

@@ -49,8 +49,7 @@ class DeezerApi:
 
     @property
     def limit(self) -> web.Limit:
-        requests = max(1, int(self.deezer_requests_per_second * WINDOW_SECONDS))
-        return web.Limit(requests, requests / self.deezer_requests_per_second)
+        return web.Limit.at(self.deezer_requests_per_second, WINDOW_SECONDS)
 
     async def preview(self, session: aiohttp.ClientSession, reference: str) -> Preview:
         """Where a track's preview can be had now; `reference` is its number, or "isrc:" and an ISRC.

@@ -66,14 +66,11 @@ class ItunesSource:
                 web.check_status(response.status, url, response.headers.get("Retry-After"))
                 return await response.json(content_type=None)
 
-        body = await web.Client(session, self.name, self._limit(), attempts=3).ask(request)
+        limit = web.Limit.at(self.itunes_requests_per_minute / 60, window_seconds=60)
+        body = await web.Client(session, self.name, limit, attempts=3).ask(request)
         if not isinstance(body, dict) or not isinstance(body.get("results"), list):
             raise web.Failure("malformed", f"answered {str(body)[:80]!r}", 200, passing=True)
         return _songs(page.name, body["results"])
-
-    def _limit(self) -> web.Limit:
-        requests = max(1, int(self.itunes_requests_per_minute))
-        return web.Limit(requests, requests * 60 / self.itunes_requests_per_minute)
 
 
 def _songs(place: str, results: list[Item]) -> Contents:

@@ -118,9 +118,7 @@ class _Reader:
         self, question: Question, endpoint: _Endpoint, session: aiohttp.ClientSession
     ) -> dict[str, Any]:
         if self._client is None:
-            rate = self._source.requests_per_second
-            in_window = max(1, round(rate * WINDOW_SECONDS))
-            limit = web.Limit(in_window, in_window / rate)
+            limit = web.Limit.at(self._source.requests_per_second, WINDOW_SECONDS)
             self._client = web.Client(session, urlsplit(self._source.spotify_url).netloc, limit)
         request = partial(self._app.answer, lambda spotify: endpoint.request(spotify, question))
         answer: dict[str, Any] = await self._client.ask(partial(asyncio.to_thread, request))
