@@ -38,8 +38,8 @@ def embed(library: Library, config: EmbedConfig) -> Summary:
     output = library.table("embeddings", run.name)
     output.claim({"run": run.name, "model": run.model, "made_with": run.made_with, "half": config.half})
 
-    def plan(rows: ray.data.Dataset, tally: ray.actor.ActorHandle) -> ray.data.Dataset:
-        return rows.map_batches(
+    def plan(rows: ray.data.Dataset, tally: ray.actor.ActorHandle, block_rows: int) -> ray.data.Dataset:
+        embedded = rows.map_batches(
             EmbedWorker,
             fn_constructor_args=(library, run.name, config, tally),
             batch_size=config.batch_tracks,
@@ -47,6 +47,7 @@ def embed(library: Library, config: EmbedConfig) -> Summary:
             num_gpus=1 if config.gpu else None,
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=config.actors),
         )
+        return embedded.repartition(target_num_rows_per_block=block_rows, strict=True)
 
     source = library.table("spectrograms", run.set)
     return fill(f"embed {run.name}", source, output, plan, config.rows_per_file)

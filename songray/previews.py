@@ -84,8 +84,9 @@ def download(library: Library, config: DownloadConfig) -> Summary:
     """Fetch the previews of the tracks that have none yet, and note those that have none for good."""
     tracks, output = library.table("tracks"), library.table("previews")
 
-    def plan(rows: ray.data.Dataset, tally: ray.actor.ActorHandle) -> ray.data.Dataset:
-        return rows.map_batches(
+    def plan(rows: ray.data.Dataset, tally: ray.actor.ActorHandle, block_rows: int) -> ray.data.Dataset:
+        blocks = rows.repartition(target_num_rows_per_block=block_rows, strict=True)
+        return blocks.map_batches(
             download_batch,
             fn_args=(config, tally),
             batch_size=None,

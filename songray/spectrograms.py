@@ -112,13 +112,21 @@ def transform(library: Library, config: TransformConfig) -> Summary:
     specs = {name: asdict(SPECS[name]) for name in config.specs}
     output.claim({"specs": specs, "excerpt": asdict(config.excerpt)})
 
-    def plan(rows: ray.data.Dataset, tally: ray.actor.ActorHandle) -> ray.data.Dataset:
-        batch = partial(_transform_and_count, config=config, tally=tally)
-        return rows.map_batches(batch, batch_size=BATCH_ROWS, batch_format="pyarrow")
+    def plan(rows: ray.data.Dataset, tally: ray.actor.ActorHandle, block_rows: int) -> ray.data.Dataset:
+        block = partial(_transform_block, config=config, tally=tally)
+        # In this order Ray Data makes one task of both: it cuts its references to what was read, and no copy.
+        made = rows.map_batches(block, batch_size=block_rows, batch_format="pyarrow")
+        return made.repartition(target_num_rows_per_block=block_rows, strict=True)
 
     summary = fill("transform", previews, output, plan, config.rows_per_file)
     summary.check(config.max_failed_share)
     return summary
+
+
+def _transform_block(previews: pa.Table, config: TransformConfig, tally: ray.actor.ActorHandle) -> pa.Table:
+    places = range(0, previews.num_rows, BATCH_ROWS)
+    batches = (previews.slice(place, BATCH_ROWS) for place in places)
+    return pa.concat_tables([_transform_and_count(batch, config, tally) for batch in batches])
 
 
 def _transform_and_count(

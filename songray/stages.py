@@ -25,6 +25,7 @@ from songray.library import Keys, Table, compression, ends_of_runs, newest_revis
 
 MIN_ROWS_PER_FILE = 16
 SECONDS_BETWEEN_LINES = 5.0
+READING_CPUS = 0.25  # of a task that reads: it waits, most of its time, for those that work on what it read
 
 
 @dataclass
@@ -105,7 +106,7 @@ def fill(
     stage: str,
     source: Table,
     output: Table,
-    plan: Callable[[ray.data.Dataset, ray.actor.ActorHandle], ray.data.Dataset],
+    plan: Callable[[ray.data.Dataset, ray.actor.ActorHandle, int], ray.data.Dataset],
     rows_per_file: int,
     row_group_rows: int | None = None,
     workers: int | None = None,
@@ -114,8 +115,9 @@ def fill(
 
     `plan` maps a dataset of Arrow blocks to one of rows in the output's schema: exactly one row
     for each row that it takes, or none for one that the next run shall try again; it tells the Tally of
-    both. Where it ends in tasks that claim no CPU, `workers` is how many run at once: each then also
-    writes what it made, which spares a copy by way of the object store.
+    both. It ends in blocks of the given number of rows, each of which is written as a file. Where it ends
+    in tasks that claim no CPU, `workers` is how many run at once: each then also writes what it made, which
+    spares a copy by way of the object store.
 
     Rows are finished a file at a time, by Ray Data's row checkpoints: killed at any moment and
     called again, none is lost, and none that was finished is done again.
@@ -128,10 +130,17 @@ def fill(
         tally = ray.remote(Tally).options(num_cpus=0).remote()
         files_before = set(output.files())
         with _checkpoints(output), telling(partial(_progress, stage, lacking.keys.size, tally, started)):
-            rows = dataset(source, files=lacking.files, include_paths=True)
-            rows = rows.map_batches(_keep, fn_args=(ray.put(lacking),), batch_format="pyarrow")
-            rows = rows.repartition(target_num_rows_per_block=rows_per_file, strict=True)
-            plan(rows, tally).write_parquet(
+            rows = dataset(
+                source,
+                files=lacking.files,
+                blocks=len(lacking.files),
+                include_paths=True,
+                num_cpus=READING_CPUS,
+            )
+            rows = rows.map_batches(
+                _keep, fn_args=(ray.put(lacking),), batch_format="pyarrow", num_cpus=READING_CPUS
+            )
+            plan(rows, tally, rows_per_file).write_parquet(
                 output.path,
                 filesystem=output.filesystem,
                 mode="append",
@@ -153,6 +162,7 @@ def dataset(
     files: list[str] | None = None,
     blocks: int | None = None,
     include_paths: bool = False,
+    num_cpus: float = 1,
 ) -> ray.data.Dataset:
     """The finished rows of a table, as Ray Data streams them; by default it chooses the blocks by the
     number of CPUs. With `include_paths`, the column `path` names the file of each row."""
@@ -165,6 +175,7 @@ def dataset(
         columns=columns,
         override_num_blocks=blocks,
         include_paths=include_paths,
+        num_cpus=num_cpus,
     )
 
 
