@@ -25,7 +25,7 @@ from songray.library import Keys, Table, compression, ends_of_runs, newest_revis
 
 MIN_ROWS_PER_FILE = 16
 SECONDS_BETWEEN_LINES = 5.0
-READING_CPUS = 0.25  # of a task that reads: it waits, most of its time, for those that work on what it read
+READING_CPUS = 0.01  # of a task that reads: most of its time it waits for those that work on what it read
 
 
 @dataclass
