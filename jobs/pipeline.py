@@ -5,6 +5,7 @@
 Started again, it does only what is new, and serves.
 """
 
+import asyncio
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -80,7 +81,7 @@ def pipeline(
         indexed = index(place, IndexConfig(run=trained.name))
         print(indexed, flush=True)
         print(evaluate(place, EvaluateConfig(runs=(trained.name,))), flush=True)
-        print(examples(Index(place, indexed.manifest)), flush=True)
+        print(asyncio.run(examples(Index.open(place, indexed.manifest))), flush=True)
         with served(place, replace(serve_config, run=trained.name)) as address:
             first = httpx.get(f"{address}/v1/tracks?limit=1").json()["tracks"][0]["track_id"]
             question = f"{address}/v1/tracks/{first}/similar?k=3"

@@ -17,7 +17,8 @@ loop           the one loop that trains any model, with torch alone
 feed           stored clips → the batches of a worker that learns
 training       that loop under Ray Train, on any number of workers
 embeddings     spectrograms + run → one vector a track
-index          vectors → what can be searched: build, publish, load, query
+shards         vectors and rows → one shard of an index: written, opened, asked
+index          shards and their versions: build, append, delete, publish, load, ask
 recommender    seeds → ranked tracks
 evaluation     how good are the neighbours, against baselines
 amendments     tracks taken out, or tried anew

@@ -13,6 +13,7 @@ import pyarrow.compute
 import pyarrow.parquet
 import ray.data
 
+from songray.index import delete
 from songray.library import REVISION_BITS, Keys, Library, Table, newest_revisions, track_key, write_parquet
 
 
@@ -48,8 +49,9 @@ def remove(library: Library, config: RemoveConfig) -> str:
         if {"track_key", "track_id"} & set(table.kind.columns) and table.name != "removed":
             removed[table.name] = remove_from(table, ids, keys)
     told = ", ".join(f"{name} {rows}" for name, rows in removed.items() if rows) or "none"
-    holding = [run for run in library.folders("indexes") if library.folders("indexes", run)]
-    left = f"; {', '.join(holding)}: run jobs/index.py, which leaves them out" if holding else ""
+    deleted = {run: delete(library, run, keys) for run in library.folders("indexes")}
+    indexes = ", ".join(f"{run} {count}" for run, count in deleted.items() if count)
+    left = f"; answers of indexes: {indexes} (jobs/compact.py also frees their place)" if indexes else ""
     return f"remove: {len(ids)} tracks; rows taken out: {told}{left}"
 
 

@@ -1,167 +1,534 @@
-"""Reads embeddings and tracks, writes an index: vectors to search by hnswlib, tracks to show from SQLite.
+"""Reads embeddings and tracks, writes an index: versions of shards, each built, appended to and checked by a
+Ray task of its own.
 
-indexes/<run>/<version>/vectors.hnsw    cosine space; a label is a row of tracks.sqlite
-indexes/<run>/<version>/tracks.sqlite   what answers show, with full-text search of title and artist
-indexes/<run>/<version>/manifest.json   parameters and checksums; written last: no index without it
+indexes/<run>/shards/<shard>/…          a shard's files (songray/shards.py); never changed, shared by versions
+indexes/<run>/<version>/reference.npy   the tracks to which all others are compared
+indexes/<run>/<version>/manifest.json   shards, deleted labels, recall, checksums; written last: no version without
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-import json
-import re
-import sqlite3
 import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import hnswlib
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.fs
+import pyarrow.ipc
 import ray
 from numpy.typing import NDArray
 
-from songray import runs
+from songray import runs, shards
 from songray.embeddings import matrix
-from songray.library import REVISION_BITS, TABLES, Library, read_json, write_json
+from songray.library import REVISION_BITS, Keys, Library, Table, ends_of_runs, read_json, write_json
 from songray.runs import Vectors
+from songray.shards import (
+    EVERYTHING,
+    GRAPH,
+    SHOWN,
+    TRACKS,
+    VECTORS,
+    Candidates,
+    Filters,
+    Place,
+    Points,
+    Reference,
+    Row,
+    Shard,
+    ranked,
+)  # fmt: skip
 
-INTERNAL = {"track_key", "revision", "crawl", "audio_checksum", "checksum"}
-SHOWN = [name for name in TABLES["tracks"].columns if name not in INTERNAL]
-VECTORS, TRACKS = "vectors.hnsw", "tracks.sqlite"
-
-Row = dict[str, Any]
+K = 10  # the recall that is measured is that of so many neighbours
+EFS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+LINKS = (8, 12, 16, 24, 32, 48)
+TUNING_EF = 64
+QUERIES = 500  # that recall is measured with
+SAMPLE = 20_000  # tracks of the lowest lot, on which links are tuned
+REFERENCE = 4096  # the first of them
+ROW_BYTES = 600  # of a track's rows and names, about
 
 
 @dataclass(frozen=True)
 class IndexConfig:
     run: str = ""
     """Run whose embeddings are indexed; may be left out where there is only one."""
-    links: int = 16
-    """Links a vector (hnswlib's M): more find better and take more memory."""
+    recall: float = 0.99
+    """Share of the true 10 nearest neighbours that a search shall find."""
+    links: int | None = None
+    """Links a vector (hnswlib's M): more find better and take more memory; by default, the least that reach
+    the recall on a sample."""
     ef_construction: int = 200
     """Candidates that are compared while a vector is linked: more find better and build slower."""
+    shard_tracks: int = 250_000
+    """The most tracks in one shard."""
+    shard_mb: int = 1024
+    """The most memory that one shard takes where it is served."""
+    threads: int = 2
+    """Threads, and Ray's CPUs, that build one shard."""
+    compact: bool = False
+    """Build all anew, without what was deleted."""
+    keep: int = 2
+    """Newest versions that are kept."""
 
     def __post_init__(self) -> None:
-        for name, least in (("links", 2), ("ef_construction", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}: must be at least {least}")
+        least = {"links": 2, "ef_construction": 1, "shard_tracks": 1, "shard_mb": 1, "threads": 1, "keep": 1}
+        for name, bound in least.items():
+            value = getattr(self, name)
+            if value is not None and value < bound:
+                raise ValueError(f"{name} is {value}: must be at least {bound}")
+        if not 0 < self.recall <= 1:
+            raise ValueError(f"recall is {self.recall}: must be above 0, and at most 1")
+
+    def room(self, dimension: int, links: int) -> int:
+        """Tracks that a shard may hold."""
+        track_bytes = 6 * dimension + 10 * links + ROW_BYTES  # in float32 and float16
+        return max(1, min(self.shard_tracks, self.shard_mb * 1_000_000 // track_bytes))
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """A shard as a version has it."""
+
+    id: str
+    tracks: int  # deleted ones too
+    deleted: list[int]  # labels
+    ef: int  # the least that reached the recall
+    recall: float
+    checksums: dict[str, str]  # SHA-256 a file
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an index is made of."""
+    """What a version of an index is made of."""
 
     run: str
     version: str
-    tracks: int
+    tracks: int  # live
     dimension: int
-    data: str  # fingerprint of vectors and tracks
-    parameters: dict[str, int]  # of hnswlib
+    parameters: dict[str, int]  # of hnswlib: M, ef_construction
+    ef: int
+    recall: float  # of the 10 nearest, at that ef, against exact search on a sample
+    recall_target: float
+    shards: list[ShardEntry]
     made_with: dict[str, str]
-    checksums: dict[str, str]  # SHA-256 a file
 
 
 @dataclass(frozen=True)
 class IndexSummary:
     manifest: Manifest
     new: bool  # or kept, as nothing has changed
+    added: int = 0
+    deleted: int = 0
 
     def __str__(self) -> str:
-        manifest = self.manifest
+        one = self.manifest
         verb = "wrote" if self.new else "nothing has changed: kept"
-        return f"index {manifest.run}: {verb} version {manifest.version}, {manifest.tracks} tracks"
+        changes = f": {self.added} added, {self.deleted} taken out" if self.new else ""
+        return (
+            f"index {one.run}: {verb} version {one.version}, {one.tracks} tracks in {len(one.shards)} "
+            f"shards{changes}; recall@{K} {one.recall:.4f} at ef {one.ef}, M {one.parameters['M']}"
+        )
 
 
 def index(library: Library, config: IndexConfig) -> IndexSummary:
-    """Index the embeddings of a run as a new version, unless the newest version is of the same."""
-    summary: IndexSummary = ray.get(ray.remote(build).remote(library, config))
+    """Bring the index of a run up to its embeddings and tracks, as a new version: new tracks are appended,
+    those that are gone are marked deleted. Other parameters than before, or `compact`, build all anew."""
+    run = runs.choose(library, config.run).name
+    prune(library, run, config.keep)
+    before = newest_manifest(library, run)
+    wanted = wanted_tracks(library, run)
+    if not len(wanted):
+        raise ValueError(f"embeddings/{run} is empty: run jobs/embed.py first")
+    if before is None or config.compact or not same(before, config):
+        summary = build_anew(library, run, config, wanted, before)
+    else:
+        summary = bring_up(library, config, wanted, before)
+    prune(library, run, config.keep)
     return summary
 
 
-def build(library: Library, config: IndexConfig) -> IndexSummary:
-    """As `index`, in this process. Memory: the vectors three times, and the rows of their tracks."""
-    run = runs.choose(library, config.run).name
-    vectors, tracks = _joined(library, run)
-    if not tracks.num_rows:
-        raise ValueError(f"embeddings/{run} is empty: run jobs/embed.py first")
-    parameters = {"M": config.links, "ef_construction": config.ef_construction}
-    data = _fingerprint(vectors, tracks)
-    newest = newest_manifest(library, run)
-    if newest and (newest.data, newest.parameters) == (data, parameters):
-        return IndexSummary(newest, new=False)
+def same(before: Manifest, config: IndexConfig) -> bool:
+    """Whether a version was made with these parameters."""
+    links = config.links or before.parameters["M"]
+    asked = ({"M": links, "ef_construction": config.ef_construction}, config.recall)
+    return (before.parameters, before.recall_target) == asked
+
+
+WANTED = np.dtype(
+    [
+        ("key", "i8"),  # of the embedding
+        ("file", "i4"),  # that holds it
+        ("track_key", "i8"),
+        ("track_file", "i4"),
+        ("checksum", "i8"),
+    ]
+)
+
+
+def wanted_tracks(library: Library, run: str) -> NDArray[np.void]:
+    """The newest revisions of the tracks that have a row and a vector, of WANTED, by key. Memory: 32 bytes a
+    track."""
+    embedded = _located(library.table("embeddings", run), ["track_key"])
+    known = _located(library.table("tracks"), ["track_key", "crawl", "checksum"])
+    tracks = (one["track_key"] >> REVISION_BITS for one in (embedded, known))
+    _, of_embedded, of_known = np.intersect1d(*tracks, assume_unique=True, return_indices=True)
+    wanted = np.empty(len(of_embedded), WANTED)
+    wanted["key"], wanted["file"] = embedded["track_key"][of_embedded], embedded["file"][of_embedded]
+    for name, column in (("track_key", "track_key"), ("track_file", "file"), ("checksum", "checksum")):
+        wanted[name] = known[column][of_known]
+    return wanted
+
+
+def _located(table: Table, columns: list[str]) -> dict[str, Keys]:
+    """Columns of the newest row of each track, and the number of the file that it lies in."""
+    files = table.files()
+    number = {path: position for position, path in enumerate(files)}
+    parts: dict[str, list[Keys]] = {name: [np.empty(0, np.int64)] for name in [*columns, "file"]}
+    for batch in table.scan(columns, files):
+        for name in columns:
+            column = pa.compute.fill_null(batch.record_batch[name], 0)
+            parts[name].append(column.to_numpy())
+        parts["file"].append(np.full(batch.record_batch.num_rows, number[batch.fragment.path]))
+    whole = {name: np.concatenate(several) for name, several in parts.items()}
+    order = np.lexsort([whole[name] for name in ("crawl", "track_key") if name in whole])
+    newest = order[ends_of_runs(whole["track_key"][order] >> REVISION_BITS)]
+    return {name: column[newest] for name, column in whole.items()}
+
+
+def build_anew(
+    library: Library, run: str, config: IndexConfig, wanted: NDArray[np.void], before: Manifest | None
+) -> IndexSummary:
+    """A version that shares nothing with those before it."""
+    prepared = ray.remote(prepare).options(num_cpus=config.threads).remote(library, run, config, wanted)
+    reference, parameters = ray.get(prepared)
+    dimension = reference.vectors.shape[1]
     manifest = Manifest(
         run=run,
-        version=f"{int(newest.version) + 1 if newest else 1:06d}",
-        tracks=len(vectors),
-        dimension=vectors.shape[1],
-        data=data,
+        version=following(before),
+        tracks=0,
+        dimension=dimension,
         parameters=parameters,
+        ef=EFS[0],
+        recall=1.0,
+        recall_target=config.recall,
+        shards=[],
         made_with=runs.made_with(),
-        checksums={},
     )
-    with tempfile.TemporaryDirectory() as folder:
-        write_vectors(Path(folder, VECTORS), vectors, parameters)
-        write_tracks(Path(folder, TRACKS), tracks.to_pylist())
-        return IndexSummary(_publish(library, manifest, folder), new=True)
+    room = config.room(dimension, parameters["M"])
+    parts = list(portions(wanted, room))
+    built = build(library, manifest, config, reference, [(None, part) for part in parts])
+    finished = publish(library, replace(manifest, shards=built), reference)
+    return IndexSummary(finished, new=True, added=len(wanted), deleted=0)
 
 
-def _joined(library: Library, run: str) -> tuple[Vectors, pa.Table]:
-    """Vectors and rows of the tracks that have both, in one order."""
-    embeddings = library.table("embeddings", run).newest(["track_key", "embedding"])
-    tracks = library.table("tracks").newest(["track_key", *SHOWN])
-    embedded, known = (table["track_key"].to_numpy() >> REVISION_BITS for table in (embeddings, tracks))
-    _, of_embeddings, of_tracks = np.intersect1d(embedded, known, assume_unique=True, return_indices=True)
-    return matrix(embeddings["embedding"].take(pa.array(of_embeddings))), tracks.take(pa.array(of_tracks))
+def following(before: Manifest | None) -> str:
+    return f"{int(before.version) + 1 if before else 1:06d}"
 
 
-def _fingerprint(vectors: Vectors, tracks: pa.Table) -> str:
-    digest = hashlib.sha256(vectors.tobytes())
-    for row in tracks.to_pylist():
-        digest.update(json.dumps(row, sort_keys=True).encode())
-    return digest.hexdigest()
+def portions(wanted: NDArray[np.void], room: int) -> list[NDArray[np.void]]:
+    """In as few and as equal parts as fit; in the order of files, so that a part needs few of them."""
+    if not len(wanted):
+        return []
+    by_file = wanted[np.argsort(wanted["file"], kind="stable")]
+    return np.array_split(by_file, -(-len(wanted) // room))
 
 
-def write_vectors(path: Path, vectors: Vectors, parameters: dict[str, int]) -> None:
-    """Link the vectors, (tracks, dimension), labelled by their row."""
+def prepare(
+    library: Library, run: str, config: IndexConfig, wanted: NDArray[np.void]
+) -> tuple[Reference, dict[str, int]]:
+    """What a new index needs to know of all tracks: the reference, and the number of links that reach the
+    recall on a sample, where none is given."""
+    drawn = np.sort(wanted["key"])[: SAMPLE if config.links is None else REFERENCE]  # a key is a hash
+    vectors = read_vectors(library, run, wanted[np.isin(wanted["key"], drawn)])
+    reference = Reference(drawn[:REFERENCE] >> REVISION_BITS, vectors[:REFERENCE])
+    links = config.links or tune(vectors, config)
+    return reference, {"M": links, "ef_construction": config.ef_construction}
+
+
+def tune(vectors: Vectors, config: IndexConfig) -> int:
+    """The fewest links with which ef 64 reaches the recall among these vectors, (tracks, dimension)."""
+    for links in LINKS:
+        graph = shards.link(vectors, {"M": links, "ef_construction": config.ef_construction})
+        if recalls(graph, vectors, (TUNING_EF,))[TUNING_EF] >= config.recall:
+            break
+    return links
+
+
+def recalls(
+    graph: hnswlib.Index, vectors: Vectors, efs: Sequence[int], target: float = 1.0
+) -> dict[int, float]:
+    """Of each ef, up to the first that reaches the target: the share of the 10 nearest others of some vectors
+    that the graph finds, against comparing all; equals count as found."""
+    queries = np.unique(np.linspace(0, len(vectors) - 1, QUERIES).astype(np.int64))
+    k = min(K, len(vectors) - 1)
+    if not k:
+        return {efs[0]: 1.0}
+    cosines = vectors[queries] @ vectors.T
+    cosines[np.arange(len(queries)), queries] = -np.inf
+    least = np.partition(cosines, -k, axis=1)[:, -k] - 1e-5
+    found: dict[int, float] = {}
+    for ef in efs:
+        graph.set_ef(ef)
+        labels, distances = graph.knn_query(vectors[queries], k=k + 1)
+        hits = (1 - distances >= least[:, None]) & (labels != queries[:, None])
+        found[ef] = float(np.minimum(hits.sum(axis=1), k).mean() / k)
+        if found[ef] >= target:
+            break
+    return found
+
+
+def read_vectors(library: Library, run: str, wanted: NDArray[np.void]) -> Vectors:
+    """(tracks, dimension), in the order of keys; opens only the files that hold them."""
+    table = library.table("embeddings", run)
+    keys = np.sort(wanted["key"])
+    files = [table.files()[number] for number in np.unique(wanted["file"])]
+    isin = pa.compute.field("track_key").isin(pa.array(keys))
+    rows = table.read(["track_key", "embedding"], where=isin, files=files).sort_by("track_key")
+    if not np.array_equal(rows["track_key"].to_numpy(), keys):
+        raise ValueError(f"embeddings/{run} has changed meanwhile: run jobs/index.py again")
+    return matrix(rows["embedding"])
+
+
+def read_tracks(library: Library, wanted: NDArray[np.void]) -> pa.Table:
+    """Rows of the tracks, by the order of their embeddings' keys, which are their `track_key` here."""
+    table = library.table("tracks")
+    keys = np.sort(wanted["track_key"])
+    files = [table.files()[number] for number in np.unique(wanted["track_file"])]
+    isin = pa.compute.field("track_key").isin(pa.array(keys))
+    rows = table.read(["track_key", "crawl", "checksum", *SHOWN], where=isin, files=files)
+    rows = rows.sort_by([("track_key", "ascending"), ("crawl", "ascending")])
+    newest = rows.filter(pa.array(ends_of_runs(rows["track_key"].to_numpy())))
+    if not np.array_equal(newest["track_key"].to_numpy(), keys):
+        raise ValueError("tracks has changed meanwhile: run jobs/index.py again")
+    by_key = np.sort(wanted, order="key")
+    checksum = pa.compute.fill_null(newest["checksum"], 0)
+    named = newest.drop(["crawl"]).set_column(0, "track_key", pa.array(by_key["key"]))
+    return named.set_column(named.schema.get_field_index("checksum"), "checksum", checksum)
+
+
+def build(
+    library: Library,
+    manifest: Manifest,
+    config: IndexConfig,
+    reference: Reference,
+    parts: Sequence[tuple[ShardEntry | None, NDArray[np.void]]],
+) -> list[ShardEntry]:
+    """Shards of these tracks, each, where a shard is given, after those of that one."""
+    task = ray.remote(build_shard).options(num_cpus=config.threads)
+    shared = ray.put(reference)
+    entries: list[ShardEntry] = ray.get(
+        [
+            task.remote(library, manifest, config.threads, shared, f"{manifest.version}-{number:04d}", *part)
+            for number, part in enumerate(parts)
+        ]
+    )
+    return entries
+
+
+def build_shard(
+    library: Library,
+    manifest: Manifest,
+    threads: int,
+    reference: Reference,
+    name: str,
+    before: ShardEntry | None,
+    wanted: NDArray[np.void],
+) -> ShardEntry:
+    """Worker: build a shard of these tracks, measure its recall, and put its files into the library. Memory:
+    the shard's, and its vectors once more."""
+    vectors = read_vectors(library, manifest.run, wanted)
+    tracks = read_tracks(library, wanted)
+    with tempfile.TemporaryDirectory(prefix="songray-shard-") as temporary:
+        folder = Path(temporary)
+        if before:
+            with local(library, manifest.run, before) as old:
+                shards.write(folder, vectors, tracks, reference, manifest.parameters, old, threads)
+        else:
+            shards.write(folder, vectors, tracks, reference, manifest.parameters, None, threads)
+        ef, recall = measure(folder, manifest.recall_target)
+        target = library.path("indexes", manifest.run, "shards", name)
+        library.filesystem.create_dir(target, recursive=True)
+        pa.fs.copy_files(temporary, target, pa.fs.LocalFileSystem(), library.filesystem)
+        checksums = {file: _sha256(folder / file) for file in shards.FILES}
+    deleted = before.deleted if before else []
+    return ShardEntry(name, len(wanted) + (before.tracks if before else 0), deleted, ef, recall, checksums)
+
+
+def measure(folder: Path, target: float) -> tuple[int, float]:
+    """The least ef that reaches the recall in a shard, else the largest; and the recall at it."""
+    vectors = np.load(folder / VECTORS).astype(np.float32)
     graph = hnswlib.Index(space="cosine", dim=vectors.shape[1])
-    graph.init_index(max_elements=len(vectors), random_seed=0, **parameters)
-    graph.add_items(vectors, np.arange(len(vectors)))
-    graph.save_index(str(path))
+    graph.load_index(str(folder / GRAPH))
+    return list(recalls(graph, vectors, EFS, target).items())[-1]
 
 
-def write_tracks(path: Path, tracks: list[Row]) -> None:
-    """Store the rows, numbered from 0, and make title and artist searchable."""
-    database = sqlite3.connect(path)
-    with database:
-        database.execute("CREATE TABLE tracks (label INTEGER PRIMARY KEY, track_id TEXT UNIQUE, row TEXT)")
-        database.execute(
-            "CREATE VIRTUAL TABLE names USING fts5(title, artist, content='', "
-            "tokenize='unicode61 remove_diacritics 2')"
-        )
-        for label, row in enumerate(tracks):
-            shown = {name: row[name] for name in SHOWN}
-            database.execute(
-                "INSERT INTO tracks VALUES (?, ?, ?)", (label, row["track_id"], json.dumps(shown))
-            )
-            names = (label, row["title"], ", ".join(row["artist_names"]))
-            database.execute("INSERT INTO names (rowid, title, artist) VALUES (?, ?, ?)", names)
-    database.close()
+def bring_up(
+    library: Library, config: IndexConfig, wanted: NDArray[np.void], before: Manifest
+) -> IndexSummary:
+    """A version that lacks nothing and has nothing that is gone; or the one before, where it is so already."""
+    known = [live_tracks(library, before.run, entry) for entry in before.shards]
+    every = np.concatenate(known) if known else np.empty(0, LIVE)
+    lacking = wanted[~_among(wanted, every)]
+    gone = [part["label"][~_among(part, wanted)] for part in known]
+    deleted = sum(map(len, gone))
+    if not len(lacking) and not deleted:
+        return IndexSummary(before, new=False)
+    entries = without(before.shards, gone)
+    manifest = replace(before, version=following(before), made_with=runs.made_with())
+    reference = read_reference(library, before)
+    room = config.room(before.dimension, before.parameters["M"])
+    last = entries[-1] if entries and entries[-1].tracks < room else None
+    here = room - last.tracks if last else 0
+    parts: list[tuple[ShardEntry | None, NDArray[np.void]]] = []
+    if last and len(lacking):
+        parts.append((last, lacking[:here]))
+        entries = entries[:-1]
+    parts.extend((None, part) for part in portions(lacking[here:], room))
+    built = build(library, manifest, config, reference, parts)
+    finished = publish(library, replace(manifest, shards=[*entries, *built]), reference)
+    return IndexSummary(finished, new=True, added=len(lacking), deleted=deleted)
 
 
-def _publish(library: Library, manifest: Manifest, folder: str) -> Manifest:
-    """Copy the files of a new version into the library, and its manifest last."""
-    target = library.path("indexes", manifest.run, manifest.version)
-    if library.filesystem.get_file_info(target).type != pa.fs.FileType.NotFound:
-        library.filesystem.delete_dir(target)  # left without manifest by a build that was cut off
-    library.filesystem.create_dir(target, recursive=True)
-    pa.fs.copy_files(folder, target, pa.fs.LocalFileSystem(), library.filesystem)
-    checksums = {name: _sha256(Path(folder, name)) for name in (VECTORS, TRACKS)}
-    finished = replace(manifest, checksums=checksums)
-    write_json(library.filesystem, f"{target}/manifest.json", asdict(finished))
+LIVE = np.dtype([("key", "i8"), ("checksum", "i8"), ("label", "i8")])
+
+
+def live_tracks(library: Library, run: str, entry: ShardEntry) -> NDArray[np.void]:
+    """Keys, checksums and labels of a shard's live tracks, of LIVE."""
+    path = library.path("indexes", run, "shards", entry.id, TRACKS)
+    with library.filesystem.open_input_file(path) as file:
+        fields = pa.ipc.open_file(file).schema
+        wanted = [fields.get_field_index(name) for name in ("track_key", "checksum")]
+        rows = pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(included_fields=wanted)).read_all()
+    live = np.empty(rows.num_rows, LIVE)
+    live["key"], live["checksum"] = rows["track_key"].to_numpy(), rows["checksum"].to_numpy()
+    live["label"] = np.arange(rows.num_rows)
+    return np.delete(live, entry.deleted)
+
+
+def _among(some: NDArray[np.void], others: NDArray[np.void]) -> NDArray[np.bool_]:
+    """Whether each has its key and checksum among others, whose keys are unique."""
+    if not len(others):
+        return np.zeros(len(some), bool)
+    order = np.argsort(others["key"])
+    position = np.minimum(np.searchsorted(others["key"], some["key"], sorter=order), len(others) - 1)
+    twins = others[order[position]]
+    alike: NDArray[np.bool_] = (twins["key"] == some["key"]) & (twins["checksum"] == some["checksum"])
+    return alike
+
+
+def without(entries: Sequence[ShardEntry], gone: Sequence[NDArray[np.int64]]) -> list[ShardEntry]:
+    """The shards with labels of each marked deleted; those that have no live track left are dropped."""
+    marked = [
+        replace(entry, deleted=sorted({*entry.deleted, *labels.tolist()}))
+        for entry, labels in zip(entries, gone, strict=True)
+    ]
+    return [entry for entry in marked if len(entry.deleted) < entry.tracks]
+
+
+def publish(library: Library, manifest: Manifest, reference: Reference) -> Manifest:
+    """Write a version whose shards are there already; its manifest last."""
+    entries = manifest.shards
+    live = [entry.tracks - len(entry.deleted) for entry in entries]
+    finished = replace(
+        manifest,
+        tracks=sum(live),
+        ef=max((entry.ef for entry in entries), default=EFS[0]),
+        recall=float(np.average([entry.recall for entry in entries], weights=live)) if entries else 1.0,
+    )
+    folder = library.path("indexes", manifest.run, manifest.version)
+    library.filesystem.create_dir(folder, recursive=True)
+    content = np.empty(len(reference.tracks), [("track", "i8"), ("vector", "f4", manifest.dimension)])
+    content["track"], content["vector"] = reference.tracks, reference.vectors
+    with library.filesystem.open_output_stream(f"{folder}/reference.npy") as stream:
+        np.save(stream, content)
+    write_json(library.filesystem, f"{folder}/manifest.json", asdict(finished))
     return finished
+
+
+def read_reference(library: Library, manifest: Manifest) -> Reference:
+    path = library.path("indexes", manifest.run, manifest.version, "reference.npy")
+    with library.filesystem.open_input_file(path) as stream:
+        content = np.load(stream)
+    return Reference(content["track"].copy(), content["vector"].copy())
+
+
+def prune(library: Library, run: str, keep: int) -> None:
+    """Delete all versions but the newest ones, those that were never finished, and the shards that no version
+    refers to."""
+    finished = manifests(library, run)
+    kept = {one.version for one in finished[:keep]}
+    used = {entry.id for one in finished[:keep] for entry in one.shards}
+    for version in versions(library, run):
+        if version not in kept:
+            library.filesystem.delete_dir(library.path("indexes", run, version))
+    for shard in library.folders("indexes", run, "shards"):
+        if shard not in used:
+            library.filesystem.delete_dir(library.path("indexes", run, "shards", shard))
+
+
+def versions(library: Library, run: str) -> list[str]:
+    return [name for name in library.folders("indexes", run) if name != "shards"]
+
+
+def manifests(library: Library, run: str) -> list[Manifest]:
+    """Of the finished versions of a run's index, newest first. Raises ValueError where one is damaged."""
+    found = []
+    for version in reversed(versions(library, run)):
+        path = library.path("indexes", run, version, "manifest.json")
+        try:
+            content = read_json(library.filesystem, path)
+            if content is not None:
+                entries = [ShardEntry(**entry) for entry in content.pop("shards")]
+                found.append(Manifest(**content, shards=entries))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{path} is damaged: delete its folder and run jobs/index.py again") from error
+    return found
+
+
+def newest_manifest(library: Library, run: str) -> Manifest | None:
+    """Of the newest finished version of a run's index, if there is one."""
+    return next(iter(manifests(library, run)), None)
+
+
+def delete(library: Library, run: str, tracks: Keys) -> int:
+    """Mark tracks, named by keys without revision, deleted in a new version of a run's index; their number.
+    They stay in its files, and in versions before, until these are built anew: see `compact`."""
+    before = newest_manifest(library, run)
+    if before is None:
+        return 0
+    known = [live_tracks(library, run, entry) for entry in before.shards]
+    gone = [part["label"][np.isin(part["key"] >> REVISION_BITS, tracks)] for part in known]
+    if not any(map(len, gone)):
+        return 0
+    manifest = replace(before, version=following(before), shards=without(before.shards, gone))
+    publish(library, manifest, read_reference(library, before))
+    return sum(map(len, gone))
+
+
+@contextmanager
+def local(library: Library, run: str, entry: ShardEntry) -> Iterator[Path]:
+    """A shard's files, verified, where they can be mapped: in the library itself, or copied while the context
+    lasts. Raises ValueError where a file is not what the manifest says."""
+    source = library.path("indexes", run, "shards", entry.id)
+    with tempfile.TemporaryDirectory(prefix="songray-index-") as copy:
+        here = isinstance(library.filesystem, pa.fs.LocalFileSystem)
+        folder = Path(source if here else copy)
+        try:
+            if not here:
+                pa.fs.copy_files(source, copy, library.filesystem, pa.fs.LocalFileSystem())
+            damaged = [name for name, sum in entry.checksums.items() if _sha256(folder / name) != sum]
+        except FileNotFoundError as error:
+            raise ValueError(f"{source} lacks a file ({error}): run jobs/compact.py") from error
+        if damaged:
+            raise ValueError(f"{source}/{damaged[0]} is damaged (checksum): run jobs/compact.py")
+        yield folder
 
 
 def _sha256(path: Path) -> str:
@@ -169,63 +536,75 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def newest_manifest(library: Library, run: str) -> Manifest | None:
-    """Of the newest finished version of a run's index, if there is one."""
-    for version in reversed(library.folders("indexes", run)):
-        content = read_json(library.filesystem, library.path("indexes", run, version, "manifest.json"))
-        if content:
-            return Manifest(**content)
-    return None
-
-
 class Index:
-    """An index in memory, read-only."""
+    """Shards of one version in this process, read-only, as one."""
 
-    def __init__(self, library: Library, manifest: Manifest) -> None:
-        """Load and verify; raises ValueError where a file is not what the manifest says."""
+    def __init__(self, manifest: Manifest, shards: Sequence[Shard]) -> None:
         self.manifest = manifest
-        self._folder = tempfile.TemporaryDirectory(prefix="songray-index-")
-        source = library.path("indexes", manifest.run, manifest.version)
-        pa.fs.copy_files(source, self._folder.name, library.filesystem, pa.fs.LocalFileSystem())
-        for name, checksum in manifest.checksums.items():
-            if _sha256(Path(self._folder.name, name)) != checksum:
-                raise ValueError(f"{source}/{name} is damaged (checksum): run jobs/index.py again")
-        self._graph = hnswlib.Index(space="cosine", dim=manifest.dimension)
-        self._graph.load_index(str(Path(self._folder.name, VECTORS)))
-        tracks = Path(self._folder.name, TRACKS)
-        self._database = sqlite3.connect(f"file:{tracks}?immutable=1", uri=True, check_same_thread=False)
+        self.shards = {shard.number: shard for shard in shards}
+        self.partial = False  # no shard ever fails to answer here
+
+    @classmethod
+    def open(cls, library: Library, manifest: Manifest, numbers: Sequence[int] | None = None) -> Index:
+        """Load and verify the shards, or those of some numbers in the manifest; raises ValueError where a file
+        is not what the manifest says."""
+        opened = []
+        for number in range(len(manifest.shards)) if numbers is None else numbers:
+            entry = manifest.shards[number]
+            with local(library, manifest.run, entry) as folder:
+                opened.append(Shard.open(folder, entry.deleted, number))
+        return cls(manifest, opened)
 
     def __len__(self) -> int:
-        return self.manifest.tracks
+        """Live tracks."""
+        return sum(map(len, self.shards.values()))
 
-    def label(self, track_id: str) -> int | None:
-        """The number of a track, or None where it is not in the index."""
-        found = self._database.execute("SELECT label FROM tracks WHERE track_id = ?", (track_id,)).fetchone()
-        return int(found[0]) if found else None
+    async def find(self, track_ids: Sequence[str]) -> dict[str, tuple[Place, Vectors]]:
+        """Places and vectors, (dimension,), of the tracks that are here."""
+        found: dict[str, tuple[Place, Vectors]] = {}
+        for number, shard in self.shards.items():
+            labels = shard.find(track_ids)
+            vectors = shard.vectors(list(labels.values()))
+            places = zip(labels.items(), vectors, strict=True)
+            found |= {name: ((number, label), vector) for (name, label), vector in places}
+        return found
 
-    def track(self, label: int) -> Row:
-        """What the catalogue says of a track."""
-        (text,) = self._database.execute("SELECT row FROM tracks WHERE label = ?", (label,)).fetchone()
-        row: Row = json.loads(text)
-        return row
+    async def nearest(self, queries: Vectors, k: int, filters: Filters = EVERYTHING) -> list[Candidates]:
+        """Of each query, (queries, dimension), the k nearest tracks that fit, or all that do: by falling
+        cosine, then place."""
+        several = list(self.shards.values())
+        if filters == EVERYTHING:  # so soon that a thread would take longer
+            parts = [shard.nearest(queries, k, filters, self.manifest.ef) for shard in several]
+        else:
+            ask = (asyncio.to_thread(one.nearest, queries, k, filters, self.manifest.ef) for one in several)
+            parts = await asyncio.gather(*ask)
+        return merged(parts, k) if len(parts) != 1 else parts[0]
 
-    def vector(self, label: int) -> Vectors:
-        """(dimension,), of length 1"""
-        vector: Vectors = np.array(self._graph.get_items([label])[0], np.float32)
-        return vector
+    async def rows(self, places: Sequence[Place]) -> list[Row]:
+        """What the catalogue says of tracks."""
+        rows: dict[Place, Row] = {}
+        for number, shard in self.shards.items():
+            labels = [label for of, label in places if of == number]
+            rows |= {(number, label): row for label, row in zip(labels, shard.rows(labels), strict=True)}
+        return [rows[place] for place in places]
 
-    def search(self, text: str, limit: int) -> list[int]:
-        """Labels of the tracks whose title or artist hold words that begin so, best match first."""
-        words = re.findall(r"\w+", text)
-        if not words:
-            return list(range(min(limit, len(self))))
-        query = " ".join(f'"{word}"*' for word in words)
-        sql = "SELECT rowid FROM names WHERE names MATCH ? ORDER BY rank, rowid LIMIT ?"
-        return [label for (label,) in self._database.execute(sql, (query, limit))]
+    async def search(self, text: str, limit: int) -> list[Place]:
+        """Tracks whose title, artists and album hold such words, best match first."""
+        ask = (asyncio.to_thread(shard.search, text, limit) for shard in self.shards.values())
+        found = zip(self.shards, await asyncio.gather(*ask), strict=True)
+        scored = [(-score, number, label) for number, part in found for label, score in part]
+        return [(number, label) for _, number, label in sorted(scored)[:limit]]
 
-    def nearest(self, vector: Vectors, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Labels and cosines of the k nearest vectors (or all there are), nearest first."""
-        k = min(k, len(self))
-        self._graph.set_ef(max(64, 2 * k))
-        labels, distances = self._graph.knn_query(vector[None], k=k, num_threads=1)
-        return labels[0].astype(np.int64), 1 - distances[0]
+    async def points(self, bbox: tuple[float, float, float, float] | None, limit: int) -> Points:
+        """Places on the map within (left, bottom, right, top), those of the lowest lot first."""
+        every = np.concatenate([shard.points(bbox, limit) for shard in self.shards.values()])
+        return every[np.argsort(every["lot"], kind="stable")[:limit]]
+
+    async def count(self, filters: Filters = EVERYTHING) -> int:
+        """Tracks that fit."""
+        return sum(shard.count(filters) for shard in self.shards.values())
+
+
+def merged(parts: Sequence[list[Candidates]], k: int) -> list[Candidates]:
+    """What several shards answered to the same queries, as one answer to each."""
+    return [ranked(answers, k) for answers in zip(*parts, strict=True)]

@@ -11,7 +11,8 @@ A library is a folder, local or in object storage. Tables are Parquet files that
     factors/<method>/           one row a track that playlists hold: what its listeners' taste says of it
     runs/<run>/                 a trained model: run.json, model.safetensors, loss curve, checkpoints
     embeddings/<run>/           one vector a track
-    indexes/<run>/<version>/    a searchable index: manifest.json, vectors.hnsw, tracks.sqlite
+    indexes/<run>/<version>/    a searchable index: manifest.json, which names its shards; reference.npy
+    indexes/<run>/shards/       what versions share: graph.hnsw, vectors.npy, tracks.arrow, names.sqlite
     _checkpoints/               which rows of which table are finished (written by Ray Data)
 
 Every table carries `track_key`, which stands for a track at one revision: the upper 55 bits are a

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from songray.index import Index, Row
+from songray.index import Index
+from songray.runs import Vectors
+from songray.shards import Place, Row
 
 
 class UnknownTrack(LookupError):
@@ -22,34 +24,35 @@ def similarity(cosine: float) -> float:
     return min(1.0, max(0.0, (1 + cosine) / 2))
 
 
-def find(index: Index, track_id: str) -> int:
-    """The track's label; raises UnknownTrack with a sentence."""
-    label = index.label(track_id)
-    if label is None:
+async def find(index: Index, track_id: str) -> tuple[Place, Vectors]:
+    """The track's place and vector; raises UnknownTrack with a sentence."""
+    found = await index.find([track_id])
+    if track_id not in found:
         raise UnknownTrack(f"track {track_id} is not in the index (version {index.manifest.version})")
-    return label
+    return found[track_id]
 
 
-def similar(index: Index, track_id: str, k: int) -> list[Recommendation]:
+async def similar(index: Index, track_id: str, k: int) -> list[Recommendation]:
     """The k tracks that sound most like one, without itself; equals in the order of their ids."""
-    seed = find(index, track_id)
-    labels, cosines = index.nearest(index.vector(seed), k + 1)
+    seed, vector = await find(index, track_id)
+    (candidates,) = await index.nearest(vector[None], k + 1)
+    places = list(zip(candidates["shard"].tolist(), candidates["label"].tolist(), strict=True))
+    rows = await index.rows(places)
     ranked = [
-        Recommendation(index.track(label), similarity(cosine))
-        for label, cosine in zip(labels.tolist(), cosines.tolist(), strict=True)
-        if label != seed
+        Recommendation(row, similarity(cosine))
+        for place, row, cosine in zip(places, rows, candidates["cosine"].tolist(), strict=True)
+        if place != seed
     ]
     ranked.sort(key=lambda found: (-found.similarity, found.track["track_id"]))
     return ranked[:k]
 
 
-def examples(index: Index, seeds: int = 3, k: int = 5) -> str:
-    """The neighbours of a few tracks, spread over the index, and whether they share a genre, as text."""
+async def examples(index: Index, seeds: int = 3, k: int = 5) -> str:
+    """The neighbours of a few tracks, drawn by lot, and whether they share a genre, as text."""
     lines = []
-    for number in range(min(seeds, len(index))):
-        seed = index.track(number * len(index) // seeds)
+    for seed in await index.rows(await index.search("", seeds)):
         lines.append(f"\n{_line(seed)} sounds like")
-        for found in similar(index, seed["track_id"], k):
+        for found in await similar(index, seed["track_id"], k):
             same = "same style" if set(seed["genres"]) & set(found.track["genres"]) else "another style"
             verdict = f"  ({same})" if seed["genres"] else ""
             lines.append(f"  {found.similarity:.3f}  {_line(found.track)}{verdict}")

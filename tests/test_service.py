@@ -12,9 +12,9 @@ from pathlib import Path
 import httpx
 import pytest
 from conftest import free_port
-from test_recommender import fill, indexed  # noqa: F401
+from test_index import indexed  # noqa: F401
 
-from songray.index import IndexConfig, build, index
+from songray.index import IndexConfig, index
 from songray.library import Library
 from songray.service.app import ServeConfig, served
 
@@ -71,10 +71,10 @@ def shown(browser: str, url: str) -> str:
         return subprocess.run([browser, *options, url], capture_output=True, text=True, timeout=60).stdout
 
 
-def test_a_port_that_is_taken_is_named(indexed: Library) -> None:  # noqa: F811
+def test_a_port_that_is_taken_is_named(cluster: None, indexed: Library) -> None:  # noqa: F811
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        build(indexed, IndexConfig())
+        index(indexed, IndexConfig())
         with (
             pytest.raises(ValueError, match=f"--port {port} on 127.0.0.1"),
             served(indexed, ServeConfig(port=port)),

@@ -14,10 +14,10 @@ from songray.sources.base import Artist, PlaylistEntry, Track
 ROOT = Path(__file__).resolve().parents[1]
 READING_ORDER = [
     "library", "stages", "web", "sources", "frontier", "catalog", "previews", "audio", "spectrograms",
-    "latents", "models", "runs", "segments", "loop", "feed", "training", "embeddings", "index",
-    "recommender", "evaluation", "amendments", "service", "command",
+    "latents", "models", "runs", "segments", "loop", "feed", "training", "embeddings", "shards",
+    "index", "recommender", "evaluation", "amendments", "service", "command",
 ]  # fmt: skip
-WITHOUT_RAY = ["audio", "models", "recommender", "evaluation", "segments", "runs", "loop", "library",
+WITHOUT_RAY = ["audio", "models", "shards", "recommender", "evaluation", "segments", "runs", "loop", "library",
                "frontier"]  # fmt: skip
 STAGES = {"catalog": "crawl", "previews": "download", "spectrograms": "transform", "latents": "factorize",
           "training": "train",

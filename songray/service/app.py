@@ -103,7 +103,7 @@ class Recommender:
     """The ingress: holds the index and answers itself."""
 
     def __init__(self, library: Library, manifest: Manifest) -> None:
-        self.index = Index(library, manifest)
+        self.index = Index.open(library, manifest)
 
     @api.get("/", include_in_schema=False)
     async def page(self) -> HTMLResponse:
@@ -122,20 +122,23 @@ class Recommender:
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
     ) -> Tracks:
         """Tracks by title and artist, best match first; without words, the first ones."""
-        return Tracks(tracks=[shown(self.index.track(label)) for label in self.index.search(q, limit)])
+        found = await self.index.rows(await self.index.search(q, limit))
+        return Tracks(tracks=[shown(row) for row in found])
 
     @api.get("/v1/tracks/{track_id:path}/similar", responses=UNKNOWN)
     async def similar(self, track_id: str, k: Annotated[int, Query(ge=1, le=500)] = 10) -> Similar:
         """What sounds most like a track, the most similar first, without the track itself."""
-        found = recommender.similar(self.index, track_id, k)
-        seed = shown(self.index.track(recommender.find(self.index, track_id)))
+        found = await recommender.similar(self.index, track_id, k)
+        seed = await self.track(track_id)
         answers = [SimilarTrack(track=shown(one.track), similarity=one.similarity) for one in found]
         return Similar(track=seed, similar=answers)
 
     @api.get("/v1/tracks/{track_id:path}", responses=UNKNOWN)
     async def track(self, track_id: str) -> Track:
         """What the catalogue says of a track."""
-        return shown(self.index.track(recommender.find(self.index, track_id)))
+        place, _ = await recommender.find(self.index, track_id)
+        (row,) = await self.index.rows([place])
+        return shown(row)
 
 
 @contextmanager

@@ -1,0 +1,471 @@
+"""One shard of an index, in a folder: vectors to search, and what answers show of their tracks. No Ray.
+
+graph.hnsw      hnswlib, cosine space; a label is a row number of the other files
+vectors.npy     float16, (tracks, dimension), length 1; mapped: seeds, and exact search among few
+tracks.arrow    Arrow IPC, mapped: what answers show, and the columns that ranking and the map need
+names.sqlite    titles, artists and albums by their trigrams (FTS5)
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sqlite3
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cache, lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import hnswlib
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.ipc
+from numpy.typing import NDArray
+from rapidfuzz import process
+from rapidfuzz.distance import OSA
+
+from songray.library import REVISION_BITS, TABLES, Keys, hash64, track_key
+from songray.runs import Vectors
+
+GRAPH, VECTORS, TRACKS, NAMES = FILES = ("graph.hnsw", "vectors.npy", "tracks.arrow", "names.sqlite")
+INTERNAL = {"track_key", "revision", "crawl", "audio_checksum", "checksum"}
+SHOWN = [name for name in TABLES["tracks"].columns if name not in INTERNAL]
+NEIGHBOURS = 10  # of a track in the reference, that tell whether it is a hub
+
+CANDIDATE = np.dtype(
+    [
+        ("shard", "i4"),
+        ("label", "i4"),
+        ("cosine", "f4"),
+        ("hubness", "f4"),  # mean cosine to the nearest of the reference
+        ("artist", "i8"),  # hashes, 0 where unknown: of the first artist, …
+        ("album", "i8"),
+        ("recording", "i8"),  # or the ISRC
+        ("title", "i8"),  # without "(remastered)", " - live" and the like
+        ("duration", "f4"),  # seconds, or nan
+    ]
+)
+POINT = np.dtype([("shard", "i4"), ("label", "i4"), ("x", "f4"), ("y", "f4"), ("lot", "i8")])
+COMPUTED = {"hubness": "f4", "x": "f4", "y": "f4", "artist": "i8", "album": "i8", "recording": "i8",
+            "title": "i8", "duration": "f4", "year": "i2"}  # fmt: skip
+
+EXACT_ROWS = 12  # that are compared in the time in which the graph finds one neighbour more
+GRAPH_MARGIN = 1.5  # more neighbours than a filter of such selectivity takes on average
+ROWS_AT_ONCE = 1 << 16
+NAMES_LIMIT = 300  # that are compared with a text letter by letter
+GRAM_ROWS = 10_000  # that the rarest trigrams of a text lead to, all together
+MIN_SCORE = 0.6
+
+Candidates = NDArray[np.void]  # of CANDIDATE
+Points = NDArray[np.void]  # of POINT
+Labels = NDArray[np.int64]
+Row = dict[str, Any]
+Place = tuple[int, int]  # shard, by its number in the manifest, and label
+
+
+@dataclass(frozen=True)
+class Facets:
+    """Names of what a track may have; ids as they are stored, all others in capitals or not."""
+
+    genres: tuple[str, ...] = ()
+    artists: tuple[str, ...] = ()  # ids or names
+    albums: tuple[str, ...] = ()  # ids or names
+    sources: tuple[str, ...] = ()
+    tracks: tuple[str, ...] = ()  # ids
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What tracks must fit; empty, all do."""
+
+    include: Facets = field(default_factory=Facets)  # one of each that is named
+    exclude: Facets = field(default_factory=Facets)  # none of any
+    years: tuple[int | None, int | None] = (None, None)  # from, to; a track of unknown year fits no bound
+    duration_seconds: tuple[float | None, float | None] = (None, None)
+    explicit: bool | None = None  # False: none that is known to be
+
+
+EVERYTHING = Filters()
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Tracks drawn by lot, to which all others are compared: kept from version to version."""
+
+    tracks: Keys  # without revision
+    vectors: Vectors  # (tracks, dimension)
+
+    def hubness(self, tracks: Keys, vectors: Vectors) -> Vectors:
+        """Mean cosine of each vector to the nearest in the reference but itself: high for what is near to
+        everything (Conneau et al. 2018, Word translation without parallel data: their r)."""
+        position = np.minimum(np.searchsorted(self.tracks, tracks), len(self.tracks) - 1)
+        itself = self.tracks[position] == tracks
+        kept = min(NEIGHBOURS, len(self.tracks) - 1)
+        if not kept:
+            return np.zeros(len(vectors), np.float32)
+        found = []
+        for start in range(0, len(vectors), ROWS_AT_ONCE // 16):
+            part = slice(start, start + ROWS_AT_ONCE // 16)
+            cosines = vectors[part] @ self.vectors.T
+            rows = np.flatnonzero(itself[part])
+            cosines[rows, position[part][rows]] = -np.inf
+            found.append(np.partition(cosines, -kept, axis=1)[:, -kept:].mean(axis=1))
+        return np.concatenate(found)
+
+    def axes(self) -> tuple[Vectors, Vectors]:
+        """Mean, (dimension,), and the first two principal directions, (dimension, 2), of the reference."""
+        mean = self.vectors.mean(axis=0)
+        _, _, directions = np.linalg.svd(self.vectors - mean, full_matrices=False)
+        axes = np.zeros((self.vectors.shape[1], 2), np.float32)
+        axes[:, : len(directions[:2])] = directions[:2].T
+        largest = axes[np.abs(axes).argmax(axis=0), [0, 1]]
+        return mean, axes * np.where(largest < 0, -1, 1).astype(np.float32)  # the same on every machine
+
+
+def write(
+    folder: Path,
+    vectors: Vectors,
+    tracks: pa.Table,
+    reference: Reference,
+    parameters: dict[str, int],
+    before: Path | None = None,
+    threads: int = -1,
+) -> None:
+    """Write a shard of unit vectors, (tracks, dimension), and their rows: `track_key`, `checksum` and SHOWN;
+    after those of the shard `before`, where one is given. `parameters` are hnswlib's M and ef_construction."""
+    known = _mapped(before) if before else None
+    first = known.num_rows if known else 0
+    link(vectors, parameters, before and before / GRAPH, threads).save_index(str(folder / GRAPH))
+    halves = vectors.astype(np.float16)
+    np.save(folder / VECTORS, np.concatenate([np.load(before / VECTORS), halves]) if before else halves)
+    described = describe(tracks, vectors, reference)
+    rows = pa.concat_tables([pa.Table.from_batches([known]), described]) if known else described
+    with pa.ipc.new_file(folder / TRACKS, rows.schema) as file:
+        file.write_table(rows.combine_chunks())
+    if before:
+        shutil.copy(before / NAMES, folder / NAMES)
+    write_names(folder / NAMES, tracks, first)
+
+
+def link(
+    vectors: Vectors, parameters: dict[str, int], before: Path | None = None, threads: int = -1
+) -> hnswlib.Index:
+    """A graph of the vectors, labelled by row; or one from a file, with the vectors added to it."""
+    graph = hnswlib.Index(space="cosine", dim=vectors.shape[1])
+    if before:
+        count = hnswlib.Index(space="cosine", dim=vectors.shape[1])
+        count.load_index(str(before))
+        first = count.get_current_count()
+        graph.load_index(str(before), max_elements=first + len(vectors))
+    else:
+        first = 0
+        graph.init_index(max_elements=len(vectors), random_seed=0, **parameters)
+    graph.add_items(vectors, np.arange(first, first + len(vectors)), num_threads=threads)
+    return graph
+
+
+def describe(tracks: pa.Table, vectors: Vectors, reference: Reference) -> pa.Table:
+    """The rows with the columns of COMPUTED."""
+    mean, axes = reference.axes()
+    x, y = ((vectors - mean) @ axes).T
+    names = {name: tracks[name].to_pylist() for name in ("artist_ids", "artist_names", "album_id", "album",
+                                                         "recording", "isrc", "title", "release_date")}  # fmt: skip
+    known = cache(lambda text: hash64(text) if text else 0)
+    columns = {
+        "hubness": reference.hubness(tracks["track_key"].to_numpy() >> REVISION_BITS, vectors),
+        "x": x,
+        "y": y,
+        "artist": [
+            known((ids or several or [""])[0])
+            for ids, several in zip(names["artist_ids"], names["artist_names"], strict=True)
+        ],
+        "album": [known(one or name) for one, name in zip(names["album_id"], names["album"], strict=True)],
+        "recording": [
+            known(one or isrc) for one, isrc in zip(names["recording"], names["isrc"], strict=True)
+        ],
+        "title": [known(bare_title(title or "")) for title in names["title"]],
+        "duration": tracks["duration_seconds"].to_numpy(zero_copy_only=False),
+        "year": [int(date[:4]) if date and date[:4].isdigit() else 0 for date in names["release_date"]],
+    }
+    kept = tracks.select(["track_key", "checksum", *SHOWN])
+    for name, values in columns.items():
+        kept = kept.append_column(name, pa.array(np.asarray(values, COMPUTED[name])))
+    return kept
+
+
+def fold(text: str) -> str:
+    """Without accents and capitals, so that "bjork" is "Björk"."""
+    if text.isascii():
+        return text.lower()
+    letters = unicodedata.normalize("NFKD", text)
+    return "".join(letter for letter in letters if not unicodedata.combining(letter)).casefold()
+
+
+def words(text: str) -> list[str]:
+    return re.findall(r"\w+", fold(text))
+
+
+_EDITION = (
+    r"[^()\[\]]*\b(?:remaster(?:ed)?|live|mono|stereo|version|edit|mix|deluxe|bonus|anniversary|radio|single"
+    r"|album|original|demo|acoustic|explicit|feat|ft|featuring)\b[^()\[\]]*"
+)
+_EDITIONS = re.compile(rf"\s*(?:\({_EDITION}\)|\[{_EDITION}\]|\s[-–—]\s{_EDITION}$)")
+
+
+def bare_title(title: str) -> str:
+    """A title's words, without what tells one edition from another: "(Remastered 2011)", " - Live at …"."""
+    folded = fold(title)
+    return " ".join(words(_EDITIONS.sub("", folded)) or words(folded))
+
+
+def write_names(path: Path, tracks: pa.Table, first: int) -> None:
+    """Make the names of tracks searchable, numbered from `first`."""
+    database = sqlite3.connect(path)
+    database.execute("PRAGMA journal_mode = OFF")
+    database.execute("PRAGMA synchronous = OFF")
+    with database:
+        database.execute("CREATE VIRTUAL TABLE IF NOT EXISTS names USING fts5(name, tokenize='trigram')")
+        columns = (tracks[name].to_pylist() for name in ("title", "artist_names", "album"))
+        database.executemany(
+            "INSERT INTO names (rowid, name) VALUES (?, ?)",
+            (
+                (label, _spaced(words(" ".join([title or "", *(artists or []), album or ""]))))
+                for label, (title, artists, album) in enumerate(zip(*columns, strict=True), first)
+            ),
+        )
+        database.execute("DROP TABLE IF EXISTS grams")
+        database.execute("CREATE VIRTUAL TABLE temp.counts USING fts5vocab(main, names, row)")
+        database.execute("CREATE TABLE grams (gram TEXT PRIMARY KEY, tracks INTEGER) WITHOUT ROWID")
+        database.execute("INSERT INTO grams SELECT term, doc FROM counts")
+    database.close()
+
+
+def _spaced(several: Iterable[str]) -> str:
+    """Two spaces before each word: so its first letter, and its first two, are trigrams too (as in
+    PostgreSQL's pg_trgm)."""
+    return "".join(f"  {word}" for word in several)
+
+
+def _mapped(folder: Path) -> pa.RecordBatch:
+    return pa.ipc.open_file(pa.memory_map(str(folder / TRACKS))).get_batch(0)
+
+
+class Shard:
+    """A shard in memory, read-only; any thread may ask it."""
+
+    def __init__(self, folder: Path, deleted: Sequence[int] = (), number: int = 0) -> None:
+        """`number` is the shard's in the manifest, which its answers carry."""
+        self.number = number
+        self._tracks = _mapped(folder)
+        self._vectors = np.load(folder / VECTORS, mmap_mode="r")
+        self._graph = hnswlib.Index(space="cosine", dim=self._vectors.shape[1])
+        self._graph.load_index(str(folder / GRAPH))
+        for label in deleted:
+            self._graph.mark_deleted(label)
+        self._names = sqlite3.connect(f"file:{folder / NAMES}?immutable=1", uri=True, check_same_thread=False)
+        self._names.execute("SELECT gram FROM grams LIMIT 1")  # opens the file, which may then be unlinked
+        self._live = np.ones(self._tracks.num_rows, bool)
+        self._live[list(deleted)] = False
+        self._column = {name: self._tracks[name].to_numpy() for name in COMPUTED}
+        self._candidates = np.zeros(self._tracks.num_rows, CANDIDATE)
+        self._candidates["shard"], self._candidates["label"] = number, np.arange(self._tracks.num_rows)
+        for name in set(CANDIDATE.names or ()) & set(COMPUTED):
+            self._candidates[name] = self._column[name]
+        keys = self._tracks["track_key"].to_numpy() >> REVISION_BITS
+        labels = np.flatnonzero(self._live)
+        self._by_key = labels[np.argsort(keys[labels], kind="stable")]  # a key is a hash: an order by lot
+        self._keys = keys[self._by_key]
+        self._fitting = lru_cache(maxsize=64)(self._fit)
+
+    @classmethod
+    def open(cls, folder: Path, deleted: Sequence[int] = (), number: int = 0) -> Shard:
+        return cls(folder, deleted, number)
+
+    def __len__(self) -> int:
+        """Live tracks."""
+        return len(self._keys)
+
+    def find(self, track_ids: Sequence[str]) -> dict[str, int]:
+        """Labels of those that are here."""
+        if not len(self):
+            return {}
+        keys = np.array([track_key(one, 0) >> REVISION_BITS for one in track_ids], np.int64)
+        position = np.minimum(np.searchsorted(self._keys, keys), len(self) - 1)
+        found = np.flatnonzero(self._keys[position] == keys)
+        return {track_ids[number]: int(self._by_key[position[number]]) for number in found}
+
+    def vectors(self, labels: Sequence[int] | Labels) -> Vectors:
+        """(labels, dimension), of length 1 to the precision of float16."""
+        return self._vectors[np.asarray(labels, np.int64)].astype(np.float32)
+
+    def nearest(
+        self, queries: Vectors, k: int, filters: Filters = EVERYTHING, ef: int = 64
+    ) -> list[Candidates]:
+        """Of each query, (queries, dimension), the k nearest live tracks that fit, or all that do: by falling
+        cosine, then label. `ef` is hnswlib's: how many candidates its search keeps."""
+        mask, fitting = (self._live, self._by_key) if filters == EVERYTHING else self._fitting(filters)
+        k = min(k, len(fitting))
+        if not k:
+            return [self._candidates[:0]] * len(queries)
+        wanted = k
+        if len(fitting) < len(self):
+            wanted = int(np.ceil(GRAPH_MARGIN * k * len(self) / len(fitting)))
+            if len(fitting) <= EXACT_ROWS * max(wanted, ef):
+                return self._exact(queries, k, fitting)
+        if self._graph.ef != ef:
+            self._graph.set_ef(ef)
+        wide = wanted if 2 * wanted <= ef else min(2 * wanted, len(self))  # hnswlib's ef is at least its k
+        try:
+            labels, distances = self._graph.knn_query(queries, k=wide)
+        except RuntimeError:  # fewer were found than asked for
+            return self._exact(queries, k, fitting)
+        found = self._candidates[labels]
+        found["cosine"] = 1 - distances
+        if (distances[:, 1:] == distances[:, :-1]).any():
+            found = np.take_along_axis(found, np.lexsort((labels, distances), axis=-1), axis=1)
+        if len(fitting) == len(self):
+            return list(found[:, :k])
+        kept = [row[mask[row["label"]]][:k] for row in found]
+        return [
+            row if len(row) == k else self._exact(query[None], k, fitting)[0]
+            for row, query in zip(kept, queries, strict=True)
+        ]
+
+    def _exact(self, queries: Vectors, k: int, labels: Labels) -> list[Candidates]:
+        """The k nearest to each query among some labels, by comparing all."""
+        labels = np.sort(labels)
+        units = queries / np.maximum(np.linalg.norm(queries, axis=1, keepdims=True), 1e-12)
+        best = [self._candidates[:0]] * len(queries)
+        for start in range(0, len(labels), ROWS_AT_ONCE):
+            part = labels[start : start + ROWS_AT_ONCE]
+            for number, cosines in enumerate(units @ self.vectors(part).T):
+                top = np.argpartition(-cosines, min(k, len(part)) - 1)[:k]
+                found = self._candidates[part[top]]
+                found["cosine"] = cosines[top]
+                best[number] = ranked([best[number], found], k)
+        return best
+
+    def _fit(self, filters: Filters) -> tuple[NDArray[np.bool_], Labels]:
+        """Which live tracks fit, as a mask and as labels."""
+        mask = self._live.copy()
+        for facet in fields(Facets):
+            if included := getattr(filters.include, facet.name):
+                mask &= self._has(facet.name, included)
+            if excluded := getattr(filters.exclude, facet.name):
+                mask &= ~self._has(facet.name, excluded)
+        bounds = {"year": filters.years, "duration": filters.duration_seconds}
+        for name, (least, most) in bounds.items():
+            column = self._column[name]
+            if least is not None:
+                mask &= column >= least
+            if most is not None:
+                mask &= (column <= most) & (column > 0)
+        if filters.explicit is not None:
+            known = pa.compute.fill_null(self._tracks["explicit"], False).to_numpy(zero_copy_only=False)
+            mask &= known == filters.explicit
+        return mask, np.flatnonzero(mask)
+
+    def _has(self, facet: str, values: tuple[str, ...]) -> NDArray[np.bool_]:
+        """Which tracks have one of the values."""
+        hits = np.zeros(len(self._live), bool)
+        if facet == "tracks":
+            hits[list(self.find(values).values())] = True
+            return hits
+        columns = {"artists": ("artist_ids", "artist_names"), "albums": ("album_id", "album"),
+                   "genres": ("genres",), "sources": ("source",)}  # fmt: skip
+        for name in columns[facet]:
+            column, wanted = self._tracks[name], pa.array(values, pa.string())
+            listed = pa.types.is_list(column.type)
+            flat = pa.compute.list_flatten(column) if listed else column
+            if not name.endswith(("_id", "_ids")):
+                flat, wanted = pa.compute.utf8_lower(flat), pa.compute.utf8_lower(wanted)
+            equal = pa.compute.is_in(flat, wanted).to_numpy(zero_copy_only=False)
+            hits[pa.compute.list_parent_indices(column).to_numpy()[equal] if listed else equal] = True
+        return hits
+
+    def count(self, filters: Filters = EVERYTHING) -> int:
+        """Live tracks that fit."""
+        return len(self) if filters == EVERYTHING else len(self._fitting(filters)[1])
+
+    def rows(self, labels: Sequence[int] | Labels) -> list[Row]:
+        """What the catalogue says of tracks: the columns of SHOWN."""
+        taken = self._tracks.select(SHOWN).take(pa.array(np.asarray(labels, np.int64)))
+        rows: list[Row] = taken.to_pylist()
+        return rows
+
+    def points(self, bbox: tuple[float, float, float, float] | None, limit: int) -> Points:
+        """Places on the map within (left, bottom, right, top), those of the lowest lot first: of a part of the
+        map, all that the whole showed of it are shown again."""
+        labels = self._by_key
+        if bbox is not None:
+            x, y = self._column["x"][labels], self._column["y"][labels]
+            left, bottom, right, top = bbox
+            inside = (left <= x) & (x <= right) & (bottom <= y) & (y <= top)
+            labels = labels[inside]
+            lots = self._keys[inside][:limit]
+        else:
+            lots = self._keys[:limit]
+        points = np.empty(len(lots), POINT)
+        points["shard"], points["label"], points["lot"] = self.number, labels[:limit], lots
+        points["x"], points["y"] = self._column["x"][labels[:limit]], self._column["y"][labels[:limit]]
+        return points
+
+    def search(self, text: str, limit: int) -> list[tuple[int, float]]:
+        """Labels, with a score up to 1, of the tracks whose title, artists and album hold words that equal, or
+        begin with, or nearly equal those of the text, best first; without words, those of the lowest lot."""
+        asked = list(dict.fromkeys(words(text)))[:16]
+        if not asked:
+            return [(int(label), 1.0) for label in self._by_key[:limit]]
+        rows = [(label, name) for label, name in self._alike(asked) if self._live[label]]
+        scores = score(asked, [name.split() for _, name in rows])
+        scored = [
+            (label, float(one)) for (label, _), one in zip(rows, scores, strict=True) if one >= MIN_SCORE
+        ]
+        return sorted(scored, key=lambda found: (-found[1], found[0]))[:limit]
+
+    def _alike(self, asked: list[str]) -> list[tuple[int, str]]:
+        """Tracks whose names share rare trigrams with the words, and these names."""
+        grams = {f"  {word}"[start : start + 3] for word in asked for start in range(len(word))}
+        marks = ", ".join("?" * len(grams))
+        sql = f"SELECT gram, tracks FROM grams WHERE gram IN ({marks}) ORDER BY tracks"
+        rare: list[str] = []
+        rows = 0
+        for gram, tracks in self._names.execute(sql, sorted(grams)):
+            if rare and rows + tracks > GRAM_ROWS:
+                break
+            rare.append(gram)
+            rows += tracks
+        if not rare:
+            return []
+        sql = "SELECT rowid, name FROM names WHERE names MATCH ? ORDER BY rank"
+        found = self._names.execute(sql, (" OR ".join(f'"{gram}"' for gram in rare),))
+        return list(islice((row for row in found if self._live[row[0]]), NAMES_LIMIT))
+
+
+def score(asked: Sequence[str], names: Sequence[Sequence[str]]) -> Vectors:
+    """How well each name, given as its words, holds the words that are asked for, 0…1: the mean, over these,
+    of the best likeness to a word or (a little less) to a word's beginning; a little more for short names.
+
+    Likeness is 1 − edits / letters, where swapped neighbours are one edit (optimal string alignment)."""
+    if not names:
+        return np.empty(0, np.float32)
+    lengths = np.array([len(name) for name in names])
+    flat = [word for name in names for word in name]
+    whole = process.cdist(asked, flat, scorer=OSA.normalized_similarity)  # (asked, words)
+    for row, word in zip(whole, asked, strict=True):
+        beginnings = [other[: len(word)] for other in flat]
+        begun = process.cdist([word], beginnings, scorer=OSA.normalized_similarity)[0]
+        np.maximum(row, 0.95 * begun, out=row)
+    best = np.maximum.reduceat(whole, np.cumsum(lengths) - lengths, axis=1)  # (asked, names)
+    scores: Vectors = best.mean(axis=0) * (0.9 + 0.1 * np.minimum(1, len(asked) / lengths))
+    return scores
+
+
+def ranked(parts: Sequence[Candidates], k: int) -> Candidates:
+    """The k best of several lists: by falling cosine, then place."""
+    every = np.concatenate(parts)
+    return every[np.lexsort((every["label"], every["shard"], -every["cosine"]))[:k]]
