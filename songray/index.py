@@ -1,9 +1,9 @@
 """Reads embeddings and tracks, writes an index: versions of shards, each built, appended to and checked by a
 Ray task of its own.
 
-indexes/<run>/shards/<shard>/…          a shard's files (songray/shards.py); never changed, shared by versions
+indexes/<run>/shards/<shard>/…          files of a shard (songray/shards.py), shared by versions
 indexes/<run>/<version>/reference.npy   the tracks to which all others are compared
-indexes/<run>/<version>/manifest.json   shards, deleted labels, recall, checksums; written last: no version without
+indexes/<run>/<version>/manifest.json   shards, deleted labels, recall, checksums; written last
 """
 
 from __future__ import annotations
@@ -177,8 +177,12 @@ def wanted_tracks(library: Library, run: str) -> NDArray[np.void]:
     track."""
     embedded = _located(library.table("embeddings", run), ["track_key"])
     known = _located(library.table("tracks"), ["track_key", "crawl", "checksum"])
-    tracks = (one["track_key"] >> REVISION_BITS for one in (embedded, known))
-    _, of_embedded, of_known = np.intersect1d(*tracks, assume_unique=True, return_indices=True)
+    _, of_embedded, of_known = np.intersect1d(
+        embedded["track_key"] >> REVISION_BITS,
+        known["track_key"] >> REVISION_BITS,
+        assume_unique=True,
+        return_indices=True,
+    )
     wanted = np.empty(len(of_embedded), WANTED)
     wanted["key"], wanted["file"] = embedded["track_key"][of_embedded], embedded["file"][of_embedded]
     for name, column in (("track_key", "track_key"), ("track_file", "file"), ("checksum", "checksum")):
@@ -372,7 +376,7 @@ def measure(folder: Path, target: float) -> tuple[int, float]:
 def bring_up(
     library: Library, config: IndexConfig, wanted: NDArray[np.void], before: Manifest
 ) -> IndexSummary:
-    """A version that lacks nothing and has nothing that is gone; or the one before, where it is so already."""
+    """A version that lacks nothing and has nothing that is gone: the one before, if it is so already."""
     known = [live_tracks(library, before.run, entry) for entry in before.shards]
     every = np.concatenate(known) if known else np.empty(0, LIVE)
     lacking = wanted[~_among(wanted, every)]
@@ -546,8 +550,8 @@ class Index:
 
     @classmethod
     def open(cls, library: Library, manifest: Manifest, numbers: Sequence[int] | None = None) -> Index:
-        """Load and verify the shards, or those of some numbers in the manifest; raises ValueError where a file
-        is not what the manifest says."""
+        """Load and verify the shards, or those of some numbers in the manifest; raises ValueError where a
+        file is not what the manifest says."""
         opened = []
         for number in range(len(manifest.shards)) if numbers is None else numbers:
             entry = manifest.shards[number]

@@ -136,7 +136,7 @@ def write(
     threads: int = -1,
 ) -> None:
     """Write a shard of unit vectors, (tracks, dimension), and their rows: `track_key`, `checksum` and SHOWN;
-    after those of the shard `before`, where one is given. `parameters` are hnswlib's M and ef_construction."""
+    after those of the shard `before`, if there is one. `parameters` are hnswlib's M and ef_construction."""
     known = _mapped(before) if before else None
     first = known.num_rows if known else 0
     link(vectors, parameters, before and before / GRAPH, threads).save_index(str(folder / GRAPH))
@@ -169,31 +169,28 @@ def link(
 
 
 def describe(tracks: pa.Table, vectors: Vectors, reference: Reference) -> pa.Table:
-    """The rows with the columns of COMPUTED."""
+    """The rows with the columns of COMPUTED, each under its name after an underscore."""
     mean, axes = reference.axes()
     x, y = ((vectors - mean) @ axes).T
-    names = {name: tracks[name].to_pylist() for name in ("artist_ids", "artist_names", "album_id", "album",
-                                                         "recording", "isrc", "title", "release_date")}  # fmt: skip
+    texts = ("artist_ids", "artist_names", "album_id", "album", "recording", "isrc", "title", "release_date")
+    ids, artists, album_ids, albums, recordings, isrcs, titles, dates = (
+        tracks[name].to_pylist() for name in texts
+    )
     known = cache(lambda text: hash64(text) if text else 0)
     columns = {
         "hubness": reference.hubness(tracks["track_key"].to_numpy() >> REVISION_BITS, vectors),
         "x": x,
         "y": y,
-        "artist": [
-            known((ids or several or [""])[0])
-            for ids, several in zip(names["artist_ids"], names["artist_names"], strict=True)
-        ],
-        "album": [known(one or name) for one, name in zip(names["album_id"], names["album"], strict=True)],
-        "recording": [
-            known(one or isrc) for one, isrc in zip(names["recording"], names["isrc"], strict=True)
-        ],
-        "title": [known(bare_title(title or "")) for title in names["title"]],
+        "artist": [known((by_id or named or [""])[0]) for by_id, named in zip(ids, artists, strict=True)],
+        "album": [known(by_id or named) for by_id, named in zip(album_ids, albums, strict=True)],
+        "recording": [known(one or isrc) for one, isrc in zip(recordings, isrcs, strict=True)],
+        "title": [known(bare_title(title or "")) for title in titles],
         "duration": tracks["duration_seconds"].to_numpy(zero_copy_only=False),
-        "year": [int(date[:4]) if date and date[:4].isdigit() else 0 for date in names["release_date"]],
+        "year": [int(date[:4]) if date and date[:4].isdigit() else 0 for date in dates],
     }
     kept = tracks.select(["track_key", "checksum", *SHOWN])
     for name, values in columns.items():
-        kept = kept.append_column(name, pa.array(np.asarray(values, COMPUTED[name])))
+        kept = kept.append_column(f"_{name}", pa.array(np.asarray(values, COMPUTED[name])))
     return kept
 
 
@@ -270,7 +267,7 @@ class Shard:
         self._names.execute("SELECT gram FROM grams LIMIT 1")  # opens the file, which may then be unlinked
         self._live = np.ones(self._tracks.num_rows, bool)
         self._live[list(deleted)] = False
-        self._column = {name: self._tracks[name].to_numpy() for name in COMPUTED}
+        self._column = {name: self._tracks[f"_{name}"].to_numpy() for name in COMPUTED}
         self._candidates = np.zeros(self._tracks.num_rows, CANDIDATE)
         self._candidates["shard"], self._candidates["label"] = number, np.arange(self._tracks.num_rows)
         for name in set(CANDIDATE.names or ()) & set(COMPUTED):
@@ -296,11 +293,12 @@ class Shard:
         keys = np.array([track_key(one, 0) >> REVISION_BITS for one in track_ids], np.int64)
         position = np.minimum(np.searchsorted(self._keys, keys), len(self) - 1)
         found = np.flatnonzero(self._keys[position] == keys)
-        return {track_ids[number]: int(self._by_key[position[number]]) for number in found}
+        return {track_ids[number]: int(self._by_key[position[number]]) for number in found.tolist()}
 
     def vectors(self, labels: Sequence[int] | Labels) -> Vectors:
         """(labels, dimension), of length 1 to the precision of float16."""
-        return self._vectors[np.asarray(labels, np.int64)].astype(np.float32)
+        vectors: Vectors = self._vectors[np.asarray(labels, np.int64)].astype(np.float32)
+        return vectors
 
     def nearest(
         self, queries: Vectors, k: int, filters: Filters = EVERYTHING, ef: int = 64
@@ -398,8 +396,8 @@ class Shard:
         return rows
 
     def points(self, bbox: tuple[float, float, float, float] | None, limit: int) -> Points:
-        """Places on the map within (left, bottom, right, top), those of the lowest lot first: of a part of the
-        map, all that the whole showed of it are shown again."""
+        """Places on the map within (left, bottom, right, top), those of the lowest lot first: what the whole
+        map shows of a part, the part shows too."""
         labels = self._by_key
         if bbox is not None:
             x, y = self._column["x"][labels], self._column["y"][labels]
@@ -415,17 +413,15 @@ class Shard:
         return points
 
     def search(self, text: str, limit: int) -> list[tuple[int, float]]:
-        """Labels, with a score up to 1, of the tracks whose title, artists and album hold words that equal, or
-        begin with, or nearly equal those of the text, best first; without words, those of the lowest lot."""
+        """Labels, with a score up to 1, of the tracks whose title, artists and album hold words that are,
+        start with or nearly are those of the text, best first; without words, those of the lowest lot."""
         asked = list(dict.fromkeys(words(text)))[:16]
         if not asked:
             return [(int(label), 1.0) for label in self._by_key[:limit]]
-        rows = [(label, name) for label, name in self._alike(asked) if self._live[label]]
-        scores = score(asked, [name.split() for _, name in rows])
-        scored = [
-            (label, float(one)) for (label, _), one in zip(rows, scores, strict=True) if one >= MIN_SCORE
-        ]
-        return sorted(scored, key=lambda found: (-found[1], found[0]))[:limit]
+        rows = self._alike(asked)
+        scores = score(asked, [name.split() for _, name in rows]).tolist()
+        found = [(label, one) for (label, _), one in zip(rows, scores, strict=True) if one >= MIN_SCORE]
+        return sorted(found, key=lambda pair: (-pair[1], pair[0]))[:limit]
 
     def _alike(self, asked: list[str]) -> list[tuple[int, str]]:
         """Tracks whose names share rare trigrams with the words, and these names."""

@@ -23,7 +23,9 @@ def test_neighbours_are_ranked_by_cosine_and_leave_the_seed_out(indexed: Library
     expected = [f"a:{number}" for number in np.argsort(-cosines) if number != 7][:10]
     assert [one.track["track_id"] for one in found] == expected
     for one in found:
-        assert one.similarity == pytest.approx((1 + cosines[int(one.track["track_id"][2:])]) / 2, abs=1e-5)
+        assert one.similarity == pytest.approx(
+            (1 + cosines[int(one.track["track_id"][2:])]) / 2, abs=1e-4
+        )  # seeds are stored in half precision
 
 
 def test_k_beyond_the_index_gives_all_others(indexed: Library) -> None:  # noqa: F811

@@ -17,8 +17,8 @@ READING_ORDER = [
     "latents", "models", "runs", "segments", "loop", "feed", "training", "embeddings", "shards",
     "index", "recommender", "evaluation", "amendments", "service", "command",
 ]  # fmt: skip
-WITHOUT_RAY = ["audio", "models", "shards", "recommender", "evaluation", "segments", "runs", "loop", "library",
-               "frontier"]  # fmt: skip
+WITHOUT_RAY = ["audio", "models", "shards", "recommender", "evaluation", "segments", "runs", "loop",
+               "library", "frontier"]  # fmt: skip
 STAGES = {"catalog": "crawl", "previews": "download", "spectrograms": "transform", "latents": "factorize",
           "training": "train",
           "embeddings": "embed", "index": "index", "evaluation": "evaluate"}  # fmt: skip
