@@ -276,7 +276,7 @@ def recalls(
         return {efs[0]: 1.0}
     cosines = vectors[queries] @ vectors.T
     cosines[np.arange(len(queries)), queries] = -np.inf
-    least = np.partition(cosines, -k, axis=1)[:, -k] - 1e-5
+    least = np.partition(cosines, -k, axis=1)[:, -k] - 1e-6
     found: dict[int, float] = {}
     for ef in efs:
         graph.set_ef(ef)
@@ -367,7 +367,7 @@ def build_shard(
 
 def measure(folder: Path, target: float) -> tuple[int, float]:
     """The least ef that reaches the recall in a shard, else the largest; and the recall at it."""
-    vectors = np.load(folder / VECTORS).astype(np.float32)
+    vectors = shards.unit(np.load(folder / VECTORS))
     graph = hnswlib.Index(space="cosine", dim=vectors.shape[1])
     graph.load_index(str(folder / GRAPH))
     return list(recalls(graph, vectors, EFS, target).items())[-1]

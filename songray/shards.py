@@ -139,8 +139,8 @@ def write(
     after those of the shard `before`, if there is one. `parameters` are hnswlib's M and ef_construction."""
     known = _mapped(before) if before else None
     first = known.num_rows if known else 0
-    link(vectors, parameters, before and before / GRAPH, threads).save_index(str(folder / GRAPH))
     halves = vectors.astype(np.float16)
+    link(unit(halves), parameters, before and before / GRAPH, threads).save_index(str(folder / GRAPH))
     np.save(folder / VECTORS, np.concatenate([np.load(before / VECTORS), halves]) if before else halves)
     described = describe(tracks, vectors, reference)
     rows = pa.concat_tables([pa.Table.from_batches([known]), described]) if known else described
@@ -149,6 +149,14 @@ def write(
     if before:
         shutil.copy(before / NAMES, folder / NAMES)
     write_names(folder / NAMES, tracks, first)
+
+
+def unit(halves: NDArray[np.float16]) -> Vectors:
+    """Stored vectors, (tracks, dimension), as the graph has them too: of length 1 again after rounding."""
+    vectors = halves.astype(np.float32)
+    lengths = np.sqrt(np.einsum("td,td->t", vectors, vectors))[:, None]
+    units: Vectors = vectors / np.maximum(lengths, 1e-12)
+    return units
 
 
 def link(
@@ -296,9 +304,8 @@ class Shard:
         return {track_ids[number]: int(self._by_key[position[number]]) for number in found.tolist()}
 
     def vectors(self, labels: Sequence[int] | Labels) -> Vectors:
-        """(labels, dimension), of length 1 to the precision of float16."""
-        vectors: Vectors = self._vectors[np.asarray(labels, np.int64)].astype(np.float32)
-        return vectors
+        """(labels, dimension), of length 1."""
+        return unit(self._vectors[np.asarray(labels, np.int64)])
 
     def nearest(
         self, queries: Vectors, k: int, filters: Filters = EVERYTHING, ef: int = 64

@@ -28,7 +28,8 @@ def described(count: int) -> list[dict[str, Any]]:
     return [
         {"track_key": track_key(f"a:{n}", 0), "checksum": n, "track_id": f"a:{n}", "source": "ab"[n % 2],
          "title": f"Song {n}", "artist_ids": [f"r{n % 7}"], "artist_names": [f"Artist {n % 7}"],
-         "album_id": f"l{n % 11}", "album": f"Album {n % 11}", "genres": [GENRES[n % 4], "Music"][: 1 + n % 2],
+         "album_id": f"l{n % 11}", "album": f"Album {n % 11}", 
+         "genres": [GENRES[n % 4], "Music"][: 1 + n % 2],
          "release_date": None if n % 5 == 0 else f"{1960 + n % 50}-01-01", "crawl": 1,
          "duration_seconds": None if n % 6 == 0 else 100.0 + n % 200, "explicit": (None, True, False)[n % 3]}
         for n in range(count)
@@ -96,7 +97,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     return {count: made(place / f"{count}", units(count), described(count)) for count in (SMALL, LARGE)}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     filters=filters, k=st.integers(1, 30), deleted=st.sets(st.integers(0, SMALL - 1)), seed=st.integers(0, 99)
 )
@@ -116,7 +117,7 @@ def test_search_among_few_is_exact(
     assert shard.count(filters) == len(fitting)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     genres=some(*GENRES),
     k=st.integers(1, 40),
@@ -215,7 +216,7 @@ def test_the_map_spreads_along_the_directions_of_most_variance(tmp_path: Path) -
         assert abs(np.corrcoef(points[axis], vectors[points["label"], dimension])[0, 1]) > 0.9
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(left=st.floats(-1, 1), width=st.floats(0, 1), limit=st.integers(1, 500))
 def test_zooming_in_only_adds_points(folders: dict[int, Path], left: float, width: float, limit: int) -> None:
     shard = Shard.open(folders[SMALL], [3, 4])
@@ -228,10 +229,12 @@ def test_zooming_in_only_adds_points(folders: dict[int, Path], left: float, widt
 
 
 SONGS = [
-    ("Jóga", "Björk", "Homogenic"), ("Creep", "Radiohead", "Pablo Honey"), ("Creeping Death", "Metallica", "Ride"),
-    ("7", "Prince", "Love Symbol"), ("One", "U2", "Achtung Baby"), ("One", "Metallica", "And Justice for All"),
-    ("Für Elise", "Beethoven", "Bagatelles"), ("さくら", "直太朗", "乾いた唄"), ("Naïve", "The Kooks", "Inside In"),
-    ("Straße", "Kraftklub", "In Schwarz"), ("99 Luftballons", "Nena", "Nena"),
+    ("Jóga", "Björk", "Homogenic"), ("Creep", "Radiohead", "Pablo Honey"), ("7", "Prince", "Love Symbol"),
+    ("Creeping Death", "Metallica", "Ride"), ("One", "U2", "Achtung Baby"), ("99 Luftballons",
+    "Nena", "Nena"),
+    ("One", "Metallica", "And Justice for All"), ("Für Elise", "Beethoven", "Bagatelles"),
+    ("さくら", "直太朗", "乾いた唄"), ("Naïve", "The Kooks", "Inside In"),
+    ("Straße", "Kraftklub", "In Schwarz"),
 ]  # fmt: skip
 
 
@@ -248,8 +251,9 @@ def songs(tmp_path_factory: pytest.TempPathFactory) -> Shard:
     ("text", "title"),
     [
         ("bjork", "Jóga"), ("BJÖRK joga", "Jóga"), ("joga bjork", "Jóga"), ("radoihead", "Creep"),
-        ("radiohed creap", "Creep"), ("cre radioh", "Creep"), ("creep", "Creep"), ("creeping", "Creeping Death"),
-        ("7", "7"), ("u2", "One"), ("one metal", "One"), ("fur elise", "Für Elise"), ("さくら", "さくら"),
+        ("radiohed creap", "Creep"), ("cre radioh", "Creep"), ("creep", "Creep"),
+        ("creeping", "Creeping Death"), ("7", "7"), ("u2", "One"), ("one metal", "One"),
+        ("fur elise", "Für Elise"), ("さくら", "さくら"),
         ("naive", "Naïve"), ("strasse", "Straße"), ("luftbalons", "99 Luftballons"), ('"creep"* OR', "Creep"),
         ("homogenic", "Jóga"), ("'); DROP TABLE names; -- creep radiohead pablo honey", "Creep"),
     ],
