@@ -37,6 +37,7 @@ from songray.shards import (
     VECTORS,
     Candidates,
     Filters,
+    K,
     Place,
     Points,
     Reference,
@@ -45,7 +46,6 @@ from songray.shards import (
     ranked,
 )  # fmt: skip
 
-K = 10  # the recall that is measured is that of so many neighbours
 EFS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 LINKS = (8, 12, 16, 24, 32, 48)
 TUNING_EF = 64

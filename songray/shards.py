@@ -35,6 +35,7 @@ GRAPH, VECTORS, TRACKS, NAMES = FILES = ("graph.hnsw", "vectors.npy", "tracks.ar
 INTERNAL = {"track_key", "revision", "crawl", "audio_checksum", "checksum"}
 SHOWN = [name for name in TABLES["tracks"].columns if name not in INTERNAL]
 NEIGHBOURS = 10  # of a track in the reference, that tell whether it is a hub
+K = 10  # ef is tuned to find so many neighbours
 
 CANDIDATE = np.dtype(
     [
@@ -323,7 +324,7 @@ class Shard:
                 return self._exact(queries, k, fitting)
         if self._graph.ef != ef:
             self._graph.set_ef(ef)
-        wide = wanted if 2 * wanted <= ef else min(2 * wanted, len(self))  # hnswlib's ef is at least its k
+        wide = wanted if wanted <= max(K, ef // 2) else min(2 * wanted, len(self))  # ef is at least its k
         try:
             labels, distances = self._graph.knn_query(queries, k=wide)
         except RuntimeError:  # fewer were found than asked for

@@ -189,7 +189,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=steps)
 def test_appended_and_deleted_in_any_order_the_live_set_is_the_same(
     steps: list[tuple[str, Any]], tmp_path: Path
