@@ -56,7 +56,8 @@ COMPUTED = {"hubness": "f4", "x": "f4", "y": "f4", "artist": "i8", "album": "i8"
 
 EXACT_ROWS = 12  # that are compared in the time in which the graph finds one neighbour more
 GRAPH_MARGIN = 1.5  # more neighbours than a filter of such selectivity takes on average
-ROWS_AT_ONCE = 1 << 16
+ROWS_AT_ONCE = 1 << 13  # whose vectors stay in the processor's cache
+SPARE = 10  # more than asked for, as rounding to float16 may swap neighbours
 NAMES_LIMIT = 300  # that are compared with a text letter by letter
 GRAM_ROWS = 10_000  # that the rarest trigrams of a text lead to, all together
 MIN_SCORE = 0.6
@@ -154,10 +155,20 @@ def write(
 
 def unit(halves: NDArray[np.float16]) -> Vectors:
     """Stored vectors, (tracks, dimension), as the graph has them too: of length 1 again after rounding."""
-    vectors = halves.astype(np.float32)
+    vectors = widened(halves)
     lengths = np.sqrt(np.einsum("td,td->t", vectors, vectors))[:, None]
     units: Vectors = vectors / np.maximum(lengths, 1e-12)
     return units
+
+
+def widened(halves: NDArray[np.float16]) -> Vectors:
+    """As float32, of finite numbers: NumPy's own conversion of a few rows takes several times as long."""
+    bits = halves.view(np.int16).astype(np.int32)
+    bits <<= 13  # where float32 has its fraction
+    bits &= ~0x70000000  # of what the sign filled, its own bit stays
+    vectors: Vectors = bits.view(np.float32)
+    vectors *= np.float32(2.0**112)  # exponents count from -127, not from -15
+    return vectors
 
 
 def link(
@@ -314,27 +325,27 @@ class Shard:
         """Of each query, (queries, dimension), the k nearest live tracks that fit, or all that do: by falling
         cosine, then label. `ef` is hnswlib's: how many candidates its search keeps."""
         mask, fitting = (self._live, self._by_key) if filters == EVERYTHING else self._fitting(filters)
-        k = min(k, len(fitting))
+        live, k = len(self), min(k, len(fitting))
         if not k:
             return [self._candidates[:0]] * len(queries)
         wanted = k
-        if len(fitting) < len(self):
-            wanted = int(np.ceil(GRAPH_MARGIN * k * len(self) / len(fitting)))
+        if len(fitting) < live:
+            wanted = int(np.ceil(GRAPH_MARGIN * k * live / len(fitting)))
             if len(fitting) <= EXACT_ROWS * max(wanted, ef):
                 return self._exact(queries, k, fitting)
         if self._graph.ef != ef:
             self._graph.set_ef(ef)
-        wide = wanted if wanted <= max(K, ef // 2) else min(2 * wanted, len(self))  # ef is at least its k
+        wide = wanted if wanted <= max(K, ef // 2) else min(2 * wanted, live)  # ef is at least its k
         try:
             labels, distances = self._graph.knn_query(queries, k=wide)
         except RuntimeError:  # fewer were found than asked for
             return self._exact(queries, k, fitting)
-        found = self._candidates[labels]
-        found["cosine"] = 1 - distances
+        found = self._candidates.take(labels)
+        np.subtract(1, distances, out=found["cosine"])
         if (distances[:, 1:] == distances[:, :-1]).any():
             found = np.take_along_axis(found, np.lexsort((labels, distances), axis=-1), axis=1)
-        if len(fitting) == len(self):
-            return list(found[:, :k])
+        if len(fitting) == live:
+            return list(found if wide == k else found[:, :k])
         kept = [row[mask[row["label"]]][:k] for row in found]
         return [
             row if len(row) == k else self._exact(query[None], k, fitting)[0]
@@ -343,17 +354,17 @@ class Shard:
 
     def _exact(self, queries: Vectors, k: int, labels: Labels) -> list[Candidates]:
         """The k nearest to each query among some labels, by comparing all."""
-        labels = np.sort(labels)
         units = queries / np.maximum(np.linalg.norm(queries, axis=1, keepdims=True), 1e-12)
-        best = [self._candidates[:0]] * len(queries)
-        for start in range(0, len(labels), ROWS_AT_ONCE):
-            part = labels[start : start + ROWS_AT_ONCE]
-            for number, cosines in enumerate(units @ self.vectors(part).T):
-                top = np.argpartition(-cosines, min(k, len(part)) - 1)[:k]
-                found = self._candidates[part[top]]
-                found["cosine"] = cosines[top]
-                best[number] = ranked([best[number], found], k)
-        return best
+        labels = np.sort(labels)
+        parts = [labels[start : start + ROWS_AT_ONCE] for start in range(0, len(labels), ROWS_AT_ONCE)]
+        tops = [_top(units @ widened(self._vectors[part]).T, part, k + SPARE) for part in parts]
+        cosines, several = (np.concatenate(side, axis=1) for side in zip(*tops, strict=True))
+        found = []
+        for query, chosen in zip(units, _top(cosines, several, k + SPARE)[1], strict=True):
+            candidates = self._candidates.take(chosen)
+            candidates["cosine"] = self.vectors(chosen) @ query
+            found.append(ranked([candidates], k))
+        return found
 
     def _fit(self, filters: Filters) -> tuple[NDArray[np.bool_], Labels]:
         """Which live tracks fit, as a mask and as labels."""
@@ -467,6 +478,15 @@ def score(asked: Sequence[str], names: Sequence[Sequence[str]]) -> Vectors:
     best = np.maximum.reduceat(whole, np.cumsum(lengths) - lengths, axis=1)  # (asked, names)
     scores: Vectors = best.mean(axis=0) * (0.9 + 0.1 * np.minimum(1, len(asked) / lengths))
     return scores
+
+
+def _top(cosines: Vectors, labels: Labels, k: int) -> tuple[Vectors, Labels]:
+    """The k largest cosines of each row, in any order, and their labels: both (queries, k)."""
+    labels = np.broadcast_to(labels, cosines.shape)
+    if cosines.shape[1] <= k:
+        return cosines, labels
+    chosen = np.argpartition(cosines, -k, axis=1)[:, -k:]
+    return np.take_along_axis(cosines, chosen, axis=1), np.take_along_axis(labels, chosen, axis=1)
 
 
 def ranked(parts: Sequence[Candidates], k: int) -> Candidates:

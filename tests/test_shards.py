@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from songray.library import REVISION_BITS, TABLES, track_key
-from songray.shards import SHOWN, Facets, Filters, Reference, Shard, bare_title, write
+from songray.shards import SHOWN, Facets, Filters, Reference, Shard, bare_title, widened, write
 
 PARAMETERS = {"M": 16, "ef_construction": 100}
 GENRES = ("Rock", "Jazz", "Folk", "Ambient")
@@ -197,6 +197,12 @@ def test_candidates_carry_what_collapsing_needs(tmp_path: Path) -> None:
 )
 def test_titles_of_editions_are_one(title: str, bare: str) -> None:
     assert bare_title(title) == bare
+
+
+def test_half_precision_is_widened_as_numpy_does() -> None:
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    finite = every[np.isfinite(every)]
+    assert np.array_equal(widened(finite).view(np.int32), finite.astype(np.float32).view(np.int32))
 
 
 def test_hubness_is_the_mean_cosine_to_the_nearest_of_the_reference_but_itself() -> None:

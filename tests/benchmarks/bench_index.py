@@ -101,13 +101,13 @@ def vectors() -> np.ndarray:
 @pytest.fixture(scope="module")
 def built(vectors: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
     """Built, with the table of how long that took."""
-    folder = tmp_path_factory.mktemp("shard")
     rows = described(TRACKS)
     keys = rows["track_key"].to_numpy() >> REVISION_BITS
     drawn = np.argsort(keys)[:REFERENCE]
     reference = Reference(keys[drawn], vectors[drawn])
     whole, raw_whole = [], []
     for _ in range(2):
+        folder = tmp_path_factory.mktemp("shard")
         started = time.perf_counter()
         raw = raw_build(vectors, folder / "raw")
         raw_whole.append(time.perf_counter() - started)
