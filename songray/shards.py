@@ -15,7 +15,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache, lru_cache
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
@@ -443,22 +443,25 @@ class Shard:
         return sorted(found, key=lambda pair: (-pair[1], pair[0]))[:limit]
 
     def _alike(self, asked: list[str]) -> list[tuple[int, str]]:
-        """Tracks whose names share rare trigrams with the words, and these names."""
-        grams = {f"  {word}"[start : start + 3] for word in asked for start in range(len(word))}
-        marks = ", ".join("?" * len(grams))
-        sql = f"SELECT gram, tracks FROM grams WHERE gram IN ({marks}) ORDER BY tracks"
-        rare: list[str] = []
-        rows = 0
-        for gram, tracks in self._names.execute(sql, sorted(grams)):
-            if rare and rows + tracks > GRAM_ROWS:
-                break
-            rare.append(gram)
-            rows += tracks
-        if not rare:
-            return []
-        sql = "SELECT rowid, name FROM names WHERE names MATCH ? ORDER BY rank"
-        found = self._names.execute(sql, (" OR ".join(f'"{gram}"' for gram in rare),))
-        return list(islice((row for row in found if self._live[row[0]]), NAMES_LIMIT))
+        """Tracks whose names share trigrams with the words, and these names: those with the rarest one of
+        each word, and those with any of the rarest of all."""
+        of_word = [{f"  {word}"[start : start + 3] for start in range(len(word))} for word in asked]
+        grams = sorted(set().union(*of_word))
+        sql = f"SELECT gram, tracks FROM grams WHERE gram IN ({', '.join('?' * len(grams))}) ORDER BY tracks"
+        counts = dict(self._names.execute(sql, grams))  # rarest first
+        rare = [
+            gram for gram, rows in zip(counts, accumulate(counts.values()), strict=True) if rows <= GRAM_ROWS
+        ]
+        every = [
+            min(word & counts.keys(), key=lambda gram: (counts[gram], gram), default="") for word in of_word
+        ]
+        found: dict[int, str] = {}
+        for several, sign in ((every, " AND "), (rare or list(counts)[:1], " OR ")):
+            if several and all(several):
+                sql = "SELECT rowid, name FROM names WHERE names MATCH ? ORDER BY rank"
+                rows = self._names.execute(sql, (sign.join(f'"{gram}"' for gram in dict.fromkeys(several)),))
+                found |= islice((row for row in rows if self._live[row[0]]), NAMES_LIMIT)
+        return list(found.items())
 
 
 def score(asked: Sequence[str], names: Sequence[Sequence[str]]) -> Vectors:
