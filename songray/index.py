@@ -284,13 +284,13 @@ def recalls(
 
 
 def beside(vectors: Vectors) -> Vectors:
-    """Queries such as tracks that the graph does not hold, which are harder to find the nearest of: each as
-    far from one of the vectors as the nearest other one is, in some direction."""
+    """Queries that the graph does not hold, whose nearest are harder to find than those of its tracks: each
+    half as far from one of the vectors as the nearest other one is, in some direction."""
     chosen = vectors[np.unique(np.linspace(0, len(vectors) - 1, QUERIES).astype(np.int64))]
     second = np.partition(chosen @ vectors.T, -min(2, len(vectors)), axis=1)[:, -min(2, len(vectors))]
     directions = np.random.default_rng(0).normal(size=chosen.shape)
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    moved = chosen + np.sqrt(np.maximum(2 - 2 * second, 0))[:, None] * directions
+    moved = chosen + np.sqrt(np.maximum(2 - 2 * second, 0))[:, None] / 2 * directions
     queries: Vectors = (moved / np.linalg.norm(moved, axis=1, keepdims=True)).astype(np.float32)
     return queries
 
