@@ -9,6 +9,7 @@ SONGRAY_BENCH_GPU=1 trains and embeds on a GPU, and shows bf16 and torch.compile
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -20,6 +21,7 @@ from unittest import mock
 import numpy as np
 import pyarrow as pa
 import pytest
+import ray
 import torch
 from tabulate import tabulate
 
@@ -40,6 +42,8 @@ DEVICE = torch.device("cuda" if GPU else "cpu")
 STEPS = 50 if GPU else 3  # of a turn
 FRAMES = 1292
 NAMES = ("cae", "contrastive")
+
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers of Ray cannot import it
 
 Turn = Callable[[], Metrics]  # takes STEPS steps; `seconds` that they took
 
