@@ -31,7 +31,9 @@ def clips_of(library: Library, set_name: str, model: Embedder, keys: Keys) -> ra
     predicts something, `target`. The targets of these tracks lie in Ray's object store."""
     spectrograms = library.table("spectrograms", set_name)
     require(spectrograms, model.spec)
-    files = spectrograms.files()  # a block each, so that the order does not depend on the cluster's size
+    # A catalogue lists together what is alike, so files are read in an order drawn by lot; each is a block,
+    # so that the order does not depend on the cluster's size.
+    files = np.random.default_rng(0).permutation(spectrograms.files()).tolist()
     rows = dataset(spectrograms, ["track_key", model.spec], files, blocks=len(files))
     if model.target is None:
         return rows.map_batches(wanted, fn_args=(ray.put(keys),), batch_format="pyarrow")

@@ -56,6 +56,7 @@ class Limits:
 
     steps: int  # of the whole training
     seconds: float = math.inf
+    clock: Callable[[], float] = time.monotonic  # that counts them
 
 
 def learner(
@@ -83,7 +84,7 @@ def run_epoch(learner: Learner, batches: Iterable[Batch], limits: Limits, before
     `before` is what the epoch before gave, or nothing. Raises Diverged where the loss is no number.
     """
     spent, number = before.get("seconds", 0.0), int(before.get("epoch", 0)) + 1
-    seconds_at = _clock(spent)
+    seconds_at = _since(limits.clock, spent)
     seconds, told, asked, waited = spent, spent, spent, 0.0
     totals = Totals()
     for batch in batches:
@@ -115,10 +116,10 @@ def run_epoch(learner: Learner, batches: Iterable[Batch], limits: Limits, before
     }
 
 
-def _clock(start: float) -> Callable[[], float]:
+def _since(clock: Callable[[], float], start: float) -> Callable[[], float]:
     """Seconds from now on, counted from `start`."""
-    began = time.monotonic() - start
-    return lambda: time.monotonic() - began
+    began = clock() - start
+    return lambda: clock() - began
 
 
 def step(learner: Learner, batch: Batch, progress: float = 0.0) -> dict[str, torch.Tensor]:

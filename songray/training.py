@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import logging
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -176,13 +177,37 @@ def fit(
 ) -> Fitted:
     """Train under Ray Train, from its last checkpoint where there is one: the model with its best weights.
     Raises ValueError where no epoch came to a good end."""
+    score = judged_by(declared(model_config))
+    result = trainer(library, name, model_config, config, parts, train_worker).fit()
+    if result.checkpoint is None:
+        raise ValueError(f"training ended in its first epoch: {result.return_value}; lower --learning-rate")
+    with result.checkpoint.as_directory() as folder:
+        curve = load_curve(Path(folder))
+    best = result.checkpoint
+    if score:
+        best = min(result.best_checkpoints, key=lambda pair: pair[1][score])[0]
+    with best.as_directory() as folder:
+        weights, epoch = load_weights(Path(folder)), load_curve(Path(folder))[-1]
+    model = seeded(model_config, config.seed, weights)
+    return Fitted(model, epoch, curve, result.return_value or "")
+
+
+def trainer(
+    library: Library,
+    name: str,
+    model_config: LearningConfig,
+    config: TrainConfig,
+    parts: Split,
+    work: Callable[[dict[str, Any]], Any],
+) -> ray.train.torch.TorchTrainer:
+    """Ray Train's workers for a run, each of which does `work` on its share of the tracks."""
     model = declared(model_config)
     check_shares(model, model_config, config, parts)
-    score = f"validation_{model.judged_by}" if model.judged_by else None
+    score = judged_by(model)
     keys = {"train": parts.train, "validation": parts.validation}
     most = config.max_workers or config.workers
-    trainer = ray.train.torch.TorchTrainer(
-        train_worker,
+    return ray.train.torch.TorchTrainer(
+        work,
         train_loop_config={
             "library": library, "name": name, "model_config": model_config, "config": config,
             "tracks": {part: several.size for part, several in keys.items()},
@@ -208,18 +233,11 @@ def fit(
             execution_options=_in_order(),
         ),
     )  # fmt: skip
-    result = trainer.fit()
-    if result.checkpoint is None:
-        raise ValueError(f"training ended in its first epoch: {result.return_value}; lower --learning-rate")
-    with result.checkpoint.as_directory() as folder:
-        curve = load_curve(Path(folder))
-    best = result.checkpoint
-    if score:
-        best = min(result.best_checkpoints, key=lambda pair: pair[1][score])[0]
-    with best.as_directory() as folder:
-        weights, epoch = load_weights(Path(folder)), load_curve(Path(folder))[-1]
-    model = seeded(model_config, config.seed, weights)
-    return Fitted(model, epoch, curve, result.return_value or "")
+
+
+def judged_by(model: Embedder) -> str | None:
+    """The metric that the best epoch has least of."""
+    return f"validation_{model.judged_by}" if model.judged_by else None
 
 
 def declared(model_config: ModelConfig) -> Embedder:

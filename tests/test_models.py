@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import librosa
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 import torch.distributed
@@ -15,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from songray import runs
 from songray.audio import Excerpt, read
-from songray.embeddings import vectors
+from songray.embeddings import embed_batch, matrix, vectors
 from songray.library import Library
 from songray.loop import Totals, judge, learner, seeded, step
 from songray.models import MODELS
@@ -55,18 +59,26 @@ def fitted(config: ModelConfig) -> Embedder:
     return model
 
 
+def encoder_of(model: Embedder, clips: list[Spectrogram]) -> Encoder:
+    plain = pooled(model, clips)
+    return Encoder(model, plain.mean(0), runs.SCALES[model.scale](plain))
+
+
 def batches_of(clips: list[Spectrogram], model: Embedder, count: int, epoch: int = 1) -> list[Batch]:
     targets = np.random.default_rng(0).normal(size=(len(clips), model.dimension)).astype(np.float32)
     of = Clips(np.arange(len(clips)), clips, targets if model.target else None)
     return [placed(batch, CPU) for batch in learning_batches(of, model, count, seed=0, epoch=epoch)]
 
 
+def chosen(clips: Path) -> list[Path]:
+    return sorted(clips.glob("*_1.mp3"))[:6]
+
+
 @pytest.fixture(scope="session")
 def real(clips: Path) -> dict[str, list[Spectrogram]]:
     """Eight seconds each of six pieces of real music, by spec."""
-    files = sorted(clips.glob("*_1.mp3"))[:6]
     names = {seeded(small(name), 0).spec for name in MODELS}
-    planes = [compute(read(str(file), Excerpt(8)).resampled(22050), sorted(names)) for file in files]
+    planes = [compute(read(str(file), Excerpt(8)).resampled(22050), sorted(names)) for file in chosen(clips)]
     return {name: [quantise(plane[name], SPECS[name]) for plane in planes] for name in names}
 
 
@@ -91,12 +103,45 @@ def test_a_vector_does_not_depend_on_its_batch(name: str) -> None:
 def test_a_run_that_is_read_again_gives_the_same_vectors(name: str, library: Library) -> None:
     model = fitted(small(name))
     clips = noise(model, 500, 600)
-    plain = pooled(model, clips)
-    before = Encoder(model, plain.mean(0), runs.SCALES[model.scale](plain))
+    before = encoder_of(model, clips)
     run = Run("r", name, SMALL.get(name, {}), {}, "default", {}, "", {}, {}, [])
     runs.save(library, run, before)
     again = runs.load(library, runs.choose(library, "r"))
     assert np.array_equal(vectors(again, clips), vectors(before, clips))
+
+
+@pytest.fixture(scope="session")
+def batch_job() -> Iterator[ProcessPoolExecutor]:
+    """Another process, on one thread."""
+    spawning = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, spawning, initializer=torch.set_num_threads, initargs=(1,)) as process:
+        yield process
+
+
+def embedded(library: Library, rows: pa.Table) -> np.ndarray:
+    return matrix(embed_batch(rows, runs.load(library, runs.choose(library, "r")))["embedding"])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_an_uploaded_clip_gets_the_vector_of_the_batch_job(
+    name: str,
+    clips: Path,
+    real: dict[str, list[Spectrogram]],
+    library: Library,
+    batch_job: ProcessPoolExecutor,
+) -> None:
+    model = fitted(small(name))
+    several = real[model.spec]
+    encoder = encoder_of(model, several)
+    runs.save(library, Run("r", name, SMALL.get(name, {}), {}, "default", {}, "", {}, {}, []), encoder)
+    numbers = list(range(len(several)))
+    cells = {"track_key": numbers, "track_id": list(map(str, numbers))}
+    rows = pa.table(cells | {model.spec: [clip.tobytes() for clip in several]})
+    written = batch_job.submit(embedded, library, rows)
+    file = chosen(clips)[2].read_bytes()
+    plane = compute(read(file, Excerpt(8)).resampled(22050), [model.spec])[model.spec]
+    (uploaded,) = vectors(encoder, [quantise(plane, SPECS[model.spec])])
+    assert np.abs(uploaded - written.result()[2]).max() < 1e-5
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -153,27 +198,34 @@ def test_judging_changes_nothing(name: str) -> None:
     assert model.training
 
 
-def work_together(rank: int, name: str, address: str, results: str) -> None:
+def work_together(rank: int, address: str, results: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
-    torch.manual_seed(rank)
-    model = seeded(small(name), 0)
-    config = small(name)
-    together = DistributedDataParallel(model, find_unused_parameters=len(set(model.turns)) > 1)
-    learns = learner(model, config, together)
-    clips = noise(model, 600, 600, 600, 600)[2 * rank : 2 * rank + 2]
-    for batch in batches_of(clips, model, count=2)[:1] * (len(model.turns) + 1):
-        step(learns, batch)
-    torch.save({key: value for key, value in model.named_parameters()}, f"{results}/{rank}.pt")
+    for name in LEARNING:
+        torch.manual_seed(rank)
+        config = small(name)
+        model = seeded(config, 0)
+        together = DistributedDataParallel(model, find_unused_parameters=len(set(model.turns)) > 1)
+        learns = learner(model, config, together)
+        clips = noise(model, 600, 600, 600, 600)[2 * rank : 2 * rank + 2]
+        for batch in batches_of(clips, model, count=2)[:1] * (len(model.turns) + 1):
+            step(learns, batch)
+        torch.save(dict(model.named_parameters()), f"{results}/{name}-{rank}.pt")
     torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="session")
+def learned_together(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the weights of every model after some steps, as each of two workers holds them."""
+    folder = tmp_path_factory.mktemp("together")
+    torch.multiprocessing.spawn(work_together, (f"file://{folder}/meet", str(folder)), nprocs=2)
+    return folder
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LEARNING)
-def test_two_workers_hold_equal_weights_after_some_steps(name: str, tmp_path: Path) -> None:
-    address = f"file://{tmp_path}/meet"
-    torch.multiprocessing.spawn(work_together, (name, address, str(tmp_path)), nprocs=2)
-    one, two = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+def test_two_workers_hold_equal_weights_after_some_steps(name: str, learned_together: Path) -> None:
+    one, two = (torch.load(learned_together / f"{name}-{rank}.pt") for rank in range(2))
     assert all(torch.equal(one[key], two[key]) for key in one)
     start = dict(seeded(small(name), 0).named_parameters())
     assert not any(torch.equal(one[key], start[key]) for key in one)

@@ -49,10 +49,10 @@ def spoil(folder: Path, clips: Path) -> None:
         shutil.copy(path, folder)
 
 
-def run_stages(library: Library) -> None:
+def run_stages(library: Library, models: dict[str, dict[str, object]]) -> None:
     download(library, DownloadConfig())
     transform(library, TransformConfig())
-    for model, options in (("cae", SMALL_CAE), ("random", {"encoder": "cae"}), ("mfcc", {})):
+    for model, options in models.items():
         train(library, model, MODELS[model](**options), TrainConfig(run=model))
         embed(library, EmbedConfig(run=model))
 
@@ -92,7 +92,7 @@ def test_real_music_as_a_manifest(
     (tmp_path / "songs.csv").write_text("\n".join(["id,url,recording,artist", *lines]))
     source = ManifestSource(str(tmp_path / "songs.csv"))
     assert crawl(library, source, CrawlConfig()).counts["new"] == 55
-    run_stages(library)
+    run_stages(library, {"cae": SMALL_CAE, "random": {"encoder": "cae"}, "mfcc": {}})
     expected = {"empty": "empty", "nowhere": "http_404", "page": "not_audio"}
     assert errors(library, "previews", "spectrograms/default") == expected
     found = scores(library)
@@ -144,7 +144,7 @@ def test_real_music_as_a_folder(library: Library, clips: Path, tmp_path: Path) -
     spoil(folder, clips)
     summary = crawl(library, FolderSource(folder), CrawlConfig())
     assert summary.counts["new"] == 51 + 3 + 4
-    run_stages(library)
+    run_stages(library, {"mfcc": {}})
     assert errors(library, "previews", "spectrograms/default") == {"empty": "empty", "page": "not_audio"}
     assert library.table("previews").read(["audio"])["audio"].null_count == 58  # files stay where they are
     found = scores(library)

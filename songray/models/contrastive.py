@@ -2,7 +2,9 @@
 
 The loss is NT-Xent (Chen et al., 2020, arXiv:2002.05709) with all windows of a clip as positives (Khosla
 et al., 2020, arXiv:2004.11362): in a small catalogue a clip comes several times in a batch, and is no
-negative of itself. The encoder is a small ConvNeXt (Liu et al., 2022, arXiv:2201.03545).
+negative of itself. The encoder is a small ConvNeXt (Liu et al., 2022, arXiv:2201.03545), of which all
+stages are heard (Lee and Nam, 2017, arXiv:1703.01793), each by mean and deviation over time, as X-vectors are
+(Snyder et al., 2018): how a track moves tells it apart as much as its colour does.
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ class ContrastiveConfig:
     """Of AdamW, after a short warm-up; then it falls along a cosine to zero."""
     weight_decay: float = 0.05
     """Of AdamW."""
-    batch_size: int = 128
+    batch_size: int = 64
     """Windows a step, over all workers; two of each clip."""
     epochs: int = 100
     """Passes over the training tracks, each of which gives eight windows."""
@@ -69,8 +71,9 @@ class Contrastive(Embedder):
     def __init__(self, config: ContrastiveConfig) -> None:
         super().__init__()
         self.config = config
-        self.dimension = config.widths[-1] * (BINS // PATCH >> len(config.widths) - 1)
-        self.encoder = nn.Sequential(*_layers(config.widths, config.blocks))
+        bands = [BINS // PATCH >> stage for stage in range(len(config.widths))]
+        self.dimension = 2 * sum(width * count for width, count in zip(config.widths, bands, strict=True))
+        self.stages = nn.ModuleList(_stages(config.widths, config.blocks))
         self.head = nn.Sequential(  # what it throws away to tell tracks apart, a vector keeps
             nn.Linear(self.dimension, 256), nn.BatchNorm1d(256), nn.ReLU(), nn.Linear(256, 64)
         )
@@ -89,8 +92,12 @@ class Contrastive(Embedder):
 
     def embed(self, windows: torch.Tensor) -> torch.Tensor:
         pictures = windows[:, None].contiguous(memory_format=torch.channels_last)
-        found: torch.Tensor = self.encoder(pictures)  # (batch, channels, time, frequency)
-        return found.mean(2).flatten(1)  # when it was heard tells nothing, how high it was does
+        found = []
+        for stage in self.stages:
+            pictures = stage(pictures)  # (batch, channels, time, frequency)
+            # When it was heard tells nothing, how high it was does.
+            found += [pictures.mean(2).flatten(1), deviation(pictures).flatten(1)]
+        return torch.cat(found, dim=1)
 
     def optimizer(self, player: str, learning_rate: float) -> torch.optim.Optimizer:
         return torch.optim.AdamW(self.parameters(), lr=learning_rate, weight_decay=self.config.weight_decay)
@@ -99,13 +106,18 @@ class Contrastive(Embedder):
         return min(1.0, (progress + 1e-3) / WARM_UP) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def _layers(widths: tuple[int, ...], blocks: int) -> list[nn.Module]:
-    layers: list[nn.Module] = [nn.Conv2d(1, widths[0], PATCH, PATCH), nn.BatchNorm2d(widths[0])]
-    layers += [Block(widths[0]) for _ in range(blocks)]
-    for narrow, wide in pairwise(widths):
-        layers += [nn.Conv2d(narrow, wide, 2, 2), nn.BatchNorm2d(wide)]
-        layers += [Block(wide) for _ in range(blocks)]
-    return layers
+def _stages(widths: tuple[int, ...], blocks: int) -> list[nn.Sequential]:
+    ways = [nn.Conv2d(1, widths[0], PATCH, PATCH)]
+    ways += [nn.Conv2d(narrow, wide, 2, 2) for narrow, wide in pairwise(widths)]
+    return [
+        nn.Sequential(way, nn.BatchNorm2d(width), *(Block(width) for _ in range(blocks)))
+        for way, width in zip(ways, widths, strict=True)
+    ]
+
+
+def deviation(pictures: torch.Tensor) -> torch.Tensor:
+    """Over time: (batch, channels, time, frequency) → (batch, channels, frequency)."""
+    return (pictures.var(2, correction=0) + 1e-4).sqrt()  # nothing may move: the slope stays finite
 
 
 class Block(nn.Module):

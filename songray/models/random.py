@@ -30,6 +30,7 @@ class RandomEncoder(Embedder):
         super().__init__()
         self.untrained = ENCODERS[config.encoder]().build()
         self.frames, self.dimension = self.untrained.frames, self.untrained.dimension
+        self.scale = self.untrained.scale
 
     def embed(self, windows: torch.Tensor) -> torch.Tensor:
         vectors: torch.Tensor = self.untrained.embed(windows)

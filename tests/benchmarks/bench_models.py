@@ -1,21 +1,31 @@
 """All models on the same tracks, for the same time: what does each make of music, also of artists that it
 never heard?
 
-Environment, with what the full table takes in brackets: SONGRAY_BENCH_SECONDS a model and seed, 30 (300);
-SONGRAY_BENCH_SEEDS, 1 (3); SONGRAY_BENCH_SONGS of the synthetic catalogue, 0: real clips alone (1000);
-SONGRAY_BENCH_MODELS, all. Training is songray's loop without Ray, on two threads.
+Environment, with what the full table takes in brackets: SONGRAY_BENCH_SECONDS a model and seed, 30 (300), of
+one processor, so that other programs on the machine cost nobody steps; SONGRAY_BENCH_SEEDS, 1 (3);
+SONGRAY_BENCH_SONGS of the synthetic catalogue, 0: real clips alone (1000); SONGRAY_BENCH_MODELS, all.
+The full table takes 4 hours of one processor. SONGRAY_BENCH_RESULTS names a file of JSON lines: what it has
+is not measured again, so that a bench that was cut off goes on, and several may share it that have different
+models.
+SONGRAY_BENCH_CACHE names a folder that keeps the spectrograms (1.1 GB for 1,000 songs).
+
+Each model learns on either collection by itself: the clips show real music, on which a model can learn little
+from 35 tracks; the synthetic songs show what it learns from hundreds of tracks of artists that it never hears
+again. Training is songray's loop without Ray.
 """
 
 from __future__ import annotations
 
 import csv
+import json
 import os
 import time
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -30,7 +40,7 @@ from songray.latents import FactorizeConfig, factorize_entries
 from songray.library import track_key
 from songray.loop import Limits, Metrics, judge, learner, run_epoch, seeded
 from songray.models import MODELS
-from songray.models.base import Batch, Embedder, LearningConfig
+from songray.models.base import Batch, Embedder, LearningConfig, ModelConfig
 from songray.segments import Clips, learning_batches, placed, pooled, scaled, split, tile
 from songray.sources import synthesis
 from songray.sources.synthetic import SyntheticSource, song_of
@@ -43,14 +53,22 @@ NAMES = os.environ.get("SONGRAY_BENCH_MODELS", " ".join(MODELS)).split()
 HELD_OUT = 0.3  # share of the artists
 CPU = torch.device("cpu")
 
+Row = dict[str, Any]
+Planes = dict[str, Spectrogram]  # of one track, by spec
+
 
 @dataclass(frozen=True)
 class Music:
-    """Tracks with what is known of them, and their spectrograms by spec."""
+    """Tracks with what is known of them, and the files that hold their spectrograms, by spec."""
 
-    rows: list[dict[str, object]]
-    planes: dict[str, list[Spectrogram]]
+    kind: str
+    rows: list[Row]
+    files: dict[str, Path]
     factors: dict[str, np.ndarray]  # by track_id, where playlists tell them
+
+    def spectrograms(self, spec: str) -> list[Spectrogram]:
+        with np.load(self.files[spec]) as kept:
+            return np.split(kept["cells"], kept["ends"])
 
     def clips(self, model: Embedder, chosen: np.ndarray) -> Clips:
         if model.target:
@@ -58,75 +76,118 @@ class Music:
         places = np.flatnonzero(chosen)
         keys = np.array([self.rows[place]["track_key"] for place in places])
         targets = [self.factors[self.rows[place]["track_id"]] for place in places] if model.target else None
-        cut = [self.planes[model.spec][place] for place in places]
-        return Clips(keys, cut, np.stack(targets) if targets else None)
+        several = self.spectrograms(model.spec)
+        return Clips(keys, [several[place] for place in places], np.stack(targets) if targets else None)
 
 
 def specs() -> list[str]:
-    return sorted({seeded(MODELS[name](), 0).spec for name in NAMES})
+    return sorted({seeded(config(), 0).spec for config in MODELS.values()})
 
 
-def planes_of(sound: bytes | str, names: list[str]) -> dict[str, Spectrogram]:
-    plane = compute(read(sound, Excerpt()).resampled(22050), names)
-    return {name: quantise(plane[name], SPECS[name]) for name in names}
+def planes_of(sound: bytes | str) -> Planes:
+    plane = compute(read(sound, Excerpt()).resampled(22050), specs())
+    return {name: quantise(plane[name], SPECS[name]) for name in specs()}
 
 
-def real_music(folder: Path) -> Music:
-    with (folder / "manifest.csv").open() as file:
+def kept(kind: str, count: int, folder: Path, computed: Callable[[], list[Planes]]) -> dict[str, Path]:
+    """The files with the spectrograms of so many tracks, which are computed where any is missing."""
+    files = {spec: folder / f"{kind}-{count}-{spec}.npz" for spec in specs()}
+    if not all(file.exists() for file in files.values()):
+        found = computed()
+        for spec, file in files.items():
+            cells = [planes[spec] for planes in found]
+            np.savez(
+                folder / "partly.npz", cells=np.concatenate(cells), ends=np.cumsum([*map(len, cells)])[:-1]
+            )
+            (folder / "partly.npz").rename(file)
+    return files
+
+
+def real_music(clips: Path, folder: Path) -> Music:
+    with (clips / "manifest.csv").open() as file:
         described = list(csv.DictReader(file))
     rows = [
         {"track_key": track_key(one["file"], 0), "track_id": one["file"], "recording": one["track_id"],
          "artist_ids": [one["artist"]], "genres": []}
         for one in described
     ]  # fmt: skip
-    found = [planes_of(str(folder / one["file"]), specs()) for one in described]
-    return Music(rows, {name: [planes[name] for planes in found] for name in specs()}, {})
+
+    def computed() -> list[Planes]:
+        return [planes_of(str(clips / row["track_id"])) for row in rows]
+
+    return Music("clips", rows, kept("clips", len(rows), folder, computed), {})
 
 
-def rendered(number: int, names: list[str]) -> dict[str, Spectrogram]:
-    return planes_of(synthesis.render(0, song_of(0, number)), names)
-
-
-def synthetic_music() -> Music:
+def synthetic_music(folder: Path) -> Music:
     source = SyntheticSource(songs=SONGS)
-    contents = [found for page in source.pages() for found in source.read(page)]
-    tracks = [track for found in contents for track in found.tracks]
+    contents = [found for page in source.pages() for found in source.read([page])]
+    tracks = [track for _, found in contents for track in found.tracks]
     rows = [
         {"track_key": track_key(one.track_id, 0), "track_id": one.track_id, "recording": one.recording,
          "artist_ids": one.artist_ids, "genres": one.genres}
         for one in tracks
     ]  # fmt: skip
-    entries = [vars(entry) for found in contents for entry in found.playlist_entries]
-    config = FactorizeConfig(min_playlists=1)
-    ids, factors = factorize_entries(pa.Table.from_pylist(entries), config)
+    entries = [vars(entry) for _, found in contents for entry in found.playlist_entries]
+    ids, factors = factorize_entries(pa.Table.from_pylist(entries), FactorizeConfig(min_playlists=1))
+    files = kept("synthetic", SONGS, folder, all_rendered)
+    return Music("synthetic", rows, files, dict(zip(ids.tolist(), factors, strict=True)))
+
+
+def all_rendered() -> list[Planes]:
     with ProcessPoolExecutor(2) as pool:
-        found = list(pool.map(partial(rendered, names=specs()), range(SONGS), chunksize=8))
-    planes = {name: [planes[name] for planes in found] for name in specs()}
-    return Music(rows, planes, dict(zip(ids.tolist(), factors, strict=True)))
+        return list(pool.map(rendered, range(SONGS), chunksize=8))
 
 
-def fit(name: str, music: Music, is_held: np.ndarray, seed: int) -> tuple[Embedder, float, int, float | None]:
+def rendered(number: int) -> Planes:
+    return planes_of(synthesis.render(0, song_of(0, number)))
+
+
+def judged(config: ModelConfig, music: Music, seed: int, seconds: float) -> Row:
+    """What a model makes of music after its time: retrieval among all tracks, for queries of all and of
+    those whose artist was held out of training."""
+    keys = ("track_key", "track_id", "artist_ids", "recording")
+    table = pa.table({key: [row[key] for row in music.rows] for key in keys})
+    parts = split(table, HELD_OUT, seed=1)
+    held = np.isin([row["track_key"] for row in music.rows], parts.validation)
+    model, measured = fit(config, music, held, seed, seconds)
+    plain = pooled(model, music.spectrograms(model.spec))
+    encoder = runs.Encoder(model, plain[~held].mean(0), runs.SCALES[model.scale](plain[~held]))
+    vectors = encoder.unit(plain)
+    ranked = nearest(vectors, len(vectors) - 1)
+    for label in LABELS:
+        for who, asked in (("", np.ones_like(held)), (" held out", held)):
+            measured |= retrieval(ranked, music.rows, label, who, asked)
+    clusters = cluster(vectors, [row["genres"] for row in music.rows])
+    if clusters:
+        measured |= {"V": clusters.v_measure, "AMI": clusters.mutual_information}
+    parameters = sum(weights.numel() for weights in model.parameters())
+    return measured | {"dimension": vectors.shape[1], "parameters": parameters}
+
+
+def fit(
+    config: ModelConfig, music: Music, is_held: np.ndarray, seed: int, seconds: float
+) -> tuple[Embedder, Row]:
     """The model after its time, the seconds and steps that it took, and the unexplained share of held-out
     windows, where it draws them again."""
-    config = MODELS[name]()
     model = seeded(config, seed)
-    started = time.monotonic()
     train, held = music.clips(model, ~is_held), music.clips(model, is_held)
+    began = time.process_time()
     if not isinstance(config, LearningConfig):
         if model.fitted:
             model.fit(scaled(torch.tensor(tile(clip, model.frames))) for clip in train.spectrograms)
-        unexplained = pca_unexplained(model, held) if name == "pca" else None
-        return model.eval(), time.monotonic() - started, 0, unexplained
+        measured = {"s": time.process_time() - began, "steps": 0}
+        return model.eval(), measured | unexplained_by_components(model, held)
     torch.manual_seed(seed)
     learns = learner(model, config)
     count = max(1, config.batch_size // model.views)
     per_epoch = max(1, len(train.keys) * (model.windows_per_clip // model.views) // count)
+    limits = Limits(config.epochs * per_epoch, seconds, time.process_time)
     curve: Metrics = {}
-    limits = Limits(config.epochs * per_epoch, SECONDS)
-    while curve.get("seconds", 0) < SECONDS and curve.get("epoch", 0) < config.epochs:
+    while curve.get("seconds", 0) < seconds and curve.get("epoch", 0) < config.epochs:
         curve = run_epoch(learns, batches(train, model, count, seed, curve), limits, curve)
-    measured = judge(learns, (placed(one, CPU) for one in learning_batches(held, model, count, 0, 0)))
-    return model.eval(), curve["seconds"], learns.steps, measured.get("validation_unexplained")
+    found = judge(learns, (placed(one, CPU) for one in learning_batches(held, model, count, 0, 0)))
+    measured = {"s": curve["seconds"], "steps": learns.steps}
+    return model.eval(), measured | {"unexplained": found.get("validation_unexplained")}
 
 
 def batches(clips: Clips, model: Embedder, count: int, seed: int, before: Metrics) -> Iterator[Batch]:
@@ -134,64 +195,86 @@ def batches(clips: Clips, model: Embedder, count: int, seed: int, before: Metric
         yield placed(batch, CPU)
 
 
-def pca_unexplained(model: Embedder, held: Clips) -> float:
+def unexplained_by_components(model: Embedder, held: Clips) -> Row:
+    if not model.fitted:
+        return {}
     windows = scaled(torch.tensor(np.concatenate([tile(clip, model.frames) for clip in held.spectrograms])))
-    return ((model.draw(model.embed(windows)) - windows).square().mean() / windows.var(correction=0)).item()
+    error = (model.draw(model.embed(windows)) - windows).square().mean()
+    return {"unexplained": (error / windows.var(correction=0)).item()}
 
 
-def retrieval(vectors: np.ndarray, music: Music, label: str, asked: np.ndarray) -> str:
+def retrieval(ranked: np.ndarray, rows: list[Row], label: str, who: str, asked: np.ndarray) -> Row:
     """Precision of the nearest, and mean average precision, of queries that share a label."""
-    labels = [LABELS[label](row) for row in music.rows]
-    ranked = nearest(vectors, len(vectors) - 1)
+    labels = [LABELS[label](row) for row in rows]
     first, average = [], []
     for number in np.flatnonzero(asked):
         hits = np.array([bool(labels[number] & labels[other]) for other in ranked[number]])
         if hits.any():
             first.append(hits[0])
             average.append((np.cumsum(hits)[hits] / (np.flatnonzero(hits) + 1)).mean())
-    return f"{np.mean(first):.2f}/{np.mean(average):.2f}" if first else ""
-
-
-def judged(name: str, music: Music, seed: int) -> list[object]:
-    keys = ("track_key", "track_id", "artist_ids", "recording")
-    table = pa.table({key: [row[key] for row in music.rows] for key in keys})
-    parts = split(table, HELD_OUT, seed=1)
-    held = np.isin([row["track_key"] for row in music.rows], parts.validation)
-    model, seconds, steps, unexplained = fit(name, music, held, seed)
-    plain = pooled(model, music.planes[model.spec])
-    encoder = runs.Encoder(model, plain[~held].mean(0), runs.SCALES[model.scale](plain[~held]))
-    vectors = encoder.unit(plain)
-    everyone = np.ones_like(held)
-    clusters = cluster(vectors, [row["genres"] for row in music.rows])
-    return [
-        name, seed, vectors.shape[1], sum(weights.numel() for weights in model.parameters()), round(seconds),
-        steps, unexplained,
-        *(retrieval(vectors, music, label, who) for label in ("recording", "artist", "genre")
-          for who in (everyone, held)),
-        clusters and clusters.v_measure, clusters and clusters.mutual_information,
-    ]  # fmt: skip
-
-
-HEADS = ["model", "seed", "dimension", "parameters", "s", "steps", "unexplained", "track", "held out",
-         "artist", "held out", "genre", "held out", "V", "AMI"]  # fmt: skip
+    return {f"{label}{who}": [float(np.mean(first)), float(np.mean(average))]} if first else {}
 
 
 @pytest.mark.parametrize("kind", ["clips", "synthetic"])
-def test_models(kind: str, clips: Path) -> None:
+def test_models(kind: str, clips: Path, tmp_path: Path) -> None:
     if kind == "synthetic" and not SONGS:
         pytest.skip("SONGRAY_BENCH_SONGS is 0")
-    torch.set_num_threads(2)
-    music = real_music(clips) if kind == "clips" else synthetic_music()
-    rows = []
-    for name in NAMES:
-        learns = isinstance(MODELS[name](), LearningConfig)
-        if name == "factors" and not music.factors:
-            continue  # nobody's playlists hold these
-        for seed in range(SEEDS if learns or name == "random" else 1):
-            rows.append(judged(name, music, seed))
-            print(tabulate(rows[-1:], tablefmt="plain", floatfmt=".3f"), flush=True)
-    print(
-        f"\n{kind}: {len(music.rows)} tracks; {SECONDS:g} s a model; precision of the nearest / mAP, of all"
-    )
-    print("queries and of those whose artist was held out of training, among all tracks\n")
-    print(tabulate(rows, HEADS, tablefmt="github", floatfmt=".3f"))
+    torch.set_num_threads(1)
+    folder = Path(os.environ.get("SONGRAY_BENCH_CACHE", tmp_path))
+    results = Path(os.environ.get("SONGRAY_BENCH_RESULTS", tmp_path / "results.jsonl"))
+    music = real_music(clips, folder) if kind == "clips" else synthetic_music(folder)
+    for name, seed in runs_of(music):
+        config = MODELS[name]()
+        identity = {"kind": kind, "tracks": len(music.rows), "budget": SECONDS, "model": name, "seed": seed}
+        identity |= {"config": str(config)}
+        if any(identity.items() <= row.items() for row in written(results)):
+            continue
+        row = identity | judged(config, music, seed, SECONDS)
+        with results.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(f"{kind}, seed {seed}", *table([row])[0], flush=True)
+    mine = {"kind": kind, "tracks": len(music.rows), "budget": SECONDS}
+    rows = [row for row in written(results) if mine.items() <= row.items()]
+    print(f"\n{kind}: {len(music.rows)} tracks; {SECONDS:g} s of one processor a model and seed; means over")
+    print("seeds; precision of the nearest / mAP, among all tracks, for queries by all artists and by those")
+    print("held out of training\n")
+    print(tabulate(table(rows), HEADS, tablefmt="github", floatfmt=".3f"))
+
+
+def runs_of(music: Music) -> Iterator[tuple[str, int]]:
+    """Every model with its first seed comes before any with its second."""
+    for seed in range(SEEDS):
+        for name in NAMES:
+            is_drawn = isinstance(MODELS[name](), LearningConfig) or name == "random"
+            if (is_drawn or seed == 0) and (name != "factors" or music.factors):
+                yield name, seed
+
+
+def written(results: Path) -> list[Row]:
+    """The rows so far of models as they are now."""
+    rows = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+    return [row for row in rows if row["config"] == str(MODELS[row["model"]]())]
+
+
+LABELLED = [f"{label}{who}" for label in LABELS for who in ("", " held out")]
+HEADS = ["model", "seeds", "dimension", "parameters", "s", "steps", "unexplained", *LABELLED, "V", "AMI"]
+
+
+def table(rows: Iterable[Row]) -> list[list[object]]:
+    """One line a model, in the order of MODELS."""
+    of: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        of[row["model"]].append(row)
+    return [
+        [name, len(of[name]), *(mean_of(of[name], head) for head in HEADS[2:])] for name in MODELS if of[name]
+    ]
+
+
+def mean_of(rows: list[Row], head: str) -> object:
+    values = [row[head] for row in rows if row.get(head) is not None]
+    if not values:
+        return None
+    mean = np.mean(values, axis=0)
+    if head in LABELLED:
+        return f"{mean[0]:.2f}/{mean[1]:.2f}"
+    return round(mean) if mean > 10 else float(mean)
