@@ -124,7 +124,7 @@ async def nearest_to(
     without: Candidates | None = None,
 ) -> list[Recommendation]:
     """What is nearest to a vector; each with the one of the liked tracks that it sounds most like."""
-    without = np.empty(0, CANDIDATE) if without is None else without
+    without = np.empty(0, CANDIDATE) if without is None else distinct(without)
     chosen, vectors = await _chosen(searcher, unit(query), wish, without)
     rows = await searcher.rows(places(chosen))
     cosines = chosen["cosine"].tolist()
@@ -155,7 +155,7 @@ async def _chosen(
     depth = 4 * wish.k + 2 * len(without) + 16
     while True:
         (near,) = await searcher.nearest(query[None], depth, wish.filters)
-        candidates = np.concatenate([without, near])
+        candidates = distinct(without, near)
         pairs = alike(candidates)
         vectors = await searcher.vectors(places(candidates)) if wish.diversity or len(pairs) else None
         picks = pick(candidates, len(without), recordings(candidates, pairs, vectors), vectors, wish)
@@ -180,7 +180,7 @@ def pick(
     takes the candidates' vectors.
     """
     relevance = candidates["cosine"] - candidates["hubness"] / 2
-    likeness = np.zeros_like(relevance)  # of the one chosen before that is most like it
+    likeness = np.full_like(relevance, -1)  # cosine with the one of those chosen before that is most alike
     left = ~np.isin(groups, groups[:seeds])
     limits = ((candidates["artist"], wish.per_artist), (candidates["album"], wish.per_album))
     picks: list[int] = []
@@ -195,6 +195,13 @@ def pick(
         if wish.diversity and vectors is not None:
             likeness = np.maximum(likeness, vectors @ vectors[best])
     return picks
+
+
+def distinct(*candidates: Candidates) -> Candidates:
+    """Each track once, in the order in which they come first."""
+    together = np.concatenate(candidates)
+    _, first = np.unique(together["shard"].astype(np.int64) << 32 | together["label"], return_index=True)
+    return together[np.sort(first)]
 
 
 def alike(candidates: Candidates) -> NDArray[np.intp]:
@@ -255,13 +262,11 @@ async def _along(searcher: Searcher, ends: Seeds, points: Vectors, filters: Filt
 
 async def _between(searcher: Searcher, ends: Seeds, found: list[Candidates]) -> Candidates:
     """Of what was found near the way, one of each recording, and none of the ends'."""
-    everything = np.concatenate([ends.candidates, *found])
-    _, once = np.unique(everything[["shard", "label"]], return_index=True)
-    candidates = everything[np.sort(once)]  # the ends first
+    candidates = distinct(ends.candidates, *found)
     pairs = alike(candidates)
     vectors = await searcher.vectors(places(candidates)) if len(pairs) else None
     _, first = np.unique(recordings(candidates, pairs, vectors), return_index=True)
-    return candidates[np.sort(first[first >= len(ends.ids)])]
+    return candidates[np.sort(first[first >= len(distinct(ends.candidates))])]
 
 
 @dataclass(frozen=True)
