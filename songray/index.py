@@ -570,15 +570,22 @@ class Index:
         """Live tracks."""
         return sum(map(len, self.shards.values()))
 
-    async def find(self, track_ids: Sequence[str]) -> dict[str, tuple[Place, Vectors]]:
-        """Places and vectors, (dimension,), of the tracks that are here."""
-        found: dict[str, tuple[Place, Vectors]] = {}
-        for number, shard in self.shards.items():
+    async def find(self, track_ids: Sequence[str]) -> dict[str, Candidates]:
+        """Of the tracks that are here, the one CANDIDATE each, whose cosine means nothing."""
+        found: dict[str, Candidates] = {}
+        for shard in self.shards.values():
             labels = shard.find(track_ids)
-            vectors = shard.vectors(list(labels.values()))
-            places = zip(labels.items(), vectors, strict=True)
-            found |= {name: ((number, label), vector) for (name, label), vector in places}
+            candidates = shard.candidates(list(labels.values()))
+            found |= {name: candidates[[number]] for number, name in enumerate(labels)}
         return found
+
+    async def vectors(self, places: Sequence[Place]) -> Vectors:
+        """(places, dimension), of length 1"""
+        vectors = np.empty((len(places), self.manifest.dimension), np.float32)
+        numbers, labels = np.array(places, np.int64).reshape(-1, 2).T
+        for number, shard in self.shards.items():
+            vectors[numbers == number] = shard.vectors(labels[numbers == number])
+        return vectors
 
     async def nearest(self, queries: Vectors, k: int, filters: Filters = EVERYTHING) -> list[Candidates]:
         """Of each query, (queries, dimension), the k nearest tracks that fit, or all that do: by falling
@@ -601,10 +608,13 @@ class Index:
 
     async def search(self, text: str, limit: int) -> list[Place]:
         """Tracks whose title, artists and album hold such words, best match first."""
+        return [place for _, place in await self.scored(text, limit)]
+
+    async def scored(self, text: str, limit: int) -> list[tuple[float, Place]]:
+        """As search, each after its score, negated: so that the lists of several indexes sort into one."""
         ask = (asyncio.to_thread(shard.search, text, limit) for shard in self.shards.values())
         found = zip(self.shards, await asyncio.gather(*ask), strict=True)
-        scored = [(-score, number, label) for number, part in found for label, score in part]
-        return [(number, label) for _, number, label in sorted(scored)[:limit]]
+        return sorted((-score, (number, label)) for number, part in found for label, score in part)[:limit]
 
     async def points(self, bbox: tuple[float, float, float, float] | None, limit: int) -> Points:
         """Places on the map within (left, bottom, right, top), those of the lowest lot first."""

@@ -315,6 +315,10 @@ class Shard:
         found = np.flatnonzero(self._keys[position] == keys)
         return {track_ids[number]: int(self._by_key[position[number]]) for number in found.tolist()}
 
+    def candidates(self, labels: Sequence[int] | Labels) -> Candidates:
+        """What ranking knows of tracks, but for their cosine."""
+        return self._candidates[np.asarray(labels, np.int64)]
+
     def vectors(self, labels: Sequence[int] | Labels) -> Vectors:
         """(labels, dimension), of length 1."""
         return unit(self._vectors[np.asarray(labels, np.int64)])
