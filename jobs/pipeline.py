@@ -8,7 +8,7 @@ Started again, it does only what is new, and serves.
 import asyncio
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import httpx
@@ -23,7 +23,7 @@ from songray.library import DEFAULT_LIBRARY, Library
 from songray.models import MODELS
 from songray.previews import DownloadConfig, download
 from songray.recommender import examples
-from songray.service.app import ServeConfig, served, wait_for_end
+from songray.service.app import IngressConfig, ServeConfig, served, wait_for_end
 from songray.sources import synthetic
 from songray.sources.base import Source
 from songray.sources.registry import SOURCES
@@ -40,6 +40,10 @@ class PipelineConfig:
     """Train for at most so long; jobs/train.py trains in full."""
     serve: bool = True
     """Stay and answer over HTTP; without, stop after printing some recommendations."""
+    host: str = ServeConfig.host
+    """Address to listen on."""
+    port: int = ServeConfig.port
+    """Port to listen on."""
 
 
 def command(name: str) -> Callable[..., None]:
@@ -47,21 +51,14 @@ def command(name: str) -> Callable[..., None]:
         source: SOURCES[name] = SOURCES[name](),
         crawl_config: CrawlConfig = CrawlConfig(),
         config: PipelineConfig = PipelineConfig(),
-        serve_config: ServeConfig = ServeConfig(),
         library: LibraryFlag = DEFAULT_LIBRARY,
     ) -> None:
-        pipeline(open_library(library), source, crawl_config, config, serve_config)
+        pipeline(open_library(library), source, crawl_config, config)
 
     return described(main, SOURCES[name])
 
 
-def pipeline(
-    place: Library,
-    source: Source,
-    crawl_config: CrawlConfig,
-    config: PipelineConfig,
-    serve_config: ServeConfig,
-) -> None:
+def pipeline(place: Library, source: Source, crawl_config: CrawlConfig, config: PipelineConfig) -> None:
     model, max_seconds = config.model, config.max_seconds
     with synthetic.served(source) if isinstance(source, SyntheticSource) else nullcontext():
         print(crawl(place, source, crawl_config), flush=True)
@@ -81,13 +78,18 @@ def pipeline(
         indexed = index(place, IndexConfig(run=trained.name))
         print(indexed, flush=True)
         print(evaluate(place, EvaluateConfig(runs=(trained.name,))), flush=True)
-        print(asyncio.run(examples(Index.open(place, indexed.manifest))), flush=True)
-        with served(place, replace(serve_config, run=trained.name)) as address:
+        print(asyncio.run(some(Index.open(place, indexed.manifest))), flush=True)
+        serving = ServeConfig(config.host, config.port, ingress=IngressConfig(run=trained.name))
+        with served(place, serving) as address:
             first = httpx.get(f"{address}/v1/tracks?limit=1").json()["tracks"][0]["track_id"]
             question = f"{address}/v1/tracks/{first}/similar?k=3"
             print(f"\n$ curl '{question}'\n{httpx.get(question).text}\n")
             if config.serve:
                 wait_for_end(address)
+
+
+async def some(opened: Index) -> str:
+    return await examples(opened, await opened.rows(await opened.search("", 3)))
 
 
 if __name__ == "__main__":

@@ -104,7 +104,7 @@ def test_every_job_runs_where_songray_is_not_installed(head: dict[str, str], tmp
     (port,) = ports(1)
     started = submit(head, f"exec python jobs/serve.py {library} --port {port}", "--no-wait")
     identity = re.search(r"raysubmit_\w+", started)[0]
-    assert answered(f"http://127.0.0.1:{port}/healthz")["tracks"] == 12
+    assert answered(f"http://127.0.0.1:{port}/readyz")["tracks"] == 12
     subprocess.run(
         [sys.executable, "-m", "ray.scripts.scripts", "job", "stop", identity],
         env=head,

@@ -1,163 +1,226 @@
-"""Answers over HTTP from one index: one process holds it all."""
+"""The Ray Serve application: an ingress that answers, an encoder for sound, and slots for a large index.
 
-# Serve ships the application pickled as it stands at the decorator of its class: what it uses is defined
-# above, and annotations are objects, not strings.
+serve build songray.service.app:build        what serve.yaml at the root of the repository is made with
+"""
+
+from __future__ import annotations
+
+import asyncio
 import logging
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib.resources import files
-from typing import Annotated, Any
+from dataclasses import dataclass, field
+from typing import Any
 
-from fastapi import FastAPI, Query, Request
-from fastapi.responses import HTMLResponse, JSONResponse
-from pydantic import BaseModel, Field
+from fastapi import FastAPI, Response
+from fastapi.middleware.cors import CORSMiddleware
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import TypeAdapter
 from ray import serve
+from ray.serve.config import AutoscalingConfig, BackpressureConfig
+from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
-from songray import recommender, runs
-from songray.index import Index, Manifest, newest_manifest
-from songray.library import Library
+from songray import runs
+from songray.index import Index, Manifest
+from songray.library import DEFAULT_LIBRARY, Library
+from songray.recommender import Vectors
+from songray.service import subsonic
+from songray.service.door import Door, Measures, keys_of_environment, opened_log
+from songray.service.elsewhere import Elsewhere
+from songray.service.encoder import BATCH, Encoder, Heard
+from songray.service.problems import RETRY_SECONDS, Refusal, documented, overloaded
+from songray.service.questions import Live, Service, application
+from songray.service.slots import LOST, Slot, Slots, Versions, asked, manifest_of
 
-api = FastAPI(title="songray", summary="What sounds like this?", version="1")
+NAME = "songray"
+QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
+LISTENING = {"max_ongoing_requests": 2 * BATCH, "max_queued_requests": 2 * BATCH}  # of up to 20 MB each
+STATUS = {"not_audio": 415, "empty": 415, "too_long": 413}  # of what cannot be heard; all else is 422
+
+
+@dataclass(frozen=True)
+class IngressConfig:
+    run: str = ""
+    """Run whose index answers; may be left out where there is only one."""
+    slots: int = 0
+    """Processes over which the index is spread; 0: each process that answers holds it all."""
+    slot_replicas: int = 1
+    """Copies of each of them: with two, none is missed when one dies."""
+    replicas: int = 1
+    """Processes that answer, at least."""
+    max_replicas: int = 1
+    """At most: more are started while questions wait."""
+    encoders: int = 1
+    """Processes that embed the sound that listeners send; 0: none is taken."""
+    max_ongoing: int = 64
+    """Questions that one process answers at a time."""
+    max_queued: int = 256
+    """Questions that may wait for that; more are refused with 503 and Retry-After."""
+    watch_seconds: float = 5.0
+    """How often to look for a newer version of the index."""
+    access_log: str = ""
+    """File to which a line of JSON is added for each request."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins of other pages whose scripts may ask."""
+    elsewhere: Elsewhere = field(default_factory=Elsewhere)
+
+    def __post_init__(self) -> None:
+        for name, least in (("slots", 0), ("slot_replicas", 1), ("replicas", 1), ("encoders", 0),
+                            ("max_ongoing", 1), ("max_queued", 1), ("watch_seconds", 0.01),
+                            ("max_replicas", self.replicas)):  # fmt: skip
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}: must be at least {least}")
 
 
 @dataclass(frozen=True)
 class ServeConfig:
-    run: str = ""
-    """Run whose newest index answers; may be left out where there is only one."""
     host: str = "127.0.0.1"
     """Address to listen on."""
     port: int = 8000
     """Port to listen on."""
+    version: str = ""
+    """Version of the index that answers; by default always the newest, each as soon as it is there."""
+    timeout_seconds: float = 60.0
+    """Questions that take longer are given up."""
+    ingress: IngressConfig = field(default_factory=IngressConfig)
 
 
-class Track(BaseModel):
-    """What the catalogue says of a track."""
+class Ingress:
+    """Deployment: what the application asks for."""
 
-    track_id: str = Field(examples=["deezer:3135556"])
-    source: str
-    title: str
-    artist_ids: list[str]
-    artist_names: list[str]
-    album_id: str | None
-    album: str | None
-    release_date: str | None
-    release_date_precision: str | None
-    duration_seconds: float | None
-    genres: list[str]
-    isrc: str | None
-    explicit: bool | None
-    recording: str | None
-    preview: str | None = Field(description="URL of the audio, where it has a public one")
-
-
-class SimilarTrack(BaseModel):
-    track: Track
-    similarity: float = Field(ge=0, le=1, description="(1 + cosine) / 2")
-
-
-class Similar(BaseModel):
-    track: Track
-    similar: list[SimilarTrack]
-
-
-class Tracks(BaseModel):
-    tracks: list[Track]
-
-
-class Health(BaseModel):
-    status: str
-    run: str
-    version: str
-    tracks: int
-
-
-class Problem(BaseModel):
-    detail: str
-
-
-UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"model": Problem, "description": "No such track"}}
-
-
-@api.exception_handler(recommender.UnknownTrack)
-async def unknown_track(request: Request, error: recommender.UnknownTrack) -> JSONResponse:
-    return JSONResponse({"detail": str(error)}, status_code=404)
-
-
-def shown(row: dict[str, Any]) -> Track:
-    """A row as it is answered: the place of a file in somebody's folder is nobody else's business."""
-    location = row["location"] or ""
-    return Track(**row, preview=location if location.startswith(("http://", "https://")) else None)
-
-
-QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
-
-
-@serve.deployment(max_ongoing_requests=100, logging_config=QUIET)
-@serve.ingress(api)
-class Recommender:
-    """The ingress: holds the index and answers itself."""
-
-    def __init__(self, library: Library, manifest: Manifest) -> None:
-        self.index = Index.open(library, manifest)
-
-    @api.get("/", include_in_schema=False)
-    async def page(self) -> HTMLResponse:
-        return HTMLResponse(files("songray.service").joinpath("page.html").read_text("utf-8"))
-
-    @api.get("/healthz")
-    async def health(self) -> Health:
-        """Whether it answers, and from what."""
-        manifest = self.index.manifest
-        return Health(status="ok", run=manifest.run, version=manifest.version, tracks=manifest.tracks)
-
-    @api.get("/v1/tracks")
-    async def tracks(
+    def __init__(
         self,
-        q: Annotated[str, Query(max_length=200, description="words, or their beginnings")] = "",
-        limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    ) -> Tracks:
-        """Tracks by title and artist, best match first; without words, the first ones."""
-        found = await self.index.rows(await self.index.search(q, limit))
-        return Tracks(tracks=[shown(row) for row in found])
+        library: Library,
+        config: IngressConfig,
+        encoder: DeploymentHandle | None,
+        slots: list[DeploymentHandle],
+    ) -> None:
+        self.library, self.config, self.encoder, self.slots = library, config, encoder, slots
+        run = runs.choose(library, config.run).name
+        self.versions = Versions(library, run, self._load, config.watch_seconds)
 
-    @api.get("/v1/tracks/{track_id:path}/similar", responses=UNKNOWN)
-    async def similar(self, track_id: str, k: Annotated[int, Query(ge=1, le=500)] = 10) -> Similar:
-        """What sounds most like a track, the most similar first, without the track itself."""
-        found = await recommender.similar(self.index, track_id, k)
-        seed = await self.track(track_id)
-        answers = [SimilarTrack(track=shown(one.track), similarity=one.similarity) for one in found]
-        return Similar(track=seed, similar=answers)
+    async def reconfigure(self, config: dict[str, str]) -> None:
+        await self.versions.follow(config["version"])
 
-    @api.get("/v1/tracks/{track_id:path}", responses=UNKNOWN)
-    async def track(self, track_id: str) -> Track:
-        """What the catalogue says of a track."""
-        place, _ = await recommender.find(self.index, track_id)
-        (row,) = await self.index.rows([place])
-        return shown(row)
+    def live(self) -> Live:
+        current = self.versions.current
+        return Slots(current, self.slots) if isinstance(current, Manifest) else current
+
+    async def embed(self, audio: bytes) -> Vectors:
+        if self.encoder is None:
+            raise overloaded("this service takes no sound: it was started with --encoders 0")
+        try:
+            heard: Heard = await asked(self.encoder.hear, audio)
+        except LOST as error:
+            raise overloaded("nobody has time to listen now") from error
+        return vector_of(heard)
+
+    async def first(self, source: str, words: str) -> tuple[str, bytes]:
+        return await self.config.elsewhere.first(source, words)
+
+    async def _load(self, manifest: Manifest) -> Index | Manifest:
+        """The index, or, where slots hold it, its manifest, once they hold it."""
+        if not self.slots:
+            return await asyncio.to_thread(Index.open, self.library, manifest)
+        await asyncio.gather(*(asked(slot.ask, manifest.version, "find", []) for slot in self.slots))
+        return manifest
+
+
+def vector_of(heard: Heard) -> Vectors:
+    """(dimension,); raises Refusal where there was nothing to hear."""
+    if heard.vector is None:
+        raise Refusal(STATUS.get(heard.error, 422), f"{heard.error}: {heard.detail}")
+    return heard.vector
+
+
+def build(arguments: dict[str, Any]) -> serve.Application:
+    """For Ray Serve: `arguments` are `library`, `version` and those of IngressConfig."""
+    options = dict(arguments)
+    library, version = options.pop("library", DEFAULT_LIBRARY), options.pop("version", "")
+    return bound(Library.open(library), TypeAdapter(IngressConfig).validate_python(options), version)
+
+
+def __getattr__(name: str) -> serve.Application:
+    """`built`: the application of the default library, for `serve build`, which calls no function."""
+    if name == "built":
+        return build({})
+    raise AttributeError(name)
+
+
+def bound(library: Library, config: IngressConfig, version: str) -> serve.Application:
+    """The application; everything that follows the library's versions takes them as `user_config`."""
+    quiet = {"backpressure_config": BackpressureConfig(retry_after_s=RETRY_SECONDS), "logging_config": QUIET}
+    waiting = {"max_ongoing_requests": config.max_ongoing, "max_queued_requests": config.max_queued}
+    versioned = {**quiet, **waiting, "user_config": {"version": version}}
+    slots = [
+        serve.deployment(Slot, name=f"slot-{number}", num_replicas=config.slot_replicas, **versioned).bind(
+            library, config.run, number, config.slots, config.watch_seconds
+        )
+        for number in range(config.slots)
+    ]
+    encoder = (
+        serve.deployment(Encoder, name="encoder", num_replicas=config.encoders, **quiet, **LISTENING).bind(
+            library, config.run
+        )
+        if config.encoders
+        else None
+    )
+    scaling = AutoscalingConfig(
+        min_replicas=config.replicas,
+        max_replicas=config.max_replicas,
+        target_ongoing_requests=config.max_ongoing / 4,
+    )
+
+    def api() -> FastAPI:
+        return equipped(lambda: serve.get_replica_context().servable_object, config)
+
+    ingress = serve.deployment(
+        serve.ingress(api)(Ingress), name="ingress", autoscaling_config=scaling, **versioned
+    )
+    return ingress.bind(library, config, encoder, slots)
+
+
+def equipped(service: Callable[[], Service], config: IngressConfig) -> FastAPI:
+    """The application with all that is around it."""
+    keys, measures = keys_of_environment(), Measures()
+    api = application(service)
+    api.include_router(subsonic.router(lambda: service().live(), keys))
+
+    @api.get("/metrics", tags=["operation"], response_class=Response, responses=documented())
+    async def metrics() -> Response:
+        """Counts and times of this process, for Prometheus."""
+        return Response(measures.page(service().live().manifest), media_type=CONTENT_TYPE_LATEST)
+
+    api.add_middleware(Door, keys=keys, measures=measures, log=opened_log(config.access_log))
+    if config.cors_origins:
+        api.add_middleware(
+            CORSMiddleware, allow_origins=config.cors_origins, allow_methods=["*"], allow_headers=["*"]
+        )
+    return api
 
 
 @contextmanager
 def served(library: Library, config: ServeConfig) -> Iterator[str]:
     """The service, up within the context; gives its address. Ray must be connected."""
-    run = runs.choose(library, config.run).name
-    manifest = newest_manifest(library, run)
-    if manifest is None:
-        raise ValueError(f"indexes/{run} is empty: run jobs/index.py first")
+    manifest_of(library, runs.choose(library, config.ingress.run).name, config.version)
     check_port(config.host, config.port)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     where = {"host": config.host, "port": config.port, "location": "HeadOnly"}
-    serve.start(http_options=where, logging_config=QUIET)
+    serve.start(http_options={**where, "request_timeout_s": config.timeout_seconds}, logging_config=QUIET)
     try:
-        application = Recommender.bind(library, manifest)  # type: ignore[attr-defined]
-        serve.run(application, name="songray")
+        deploy(library, config)
         yield f"http://{config.host}:{config.port}"
     finally:
         serve.shutdown()
+
+
+def deploy(library: Library, config: ServeConfig) -> None:
+    """Bring the application up, or, where it runs, to these settings: to another version without a pause."""
+    serve.run(bound(library, config.ingress, config.version), name=NAME)
 
 
 def check_port(host: str, port: int) -> None:
@@ -173,7 +236,12 @@ def check_port(host: str, port: int) -> None:
 
 
 def serve_forever(library: Library, config: ServeConfig) -> None:
-    """Serve in the foreground until the process is told to stop."""
+    """Serve in the foreground until the process is told to stop. Where the cluster serves already, bring that
+    to these settings, and return."""
+    if NAME in serve.status().applications:
+        deploy(library, config)
+        print(f"the service that runs answers from {config.version or 'the newest version'} now", flush=True)
+        return
     with served(library, config) as address:
         wait_for_end(address)
 
