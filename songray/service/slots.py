@@ -159,7 +159,8 @@ class Slots:
 
     async def _all(self, method: str, *arguments: Any) -> list[Any]:
         """What the slots answer that answer in time; raises Refusal where none does."""
-        asked = (asked_in_time(slot, self.manifest.version, method, *arguments) for slot in self.slots)
+        holding = self.slots[: len(self.manifest.shards)]  # the others hold none
+        asked = (asked_in_time(slot, self.manifest.version, method, *arguments) for slot in holding)
         answers = await asyncio.gather(*asked)
         found = [answer for answer in answers if answer is not None]
         self.partial |= len(found) < len(answers)
