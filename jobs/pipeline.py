@@ -17,7 +17,7 @@ from songray.catalog import CrawlConfig, crawl
 from songray.command import LibraryFlag, described, open_library, run
 from songray.embeddings import EmbedConfig, embed
 from songray.evaluation import EvaluateConfig, evaluate
-from songray.index import Index, IndexConfig, index
+from songray.index import IndexConfig, index
 from songray.latents import FactorizeConfig, factorize
 from songray.library import DEFAULT_LIBRARY, Library
 from songray.models import MODELS
@@ -30,6 +30,7 @@ from songray.sources.registry import SOURCES
 from songray.sources.synthetic import SyntheticSource
 from songray.spectrograms import TransformConfig, transform
 from songray.training import TrainConfig, declared, train
+from songray.versions import Index
 
 
 @dataclass(frozen=True)

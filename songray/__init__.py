@@ -17,8 +17,10 @@ loop           the one loop that trains any model, with torch alone
 feed           stored clips → the batches of a worker that learns
 training       that loop under Ray Train, on any number of workers
 embeddings     spectrograms + run → one vector a track
+names          titles and artists that a text finds again, whatever its accents and typing errors
 shards         vectors and rows → one shard of an index: written, opened, asked
-index          shards and their versions: build, append, delete, publish, load, ask
+versions       which shards make up an index, and one version of them in memory
+index          embeddings and tracks → a new version: build, append, delete, compact
 recommender    seeds → ranked tracks
 evaluation     how good are the neighbours, against baselines
 amendments     tracks taken out, or tried anew

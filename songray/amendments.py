@@ -13,8 +13,8 @@ import pyarrow.compute
 import pyarrow.parquet
 import ray.data
 
-from songray.index import delete
 from songray.library import REVISION_BITS, Keys, Library, Table, newest_revisions, track_key, write_parquet
+from songray.versions import delete
 
 
 @dataclass(frozen=True)

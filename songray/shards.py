@@ -8,14 +8,10 @@ names.sqlite    titles, artists and albums by their trigrams (FTS5)
 
 from __future__ import annotations
 
-import re
 import shutil
-import sqlite3
-import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache, lru_cache
-from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +21,10 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.ipc
 from numpy.typing import NDArray
-from rapidfuzz import process
-from rapidfuzz.distance import OSA
 
+from songray import names
 from songray.library import REVISION_BITS, TABLES, Keys, hash64, track_key
+from songray.names import Names
 from songray.runs import Vectors
 
 GRAPH, VECTORS, TRACKS, NAMES = FILES = ("graph.hnsw", "vectors.npy", "tracks.arrow", "names.sqlite")
@@ -58,9 +54,6 @@ EXACT_ROWS = 12  # that are compared in the time in which the graph finds one ne
 GRAPH_MARGIN = 1.5  # more neighbours than a filter of such selectivity takes on average
 ROWS_AT_ONCE = 1 << 13  # whose vectors stay in the processor's cache
 SPARE = 10  # more than asked for, as rounding to float16 may swap neighbours
-NAMES_LIMIT = 300  # that are compared with a text letter by letter
-GRAM_ROWS = 10_000  # that the rarest trigrams of a text lead to, all together
-MIN_SCORE = 0.6
 
 Candidates = NDArray[np.void]  # of CANDIDATE
 Points = NDArray[np.void]  # of POINT
@@ -150,7 +143,7 @@ def write(
         file.write_table(rows.combine_chunks())
     if before:
         shutil.copy(before / NAMES, folder / NAMES)
-    write_names(folder / NAMES, tracks, first)
+    names.write(folder / NAMES, tracks, first)
 
 
 def unit(halves: NDArray[np.float16]) -> Vectors:
@@ -204,7 +197,7 @@ def describe(tracks: pa.Table, vectors: Vectors, reference: Reference) -> pa.Tab
         "artist": [known((by_id or named or [""])[0]) for by_id, named in zip(ids, artists, strict=True)],
         "album": [known(by_id or named) for by_id, named in zip(album_ids, albums, strict=True)],
         "recording": [known(one or isrc) for one, isrc in zip(recordings, isrcs, strict=True)],
-        "title": [known(bare_title(title or "")) for title in titles],
+        "title": [known(names.bare_title(title or "")) for title in titles],
         "duration": tracks["duration_seconds"].to_numpy(zero_copy_only=False),
         "year": [int(date[:4]) if date and date[:4].isdigit() else 0 for date in dates],
     }
@@ -212,59 +205,6 @@ def describe(tracks: pa.Table, vectors: Vectors, reference: Reference) -> pa.Tab
     for name, values in columns.items():
         kept = kept.append_column(f"_{name}", pa.array(np.asarray(values, COMPUTED[name])))
     return kept
-
-
-def fold(text: str) -> str:
-    """Without accents and capitals, so that "bjork" is "Björk"."""
-    if text.isascii():
-        return text.lower()
-    letters = unicodedata.normalize("NFKD", text)
-    return "".join(letter for letter in letters if not unicodedata.combining(letter)).casefold()
-
-
-def words(text: str) -> list[str]:
-    return re.findall(r"\w+", fold(text))
-
-
-_EDITION = (
-    r"[^()\[\]]*\b(?:remaster(?:ed)?|live|mono|stereo|version|edit|mix|deluxe|bonus|anniversary|radio|single"
-    r"|album|original|demo|acoustic|explicit|feat|ft|featuring)\b[^()\[\]]*"
-)
-_EDITIONS = re.compile(rf"\s*(?:\({_EDITION}\)|\[{_EDITION}\]|\s[-–—]\s{_EDITION}$)")
-
-
-def bare_title(title: str) -> str:
-    """A title's words, without what tells one edition from another: "(Remastered 2011)", " - Live at …"."""
-    folded = fold(title)
-    return " ".join(words(_EDITIONS.sub("", folded)) or words(folded))
-
-
-def write_names(path: Path, tracks: pa.Table, first: int) -> None:
-    """Make the names of tracks searchable, numbered from `first`."""
-    database = sqlite3.connect(path)
-    database.execute("PRAGMA journal_mode = OFF")
-    database.execute("PRAGMA synchronous = OFF")
-    with database:
-        database.execute("CREATE VIRTUAL TABLE IF NOT EXISTS names USING fts5(name, tokenize='trigram')")
-        columns = (tracks[name].to_pylist() for name in ("title", "artist_names", "album"))
-        database.executemany(
-            "INSERT INTO names (rowid, name) VALUES (?, ?)",
-            (
-                (label, _spaced(words(" ".join([title or "", *(artists or []), album or ""]))))
-                for label, (title, artists, album) in enumerate(zip(*columns, strict=True), first)
-            ),
-        )
-        database.execute("DROP TABLE IF EXISTS grams")
-        database.execute("CREATE VIRTUAL TABLE temp.counts USING fts5vocab(main, names, row)")
-        database.execute("CREATE TABLE grams (gram TEXT PRIMARY KEY, tracks INTEGER) WITHOUT ROWID")
-        database.execute("INSERT INTO grams SELECT term, doc FROM counts")
-    database.close()
-
-
-def _spaced(several: Iterable[str]) -> str:
-    """Two spaces before each word: so its first letter, and its first two, are trigrams too (as in
-    PostgreSQL's pg_trgm)."""
-    return "".join(f"  {word}" for word in several)
 
 
 def _mapped(folder: Path) -> pa.RecordBatch:
@@ -283,8 +223,7 @@ class Shard:
         self._graph.load_index(str(folder / GRAPH))
         for label in deleted:
             self._graph.mark_deleted(label)
-        self._names = sqlite3.connect(f"file:{folder / NAMES}?immutable=1", uri=True, check_same_thread=False)
-        self._names.execute("SELECT gram FROM grams LIMIT 1")  # opens the file, which may then be unlinked
+        self._names = Names(folder / NAMES)
         self._live = np.ones(self._tracks.num_rows, bool)
         self._live[list(deleted)] = False
         self._column = {name: self._tracks[f"_{name}"].to_numpy() for name in COMPUTED}
@@ -436,55 +375,11 @@ class Shard:
         return points
 
     def search(self, text: str, limit: int) -> list[tuple[int, float]]:
-        """Labels, with a score up to 1, of the tracks whose title, artists and album hold words that are,
-        start with or nearly are those of the text, best first; without words, those of the lowest lot."""
-        asked = list(dict.fromkeys(words(text)))[:16]
-        if not asked:
+        """Labels, with a score up to 1, of the tracks whose title, artists and album are like the text, best
+        first; without words, those of the lowest lot."""
+        if not names.words(text):
             return [(int(label), 1.0) for label in self._by_key[:limit]]
-        rows = self._alike(asked)
-        scores = score(asked, [name.split() for _, name in rows]).tolist()
-        found = [(label, one) for (label, _), one in zip(rows, scores, strict=True) if one >= MIN_SCORE]
-        return sorted(found, key=lambda pair: (-pair[1], pair[0]))[:limit]
-
-    def _alike(self, asked: list[str]) -> list[tuple[int, str]]:
-        """Tracks whose names share trigrams with the words, and these names: those with the rarest one of
-        each word, and those with any of the rarest of all."""
-        of_word = [{f"  {word}"[start : start + 3] for start in range(len(word))} for word in asked]
-        grams = sorted(set().union(*of_word))
-        sql = f"SELECT gram, tracks FROM grams WHERE gram IN ({', '.join('?' * len(grams))}) ORDER BY tracks"
-        counts = dict(self._names.execute(sql, grams))  # rarest first
-        rare = [
-            gram for gram, rows in zip(counts, accumulate(counts.values()), strict=True) if rows <= GRAM_ROWS
-        ]
-        every = [
-            min(word & counts.keys(), key=lambda gram: (counts[gram], gram), default="") for word in of_word
-        ]
-        found: dict[int, str] = {}
-        for several, sign in ((every, " AND "), (rare or list(counts)[:1], " OR ")):
-            if several and all(several):
-                sql = "SELECT rowid, name FROM names WHERE names MATCH ? ORDER BY rank"
-                rows = self._names.execute(sql, (sign.join(f'"{gram}"' for gram in dict.fromkeys(several)),))
-                found |= islice((row for row in rows if self._live[row[0]]), NAMES_LIMIT)
-        return list(found.items())
-
-
-def score(asked: Sequence[str], names: Sequence[Sequence[str]]) -> Vectors:
-    """How well each name, given as its words, holds the words that are asked for, 0…1: the mean, over these,
-    of the best likeness to a word or (a little less) to a word's beginning; a little more for short names.
-
-    Likeness is 1 − edits / letters, where swapped neighbours are one edit (optimal string alignment)."""
-    if not names:
-        return np.empty(0, np.float32)
-    lengths = np.array([len(name) for name in names])
-    flat = [word for name in names for word in name]
-    whole = process.cdist(asked, flat, scorer=OSA.normalized_similarity)  # (asked, words)
-    for row, word in zip(whole, asked, strict=True):
-        beginnings = [other[: len(word)] for other in flat]
-        begun = process.cdist([word], beginnings, scorer=OSA.normalized_similarity)[0]
-        np.maximum(row, 0.95 * begun, out=row)
-    best = np.maximum.reduceat(whole, np.cumsum(lengths) - lengths, axis=1)  # (asked, names)
-    scores: Vectors = best.mean(axis=0) * (0.9 + 0.1 * np.minimum(1, len(asked) / lengths))
-    return scores
+        return self._names.search(text, limit, self._live)
 
 
 def _top(cosines: Vectors, labels: Labels, k: int) -> tuple[Vectors, Labels]:

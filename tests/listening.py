@@ -15,7 +15,7 @@ from conftest import free_port, tone
 
 from songray import runs
 from songray.embeddings import embed_batch
-from songray.index import Index, IndexConfig, index
+from songray.index import IndexConfig, index
 from songray.library import TABLES, Library, track_key
 from songray.models import MODELS
 from songray.runs import Encoder, Run, Vectors
@@ -23,6 +23,7 @@ from songray.service.app import IngressConfig, equipped
 from songray.service.problems import Refusal
 from songray.service.slots import manifest_of
 from songray.spectrograms import TransformConfig, transform_batch
+from songray.versions import Index
 
 RUN = "mfcc-x"
 SOUNDS = 24

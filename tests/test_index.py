@@ -17,11 +17,13 @@ from hypothesis import strategies as st
 
 from songray import runs
 from songray.amendments import RemoveConfig, remove, rewrite
-from songray.index import Index, IndexConfig, Manifest, delete, index, newest_manifest
+from songray.index import IndexConfig, index
 from songray.library import REVISION_BITS, Library, track_key
 from songray.models import MODELS
+from songray.recommender import places
 from songray.runs import Encoder, Run
 from songray.shards import FILES, Facets, Filters
+from songray.versions import Index, Manifest, delete, newest_manifest
 
 T = TypeVar("T")
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -100,8 +102,9 @@ def test_shards_together_answer_as_one(indexed: Library) -> None:
     points = ask(several.points(None, 40)), ask(one.points(None, 40))
     assert points[0]["lot"].tolist() == points[1]["lot"].tolist()
     found = ask(several.find(["a:5", "a:250", "a:999"]))
-    assert ids(several, [place for place, _ in found.values()]) == ["a:5", "a:250"]
-    assert found["a:5"][1] == pytest.approx(units(300)[5], abs=1e-3)
+    both = places(np.concatenate(list(found.values())))
+    assert ids(several, both) == ["a:5", "a:250"]
+    assert ask(several.vectors(both)) == pytest.approx(units(300)[[5, 250]], abs=1e-3)
     assert ask(several.count(Filters(include=Facets(tracks=("a:5", "a:250"))))) == 2
     half = Index.open(indexed, several.manifest, [1, 3])
     assert set(half.shards) == {1, 3} and len(half) == 120
@@ -112,7 +115,7 @@ def ask(answer: Coroutine[Any, Any, T]) -> T:
 
 
 def shown(index: Index, found: np.ndarray) -> list[dict[str, Any]]:
-    return ask(index.rows(list(zip(found["shard"].tolist(), found["label"].tolist(), strict=True))))
+    return ask(index.rows(places(found)))
 
 
 def ids(index: Index, places: list[tuple[int, int]]) -> list[str]:
@@ -158,8 +161,8 @@ def test_a_track_that_changed_is_as_it_is_now(indexed: Library) -> None:
     fill(indexed, units(1, seed=8), first=int(anew["track_id"][2:]), revision=1)
     third = opened(indexed)
     assert live(third) == live(first) | {"a:4": "Another", "a:5": "Björk 5"}
-    vectors = ask(third.find(["a:5"]))["a:5"][1]
-    assert vectors == pytest.approx(units(1, seed=8)[0], abs=1e-3)
+    (vector,) = ask(third.vectors(places(ask(third.find(["a:5"]))["a:5"])))
+    assert vector == pytest.approx(units(1, seed=8)[0], abs=1e-3)
 
 
 def test_removed_tracks_never_answer_from_that_moment(indexed: Library) -> None:

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from songray.library import REVISION_BITS, TABLES, track_key
-from songray.shards import SHOWN, Facets, Filters, Reference, Shard, bare_title, widened, write
+from songray.names import bare_title
+from songray.shards import SHOWN, Facets, Filters, Reference, Shard, widened, write
 
 PARAMETERS = {"M": 16, "ef_construction": 100}
 GENRES = ("Rock", "Jazz", "Folk", "Ambient")

@@ -25,7 +25,6 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
 from songray import runs
-from songray.index import Index, Manifest
 from songray.library import DEFAULT_LIBRARY, Library
 from songray.recommender import Vectors
 from songray.service import subsonic
@@ -35,6 +34,7 @@ from songray.service.encoder import BATCH, Encoder, Heard
 from songray.service.problems import RETRY_SECONDS, Refusal, documented, overloaded
 from songray.service.questions import Live, Service, application
 from songray.service.slots import LOST, Slot, Slots, Versions, asked, manifest_of
+from songray.versions import Index, Manifest
 
 NAME = "songray"
 QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)

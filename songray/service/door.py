@@ -16,9 +16,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from songray.index import Manifest
 from songray.service import problems
 from songray.service.subsonic import matches
+from songray.versions import Manifest
 
 KEYS = "SONGRAY_KEYS"
 OPEN = ("/", "/healthz", "/readyz", "/docs", "/openapi.json")  # to everybody

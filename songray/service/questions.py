@@ -19,8 +19,7 @@ from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import QueryParams
 
-from songray import index, recommender, runs
-from songray.index import Manifest
+from songray import recommender, runs, versions
 from songray.library import Library
 from songray.recommender import Place, Recommendation, Row, Searcher, TooFew, UnknownTrack, Vectors
 from songray.service import playlists, problems
@@ -43,6 +42,7 @@ from songray.service.schema import (
     Tracks,
 )
 from songray.shards import Points
+from songray.versions import Manifest
 
 DESCRIPTION = """Songs that sound alike, found by listening. Errors are problem details (RFC 9457).
 OpenSubsonic's extension sonicSimilarity answers under /rest."""
@@ -332,7 +332,7 @@ def told_runs(library: Library) -> list[dict[str, Any]]:
             "name": run.name,
             "model": run.model,
             "metrics": run.metrics,
-            "versions": [version for version in index.versions(library, run.name)],
+            "versions": [version for version in versions.versions(library, run.name)],
         }
         for run in found
     ]

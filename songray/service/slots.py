@@ -17,11 +17,11 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from songray import runs
-from songray.index import Index, Manifest, manifests, merged
 from songray.library import Library
 from songray.recommender import Candidates, Place, Row, Vectors
 from songray.service.problems import overloaded
 from songray.shards import Filters, Points
+from songray.versions import Index, Manifest, manifests, merged
 
 ATTEMPTS = 3  # at a deployment of which a replica has died
 PAUSE_SECONDS = 0.2

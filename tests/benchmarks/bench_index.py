@@ -21,12 +21,13 @@ import pyarrow as pa
 import pytest
 from tabulate import tabulate
 
-from songray import runs
-from songray.index import REFERENCE, Index, IndexConfig, Manifest, index, measure
+from songray import names, runs
+from songray.index import REFERENCE, IndexConfig, index, measure
 from songray.library import REVISION_BITS, TABLES, Library, track_key
 from songray.models import MODELS
 from songray.runs import Encoder, Run
-from songray.shards import Facets, Filters, Reference, Shard, describe, write, write_names
+from songray.shards import Facets, Filters, Reference, Shard, describe, write
+from songray.versions import Index, Manifest
 
 TRACKS = int(os.environ.get("SONGRAY_BENCH_TRACKS", "100000"))
 MILLION = int(os.environ.get("SONGRAY_BENCH_MILLION_TRACKS", "1000000"))
@@ -117,7 +118,7 @@ def built(vectors: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Iter
         whole.append(time.perf_counter() - started)
     with tempfile.TemporaryDirectory() as spare:
         started = time.perf_counter()
-        write_names(Path(spare, "names"), rows, 0)
+        names.write(Path(spare, "names"), rows, 0)
         describe(rows, vectors[:, :2], Reference(keys[drawn], vectors[drawn, :2]))
         beside = time.perf_counter() - started
     print(f"\n{TRACKS} × {DIMENSION}, M 16, ef_construction 200, {THREADS} threads")

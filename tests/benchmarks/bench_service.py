@@ -38,7 +38,7 @@ from ray import serve
 from tabulate import tabulate
 
 from songray import recommender, runs
-from songray.index import Index, IndexConfig, index
+from songray.index import IndexConfig, index
 from songray.library import Library
 from songray.models import MODELS
 from songray.recommender import Wish
@@ -46,6 +46,7 @@ from songray.runs import Encoder, Run
 from songray.service.app import IngressConfig, ServeConfig, bound, served
 from songray.service.questions import matches, shown
 from songray.service.slots import manifest_of
+from songray.versions import Index
 
 TRACKS = int(os.environ.get("SONGRAY_BENCH_TRACKS", "100000"))
 SECONDS = int(os.environ.get("SONGRAY_BENCH_SECONDS", "6"))
