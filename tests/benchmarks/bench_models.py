@@ -257,7 +257,8 @@ def written(results: Path) -> list[Row]:
 
 
 LABELLED = [f"{label}{who}" for label in LABELS for who in ("", " held out")]
-HEADS = ["model", "seeds", "dimension", "parameters", "s", "steps", "unexplained", *LABELLED, "V", "AMI"]
+COUNTS = ["dimension", "parameters", "s", "steps"]
+HEADS = ["model", "seeds", *COUNTS, "unexplained", *LABELLED, "V", "AMI"]
 
 
 def table(rows: Iterable[Row]) -> list[list[object]]:
@@ -277,4 +278,4 @@ def mean_of(rows: list[Row], head: str) -> object:
     mean = np.mean(values, axis=0)
     if head in LABELLED:
         return f"{mean[0]:.2f}/{mean[1]:.2f}"
-    return round(mean) if mean > 10 else float(mean)
+    return round(mean) if head in COUNTS else float(mean)
