@@ -21,11 +21,12 @@ from test_stages import job
 
 from songray import runs
 from songray.embeddings import EmbedConfig, embed, matrix, vectors
+from songray.feed import clips_of
 from songray.library import Library, track_key
 from songray.models import MODELS
 from songray.runs import Run
 from songray.spectrograms import SPECS, stored
-from songray.training import TrainConfig, stop, train
+from songray.training import TrainConfig, declared, stop, train
 
 SMALL = {"dense_units": 64, "latent": 16, "batch_size": 8}
 
@@ -76,6 +77,23 @@ def test_other_options_under_the_same_name_are_refused(library: Library) -> None
         train(library, "mfcc", MODELS["mfcc"](coefficients=13), TrainConfig(run="mine"))
     with pytest.raises(ValueError, match="--run nobodys: there is no such run; there are mine"):
         runs.choose(library, "nobodys")
+
+
+@pytest.mark.usefixtures("cluster")
+def test_files_are_read_in_an_order_drawn_by_lot_which_stays(library: Library) -> None:
+    for first in range(0, 36, 3):
+        spectrograms(library, 3, first)
+    stored_keys = library.table("spectrograms", "default").read(["track_key"])["track_key"].to_pylist()
+
+    def read() -> list[int]:
+        rows = clips_of(library, "default", declared(MODELS["cae"]()), np.array(stored_keys))
+        rows.context.execution_options.preserve_order = True  # as in training
+        return [row["track_key"] for row in rows.iter_rows()]
+
+    order = read()
+    assert sorted(order) == sorted(stored_keys)
+    assert order != stored_keys
+    assert read() == order
 
 
 def test_nothing_to_learn_from_is_told(library: Library) -> None:

@@ -4,9 +4,9 @@ never heard?
 Environment, with what the full table takes in brackets: SONGRAY_BENCH_SECONDS a model and seed, 30 (300), of
 one processor, so that other programs on the machine cost nobody steps; SONGRAY_BENCH_SEEDS, 1 (3);
 SONGRAY_BENCH_SONGS of the synthetic catalogue, 0: real clips alone (1000); SONGRAY_BENCH_MODELS, all.
-The full table takes 4 hours of one processor. SONGRAY_BENCH_RESULTS names a file of JSON lines: what it has
-is not measured again, so that a bench that was cut off goes on, and several may share it that have different
-models.
+The full table takes about 4 hours of one processor. SONGRAY_BENCH_RESULTS names a file of JSON lines: what
+it has is not measured again, so that a bench that was cut off goes on, and several may share it that have
+different models.
 SONGRAY_BENCH_CACHE names a folder that keeps the spectrograms (1.1 GB for 1,000 songs).
 
 Each model learns on either collection by itself: the clips show real music, on which a model can learn little
@@ -257,7 +257,8 @@ def written(results: Path) -> list[Row]:
 
 
 LABELLED = [f"{label}{who}" for label in LABELS for who in ("", " held out")]
-HEADS = ["model", "seeds", "dimension", "parameters", "s", "steps", "unexplained", *LABELLED, "V", "AMI"]
+COUNTS = ["dimension", "parameters", "s", "steps"]
+HEADS = ["model", "seeds", *COUNTS, "unexplained", *LABELLED, "V", "AMI"]
 
 
 def table(rows: Iterable[Row]) -> list[list[object]]:
@@ -277,4 +278,4 @@ def mean_of(rows: list[Row], head: str) -> object:
     mean = np.mean(values, axis=0)
     if head in LABELLED:
         return f"{mean[0]:.2f}/{mean[1]:.2f}"
-    return round(mean) if mean > 10 else float(mean)
+    return round(mean) if head in COUNTS else float(mean)
