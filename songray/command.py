@@ -78,6 +78,8 @@ def proxy() -> dict[str, str]:
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        # No question changes anything: where a process dies over one, another answers it.
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",  # else it takes 30 s to end
         **{f"RAY_SERVE_HAPROXY_{name}": str(value) for name, value in own.items()},
     }

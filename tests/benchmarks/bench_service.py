@@ -283,6 +283,7 @@ def test_what_fails_under_load(library: Library, tmp_path: Path) -> None:
             time.sleep(SECONDS)
         rows.append(load.row("1,000 idle connections"))
         serve.delete("songray")  # its CPUs are needed
+        index(library, IndexConfig(links=16, shard_tracks=TRACKS // 4, compact=True))
         sliced = IngressConfig(slots=2, slot_replicas=2, encoders=0)
         serve.run(bound(library, sliced, ""), name="sliced", route_prefix="/sliced")
         with Load(ask, right).running(f"{url}/sliced") as load:
