@@ -197,13 +197,13 @@ def test_a_training_whose_driver_or_worker_was_killed_ends_like_the_unbroken_one
     library: Library, cluster: None
 ) -> None:
     spectrograms(library, 40)
-    options = "--dense-units 64 --latent 16 --batch-size 8 --epochs 8 --run driver"
+    options = "--dense-units 64 --latent 16 --batch-size 8 --epochs 4 --run driver"
     process = job("train", library, *options.split(), command="cae")
     wait_for_checkpoints(library, "driver", 2, lambda: process.poll() is None)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     assert runs.find(library, "driver") is None  # not finished
-    config = MODELS["cae"](**SMALL, epochs=8)
+    config = MODELS["cae"](**SMALL, epochs=4)
     with ThreadPoolExecutor(1) as thread:
         killed = thread.submit(kill_the_worker, library, "worker")
         trained = {"worker": train(library, "cae", config, TrainConfig(run="worker"))}
@@ -211,7 +211,7 @@ def test_a_training_whose_driver_or_worker_was_killed_ends_like_the_unbroken_one
     for name in ("driver", "unbroken"):
         trained[name] = train(library, "cae", config, TrainConfig(run=name))
     for name in ("driver", "worker"):
-        assert [epoch["epoch"] for epoch in trained[name].curve] == list(range(1, 9))
+        assert [epoch["epoch"] for epoch in trained[name].curve] == list(range(1, 5))
         for loss in ("loss", "validation_loss"):
             found, expected = ([epoch[loss] for epoch in trained[one].curve] for one in (name, "unbroken"))
             assert np.allclose(found, expected, rtol=1e-3)
