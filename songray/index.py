@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -195,8 +196,8 @@ def build_anew(
         made_with=runs.made_with(),
     )
     room = config.room(dimension, parameters["M"])
-    parts = list(portions(wanted, room))
-    built = build(library, manifest, config, reference, [(None, part) for part in parts])
+    parts = [(None, part) for part in portions(wanted, room)]
+    built = build(library, manifest, config, reference, parts)
     finished = publish(library, replace(manifest, shards=built), reference)
     return IndexSummary(finished, new=True, added=len(wanted), deleted=0)
 
@@ -263,8 +264,8 @@ def beside(vectors: Vectors) -> Vectors:
 def read_vectors(library: Library, run: str, wanted: NDArray[np.void]) -> Vectors:
     """(tracks, dimension), in the order of keys; opens only the files that hold them."""
     table = library.table("embeddings", run)
-    keys = np.sort(wanted["key"])
-    files = [table.files()[number] for number in np.unique(wanted["file"])]
+    keys, listed = np.sort(wanted["key"]), table.files()
+    files = [listed[number] for number in np.unique(wanted["file"])]
     isin = pa.compute.field("track_key").isin(pa.array(keys))
     rows = table.read(["track_key", "embedding"], where=isin, files=files).sort_by("track_key")
     if not np.array_equal(rows["track_key"].to_numpy(), keys):
@@ -275,8 +276,8 @@ def read_vectors(library: Library, run: str, wanted: NDArray[np.void]) -> Vector
 def read_tracks(library: Library, wanted: NDArray[np.void]) -> pa.Table:
     """Rows of the tracks, by the order of their embeddings' keys, which are their `track_key` here."""
     table = library.table("tracks")
-    keys = np.sort(wanted["track_key"])
-    files = [table.files()[number] for number in np.unique(wanted["track_file"])]
+    keys, listed = np.sort(wanted["track_key"]), table.files()
+    files = [listed[number] for number in np.unique(wanted["track_file"])]
     isin = pa.compute.field("track_key").isin(pa.array(keys))
     rows = table.read(["track_key", "crawl", "checksum", *SHOWN], where=isin, files=files)
     rows = rows.sort_by([("track_key", "ascending"), ("crawl", "ascending")])
@@ -323,11 +324,8 @@ def build_shard(
     tracks = read_tracks(library, wanted)
     with tempfile.TemporaryDirectory(prefix="songray-shard-") as temporary:
         folder = Path(temporary)
-        if before:
-            with local(library, manifest.run, before) as old:
-                shards.write(folder, vectors, tracks, reference, manifest.parameters, old, threads)
-        else:
-            shards.write(folder, vectors, tracks, reference, manifest.parameters, None, threads)
+        with local(library, manifest.run, before) if before else nullcontext() as old:
+            shards.write(folder, vectors, tracks, reference, manifest.parameters, old, threads)
         ef, recall = measure(folder, manifest.recall_target)
         target = library.path("indexes", manifest.run, "shards", name)
         library.filesystem.create_dir(target, recursive=True)

@@ -7,24 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import scipy.sparse
 import scipy.sparse.csgraph
 from numpy.typing import NDArray
 
-from songray.shards import CANDIDATE, Filters
+from songray.runs import Vectors
+from songray.shards import CANDIDATE, Candidates, Filters, Place, Row
 
 SAME_SOUND = 0.995  # cosine of what may be one recording, if title and duration agree
 SAME_SECONDS = 3.0
 NEIGHBOURS_BY_LENGTH = 4  # of one title, in order of duration, that are compared
 WAY_BREADTH = 16  # candidates a step of a way
-
-Row = dict[str, Any]
-Place = tuple[int, int]  # number of the shard, label in it
-Vectors = NDArray[np.float32]
-Candidates = NDArray[np.void]  # of CANDIDATE
 
 
 class Searcher(Protocol):
@@ -128,22 +124,17 @@ async def nearest_to(
     chosen, vectors = await _chosen(searcher, unit(query), wish, without)
     rows = await searcher.rows(places(chosen))
     cosines = chosen["cosine"].tolist()
-    if liked is None:
-        return [
-            Recommendation(row, similarity(cosine), None, None)
-            for row, cosine in zip(rows, cosines, strict=True)
-        ]
-    if len(liked.ids) == 1 and len(without) == 1:  # the query is the seed
-        return [
-            Recommendation(row, similarity(cosine), liked.ids[0], similarity(cosine))
-            for row, cosine in zip(rows, cosines, strict=True)
-        ]
-    if vectors is None:
-        vectors = await searcher.vectors(places(chosen))
-    to_liked = vectors @ liked.vectors.T  # (chosen, liked)
+    because: list[tuple[str | None, float | None]] = [(None, None)] * len(rows)
+    if liked and len(liked.ids) == len(without) == 1:  # the query is the seed
+        because = [(liked.ids[0], similarity(cosine)) for cosine in cosines]
+    elif liked:
+        if vectors is None:
+            vectors = await searcher.vectors(places(chosen))
+        to_liked = vectors @ liked.vectors.T  # (chosen, liked)
+        because = [(liked.ids[best.argmax()], similarity(float(best.max()))) for best in to_liked]
     return [
-        Recommendation(row, similarity(cosine), liked.ids[best.argmax()], similarity(float(best.max())))
-        for row, cosine, best in zip(rows, cosines, to_liked, strict=True)
+        Recommendation(row, similarity(cosine), *reason)
+        for row, cosine, reason in zip(rows, cosines, because, strict=True)
     ]
 
 

@@ -237,10 +237,6 @@ class Shard:
         self._keys = keys[self._by_key]
         self._fitting = lru_cache(maxsize=64)(self._fit)
 
-    @classmethod
-    def open(cls, folder: Path, deleted: Sequence[int] = (), number: int = 0) -> Shard:
-        return cls(folder, deleted, number)
-
     def __len__(self) -> int:
         """Live tracks."""
         return len(self._keys)

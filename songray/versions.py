@@ -212,7 +212,7 @@ class Index:
         for number in range(len(manifest.shards)) if numbers is None else numbers:
             entry = manifest.shards[number]
             with local(library, manifest.run, entry) as folder:
-                opened.append(Shard.open(folder, entry.deleted, number))
+                opened.append(Shard(folder, entry.deleted, number))
         return cls(manifest, opened)
 
     def __len__(self) -> int:

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from songray import recommender
-from songray.recommender import Arc, Candidates, Place, Row, Seed, TooFew, UnknownTrack, Vectors, Wish
-from songray.shards import CANDIDATE, Filters
+from songray.recommender import Arc, Seed, TooFew, UnknownTrack, Wish
+from songray.runs import Vectors
+from songray.shards import CANDIDATE, Candidates, Filters, Place, Row
 
 
 class Space:

@@ -105,7 +105,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
 def test_search_among_few_is_exact(
     folders: dict[int, Path], filters: Filters, k: int, deleted: set[int], seed: int
 ) -> None:
-    shard = Shard.open(folders[SMALL], sorted(deleted))
+    shard = Shard(folders[SMALL], sorted(deleted))
     rows, vectors = described(SMALL), units(SMALL)
     fitting = [n for n in range(SMALL) if n not in deleted and fits(rows[n], filters)]
     query = units(1, seed=1000 + seed)
@@ -130,7 +130,7 @@ def test_search_among_many_finds_k_that_are_near(
     folders: dict[int, Path], genres: tuple[str, ...], k: int, share: float, seed: int, ef: int
 ) -> None:
     deleted = np.flatnonzero(np.random.default_rng(seed).random(LARGE) < share)
-    shard = Shard.open(folders[LARGE], deleted.tolist(), number=3)
+    shard = Shard(folders[LARGE], deleted.tolist(), number=3)
     wanted = Filters(include=Facets(genres=genres))
     rows, vectors = described(LARGE), units(LARGE)
     gone = set(deleted.tolist())
@@ -147,7 +147,7 @@ def test_search_among_many_finds_k_that_are_near(
 
 
 def test_a_shard_whose_tracks_are_all_deleted_answers_nothing(folders: dict[int, Path]) -> None:
-    shard = Shard.open(folders[SMALL], range(SMALL))
+    shard = Shard(folders[SMALL], range(SMALL))
     assert len(shard) == 0 and shard.find(["a:1"]) == {} and shard.search("song", 5) == []
     assert [len(found) for found in shard.nearest(units(2), 5)] == [0, 0]
     assert len(shard.points(None, 10)) == 0
@@ -155,13 +155,13 @@ def test_a_shard_whose_tracks_are_all_deleted_answers_nothing(folders: dict[int,
 
 def test_equal_cosines_come_in_the_order_of_labels(tmp_path: Path) -> None:
     vectors = np.repeat(units(3), 5, axis=0)
-    shard = Shard.open(made(tmp_path / "s", vectors, described(15)))
+    shard = Shard(made(tmp_path / "s", vectors, described(15)))
     (found,) = shard.nearest(vectors[:1], 5)
     assert found["label"].tolist() == [0, 1, 2, 3, 4]
 
 
 def test_tracks_are_found_by_id_and_shown_as_they_are(folders: dict[int, Path]) -> None:
-    shard = Shard.open(folders[SMALL], [7])
+    shard = Shard(folders[SMALL], [7])
     assert shard.find(["a:5", "a:7", "b:5", "a:399"]) == {"a:5": 5, "a:399": 399}
     expected = [{name: described(SMALL)[n].get(name) for name in SHOWN} for n in (399, 5)]
     assert shard.rows([399, 5]) == expected
@@ -173,7 +173,7 @@ def test_candidates_carry_what_collapsing_needs(tmp_path: Path) -> None:
     rows[1] |= {"title": "Song 0 (Remastered 2011)", "isrc": "X"}
     rows[2] |= {"title": None, "artist_ids": [], "artist_names": [], "album": None, "album_id": None}
     rows[3] |= {"recording": "X"}
-    shard = Shard.open(made(tmp_path / "s", units(6), rows))
+    shard = Shard(made(tmp_path / "s", units(6), rows))
     (found,) = shard.nearest(units(1), 6)
     by = {int(one["label"]): one for one in found}
     assert by[0]["title"] == by[1]["title"] != by[4]["title"]
@@ -218,7 +218,7 @@ def test_hubness_is_the_mean_cosine_to_the_nearest_of_the_reference_but_itself()
 def test_the_map_spreads_along_the_directions_of_most_variance(tmp_path: Path) -> None:
     vectors = units(300) * [1, 9, 1, 1, 4, 1, 1, 1]
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-    points = Shard.open(made(tmp_path / "s", vectors, described(300))).points(None, 300)
+    points = Shard(made(tmp_path / "s", vectors, described(300))).points(None, 300)
     for axis, dimension in (("x", 1), ("y", 4)):
         assert abs(np.corrcoef(points[axis], vectors[points["label"], dimension])[0, 1]) > 0.9
 
@@ -226,7 +226,7 @@ def test_the_map_spreads_along_the_directions_of_most_variance(tmp_path: Path) -
 @settings(max_examples=40, deadline=None)
 @given(left=st.floats(-1, 1), width=st.floats(0, 1), limit=st.integers(1, 500))
 def test_zooming_in_only_adds_points(folders: dict[int, Path], left: float, width: float, limit: int) -> None:
-    shard = Shard.open(folders[SMALL], [3, 4])
+    shard = Shard(folders[SMALL], [3, 4])
     whole = shard.points(None, limit)
     assert len(whole) == min(limit, SMALL - 2)
     part = shard.points((left, -1, left + width, 1), limit)
@@ -251,7 +251,7 @@ def songs(tmp_path_factory: pytest.TempPathFactory) -> Shard:
         row | {"title": title, "artist_names": [artist], "album": album}
         for row, (title, artist, album) in zip(described(len(SONGS)), SONGS, strict=True)
     ]
-    return Shard.open(made(tmp_path_factory.mktemp("songs") / "s", units(len(SONGS)), rows))
+    return Shard(made(tmp_path_factory.mktemp("songs") / "s", units(len(SONGS)), rows))
 
 
 @pytest.mark.parametrize(
@@ -281,8 +281,8 @@ def test_nonsense_finds_nothing_unless_it_has_no_words(songs: Shard, text: str) 
 def test_appending_is_as_building_at_once(folders: dict[int, Path], tmp_path: Path) -> None:
     rows, vectors = described(SMALL), units(SMALL)
     first = made(tmp_path / "first", vectors[:250], rows[:250])
-    grown = Shard.open(made(tmp_path / "grown", vectors[250:], rows[250:], before=first))
-    whole = Shard.open(folders[SMALL])
+    grown = Shard(made(tmp_path / "grown", vectors[250:], rows[250:], before=first))
+    whole = Shard(folders[SMALL])
     queries = units(20, seed=5)
     for mine, other in zip(grown.nearest(queries, 10), whole.nearest(queries, 10), strict=True):
         assert mine["label"].tolist() == other["label"].tolist()

@@ -26,7 +26,7 @@ from ray.serve.schema import LoggingConfig
 
 from songray import runs
 from songray.library import DEFAULT_LIBRARY, Library
-from songray.recommender import Vectors
+from songray.runs import Vectors
 from songray.service import subsonic
 from songray.service.door import Door, Measures, keys_of_environment, opened_log
 from songray.service.elsewhere import Elsewhere

@@ -21,7 +21,8 @@ from starlette.datastructures import QueryParams
 
 from songray import recommender, runs, versions
 from songray.library import Library
-from songray.recommender import Place, Recommendation, Row, Searcher, TooFew, UnknownTrack, Vectors
+from songray.recommender import Recommendation, Searcher, TooFew, UnknownTrack
+from songray.runs import Vectors
 from songray.service import playlists, problems
 from songray.service.problems import Refusal, documented
 from songray.service.schema import (
@@ -41,7 +42,7 @@ from songray.service.schema import (
     Track,
     Tracks,
 )
-from songray.shards import Points
+from songray.shards import Place, Points, Row
 from songray.versions import Manifest
 
 DESCRIPTION = """Songs that sound alike, found by listening. Errors are problem details (RFC 9457).

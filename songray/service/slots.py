@@ -18,9 +18,9 @@ from ray.serve.handle import DeploymentHandle
 
 from songray import runs
 from songray.library import Library
-from songray.recommender import Candidates, Place, Row, Vectors
+from songray.runs import Vectors
 from songray.service.problems import overloaded
-from songray.shards import Filters, Points
+from songray.shards import Candidates, Filters, Place, Points, Row
 from songray.versions import Index, Manifest, manifests, merged
 
 ATTEMPTS = 3  # at a deployment of which a replica has died

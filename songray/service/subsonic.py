@@ -17,8 +17,8 @@ import orjson
 from fastapi import APIRouter, Request, Response
 
 from songray import recommender
-from songray.recommender import Row, Searcher, TooFew, UnknownTrack, Wish
-from songray.shards import EVERYTHING
+from songray.recommender import Searcher, TooFew, UnknownTrack, Wish
+from songray.shards import EVERYTHING, Row
 
 API_VERSION = "1.16.1"
 EXTENSIONS = ("sonicSimilarity", "formPost", "apiKeyAuthentication")

@@ -126,7 +126,7 @@ def built(vectors: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Iter
     manifest = Manifest("bench", "000001", TRACKS, DIMENSION, PARAMETERS, ef, reached, 0.99, [], {})
     raw.set_ef(ef)
     raw.set_num_threads(THREADS)
-    shard = Shard.open(folder)
+    shard = Shard(folder)
     table = [
         [name, seconds, min(raw_whole), min(raw_whole) / seconds]
         for name, seconds in {
