@@ -9,7 +9,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import hnswlib
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
@@ -20,15 +19,10 @@ from numpy.typing import NDArray
 
 from songray import runs, shards
 from songray.embeddings import matrix
+from songray.graphs import EFS, K, tune
 from songray.library import REVISION_BITS, Keys, Library, Table, ends_of_runs
 from songray.runs import Vectors
-from songray.shards import (
-    GRAPH,
-    SHOWN,
-    VECTORS,
-    K,
-    Reference,
-)  # fmt: skip
+from songray.shards import SHOWN, Reference
 from songray.versions import (
     LIVE,
     Manifest,
@@ -44,12 +38,9 @@ from songray.versions import (
     without,
 )
 
-EFS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
-LINKS = (8, 12, 16, 24, 32, 48)
-TUNING_EF = 64
-QUERIES = 256  # that recall is measured with
 SAMPLE = 20_000  # tracks of the lowest lot, on which links are tuned
 REFERENCE = 1024  # the first of them; four times as many made the build slower by a tenth
+TELLING = 1000  # tracks that are added to a shard: by fewer, its recall is not measured again
 ROW_BYTES = 600  # of a track's rows and names, about
 
 
@@ -218,47 +209,8 @@ def prepare(
     drawn = np.sort(wanted["key"])[: SAMPLE if config.links is None else REFERENCE]  # a key is a hash
     vectors = read_vectors(library, run, wanted[np.isin(wanted["key"], drawn)])
     reference = Reference(drawn[:REFERENCE] >> REVISION_BITS, vectors[:REFERENCE])
-    links = config.links or tune(vectors, config)
+    links = config.links or tune(vectors, config.ef_construction, config.recall)
     return reference, {"M": links, "ef_construction": config.ef_construction}
-
-
-def tune(vectors: Vectors, config: IndexConfig) -> int:
-    """The fewest links with which ef 64 reaches the recall among these vectors, (tracks, dimension)."""
-    for links in LINKS:
-        graph = shards.link(vectors, {"M": links, "ef_construction": config.ef_construction})
-        if recalls(graph, vectors, (TUNING_EF,))[TUNING_EF] >= config.recall:
-            break
-    return links
-
-
-def recalls(
-    graph: hnswlib.Index, vectors: Vectors, efs: Sequence[int], target: float = 1.0
-) -> dict[int, float]:
-    """Of each ef, up to the first that reaches the target: the share of the 10 nearest vectors that the graph
-    finds, against comparing all; equals count as found."""
-    queries = beside(vectors)
-    k = min(K, len(vectors))
-    least = np.partition(queries @ vectors.T, -k, axis=1)[:, -k] - 1e-6
-    found: dict[int, float] = {}
-    for ef in efs:
-        graph.set_ef(ef)
-        _, distances = graph.knn_query(queries, k=k)
-        found[ef] = float((1 - distances >= least[:, None]).mean())
-        if found[ef] >= target:
-            break
-    return found
-
-
-def beside(vectors: Vectors) -> Vectors:
-    """Queries that the graph does not hold, whose nearest are harder to find than those of its tracks: each
-    half as far from one of the vectors as the nearest other one is, in some direction."""
-    chosen = vectors[np.unique(np.linspace(0, len(vectors) - 1, QUERIES).astype(np.int64))]
-    second = np.partition(chosen @ vectors.T, -min(2, len(vectors)), axis=1)[:, -min(2, len(vectors))]
-    directions = np.random.default_rng(0).normal(size=chosen.shape)
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    moved = chosen + np.sqrt(np.maximum(2 - 2 * second, 0))[:, None] / 2 * directions
-    queries: Vectors = (moved / np.linalg.norm(moved, axis=1, keepdims=True)).astype(np.float32)
-    return queries
 
 
 def read_vectors(library: Library, run: str, wanted: NDArray[np.void]) -> Vectors:
@@ -318,29 +270,25 @@ def build_shard(
     before: ShardEntry | None,
     wanted: NDArray[np.void],
 ) -> ShardEntry:
-    """Worker: build a shard of these tracks, measure its recall, and put its files into the library. Memory:
-    the shard's, and its vectors once more."""
+    """Worker: build a shard of these tracks, with its recall, and put its files into the library. Memory: the
+    shard's, and its vectors once more."""
     vectors = read_vectors(library, manifest.run, wanted)
     tracks = read_tracks(library, wanted)
     with tempfile.TemporaryDirectory(prefix="songray-shard-") as temporary:
         folder = Path(temporary)
         with local(library, manifest.run, before) if before else nullcontext() as old:
-            shards.write(folder, vectors, tracks, reference, manifest.parameters, old, threads)
-        ef, recall = measure(folder, manifest.recall_target)
+            asked = (manifest.parameters, manifest.recall_target)
+            ef, recall = shards.write(folder, vectors, tracks, reference, *asked, old, threads)
+        if before and len(wanted) < TELLING:
+            ef, recall = before.ef, before.recall
+        elif before:
+            ef = max(ef, before.ef)
         target = library.path("indexes", manifest.run, "shards", name)
         library.filesystem.create_dir(target, recursive=True)
         pa.fs.copy_files(temporary, target, pa.fs.LocalFileSystem(), library.filesystem)
         checksums = {file: checksum(folder / file) for file in shards.FILES}
     deleted = before.deleted if before else []
     return ShardEntry(name, len(wanted) + (before.tracks if before else 0), deleted, ef, recall, checksums)
-
-
-def measure(folder: Path, target: float) -> tuple[int, float]:
-    """The least ef that reaches the recall in a shard, else the largest; and the recall at it."""
-    vectors = shards.unit(np.load(folder / VECTORS))
-    graph = hnswlib.Index(space="cosine", dim=vectors.shape[1])
-    graph.load_index(str(folder / GRAPH))
-    return list(recalls(graph, vectors, EFS, target).items())[-1]
 
 
 def bring_up(

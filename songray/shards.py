@@ -23,6 +23,7 @@ import pyarrow.ipc
 from numpy.typing import NDArray
 
 from songray import names
+from songray.graphs import K, link
 from songray.library import REVISION_BITS, TABLES, Keys, hash64, track_key
 from songray.names import Names
 from songray.runs import Vectors
@@ -31,7 +32,6 @@ GRAPH, VECTORS, TRACKS, NAMES = FILES = ("graph.hnsw", "vectors.npy", "tracks.ar
 INTERNAL = {"track_key", "revision", "crawl", "audio_checksum", "checksum"}
 SHOWN = [name for name in TABLES["tracks"].columns if name not in INTERNAL]
 NEIGHBOURS = 10  # of a track in the reference, that tell whether it is a hub
-K = 10  # ef is tuned to find so many neighbours
 
 CANDIDATE = np.dtype(
     [
@@ -127,23 +127,27 @@ def write(
     tracks: pa.Table,
     reference: Reference,
     parameters: dict[str, int],
+    target: float,
     before: Path | None = None,
     threads: int = -1,
-) -> None:
+) -> tuple[int, float]:
     """Write a shard of unit vectors, (tracks, dimension), and their rows: `track_key`, `checksum` and SHOWN;
-    after those of the shard `before`, if there is one. `parameters` are hnswlib's M and ef_construction."""
-    known = _mapped(before) if before else None
-    first = known.num_rows if known else 0
+    after those of the shard `before`, if there is one. The least ef that reaches the target, a recall, and
+    the recall at it: see graphs.link, whose `parameters` these are."""
     halves = vectors.astype(np.float16)
-    link(unit(halves), parameters, before and before / GRAPH, threads).save_index(str(folder / GRAPH))
-    np.save(folder / VECTORS, np.concatenate([np.load(before / VECTORS), halves]) if before else halves)
+    earlier = np.load(before / VECTORS) if before else halves[:0]
+    old = (before / GRAPH, unit(earlier)) if before else None
+    graph, ef, recall = link(unit(halves), parameters, target, old, threads=threads)
+    graph.save_index(str(folder / GRAPH))
+    np.save(folder / VECTORS, np.concatenate([earlier, halves]))
     described = describe(tracks, vectors, reference)
-    rows = pa.concat_tables([pa.Table.from_batches([known]), described]) if known else described
+    rows = pa.concat_tables([pa.Table.from_batches([_mapped(before)]), described]) if before else described
     with pa.ipc.new_file(folder / TRACKS, rows.schema) as file:
         file.write_table(rows.combine_chunks())
     if before:
         shutil.copy(before / NAMES, folder / NAMES)
-    names.write(folder / NAMES, tracks, first)
+    names.write(folder / NAMES, tracks, first=len(earlier))
+    return ef, recall
 
 
 def unit(halves: NDArray[np.float16]) -> Vectors:
@@ -162,23 +166,6 @@ def widened(halves: NDArray[np.float16]) -> Vectors:
     vectors: Vectors = bits.view(np.float32)
     vectors *= np.float32(2.0**112)  # exponents count from -127, not from -15
     return vectors
-
-
-def link(
-    vectors: Vectors, parameters: dict[str, int], before: Path | None = None, threads: int = -1
-) -> hnswlib.Index:
-    """A graph of the vectors, labelled by row; or one from a file, with the vectors added to it."""
-    graph = hnswlib.Index(space="cosine", dim=vectors.shape[1])
-    if before:
-        count = hnswlib.Index(space="cosine", dim=vectors.shape[1])
-        count.load_index(str(before))
-        first = count.get_current_count()
-        graph.load_index(str(before), max_elements=first + len(vectors))
-    else:
-        first = 0
-        graph.init_index(max_elements=len(vectors), random_seed=0, **parameters)
-    graph.add_items(vectors, np.arange(first, first + len(vectors)), num_threads=threads)
-    return graph
 
 
 def describe(tracks: pa.Table, vectors: Vectors, reference: Reference) -> pa.Table:

@@ -41,7 +41,7 @@ def made(folder: Path, vectors: np.ndarray, rows: list[dict[str, Any]], before: 
     table = pa.Table.from_pylist(rows, pa.schema(TABLES["tracks"].columns))
     reference = Reference(*in_order(table["track_key"].to_numpy() >> REVISION_BITS, vectors))
     folder.mkdir()
-    write(folder, vectors, table, reference, PARAMETERS, before)
+    write(folder, vectors, table, reference, PARAMETERS, 0.99, before)
     return folder
 
 

@@ -14,11 +14,11 @@ from songray.sources.base import Artist, PlaylistEntry, Track
 ROOT = Path(__file__).resolve().parents[1]
 READING_ORDER = [
     "library", "stages", "web", "sources", "frontier", "catalog", "previews", "audio", "spectrograms",
-    "latents", "models", "runs", "segments", "loop", "feed", "training", "embeddings", "names",
+    "latents", "models", "runs", "segments", "loop", "feed", "training", "embeddings", "names", "graphs",
     "shards", "versions", "index", "recommender", "evaluation", "amendments", "service", "command",
 ]  # fmt: skip
-WITHOUT_RAY = ["audio", "models", "names", "shards", "versions", "recommender", "evaluation", "segments",
-               "runs", "loop", "library", "frontier"]  # fmt: skip
+WITHOUT_RAY = ["audio", "models", "names", "graphs", "shards", "versions", "recommender", "evaluation",
+               "segments", "runs", "loop", "library", "frontier"]  # fmt: skip
 STAGES = {"catalog": "crawl", "previews": "download", "spectrograms": "transform", "latents": "factorize",
           "training": "train",
           "embeddings": "embed", "index": "index", "evaluation": "evaluate"}  # fmt: skip

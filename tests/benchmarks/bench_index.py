@@ -22,7 +22,7 @@ import pytest
 from tabulate import tabulate
 
 from songray import names, runs
-from songray.index import REFERENCE, IndexConfig, index, measure
+from songray.index import REFERENCE, IndexConfig, index
 from songray.library import REVISION_BITS, TABLES, Library, track_key
 from songray.models import MODELS
 from songray.runs import Encoder, Run
@@ -113,8 +113,7 @@ def built(vectors: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Iter
         raw = raw_build(vectors, folder / "raw")
         raw_whole.append(time.perf_counter() - started)
         started = time.perf_counter()
-        write(folder, vectors, rows, reference, PARAMETERS, threads=THREADS)
-        ef, reached = measure(folder, 0.99)
+        ef, reached = write(folder, vectors, rows, reference, PARAMETERS, 0.99, threads=THREADS)
         whole.append(time.perf_counter() - started)
     with tempfile.TemporaryDirectory() as spare:
         started = time.perf_counter()
