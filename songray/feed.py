@@ -26,9 +26,12 @@ SHUFFLED_CLIPS = 1024  # among which a worker draws its batches where it cannot 
 READ_CLIPS = 64  # at a time
 
 
-def clips_of(library: Library, set_name: str, model: Embedder, keys: Keys) -> ray.data.Dataset:
-    """Dataset of the clips of some tracks: track_key, the spectrogram as it is stored and, where the model
-    predicts something, `target`. The targets of these tracks lie in Ray's object store."""
+def clips_of(
+    library: Library, set_name: str, model: Embedder, keys: Keys, twins: dict[int, int]
+) -> ray.data.Dataset:
+    """Dataset of the clips of some tracks: track_key, `recording` (that of `twins`, see segments.Split, or
+    the key again), the spectrogram as it is stored and, where the model predicts something, `target`. What is
+    known of the tracks lies in Ray's object store."""
     spectrograms = library.table("spectrograms", set_name)
     require(spectrograms, model.spec)
     # A catalogue lists together what is alike, so files are read in an order drawn by lot; each is a block,
@@ -36,12 +39,12 @@ def clips_of(library: Library, set_name: str, model: Embedder, keys: Keys) -> ra
     files = np.random.default_rng(0).permutation(spectrograms.files()).tolist()
     rows = dataset(spectrograms, ["track_key", model.spec], files, blocks=len(files))
     if model.target is None:
-        return rows.map_batches(wanted, fn_args=(ray.put(keys),), batch_format="pyarrow")
+        return rows.map_batches(named, fn_args=(ray.put(keys), ray.put(twins)), batch_format="pyarrow")
     targets = latents.newest(library.table(model.target))
     mine = targets.filter(pa.compute.is_in(targets["track_key"], pa.array(keys)))
     if not mine.num_rows:
         raise ValueError(f"{model.target} has none of the tracks to learn from: run jobs/factorize.py first")
-    return rows.map_batches(_with_targets, fn_args=(ray.put(mine),), batch_format="pyarrow")
+    return rows.map_batches(_with_targets, fn_args=(ray.put(mine), ray.put(twins)), batch_format="pyarrow")
 
 
 def require(spectrograms: Table, spec: str) -> None:
@@ -58,11 +61,20 @@ def wanted(rows: pa.Table, keys: ray.ObjectRef) -> pa.Table:
     return rows.filter(pa.compute.is_in(rows["track_key"], pa.array(ray.get(keys))))
 
 
-def _with_targets(rows: pa.Table, reference: ray.ObjectRef) -> pa.Table:
+def named(rows: pa.Table, keys: ray.ObjectRef, twins: ray.ObjectRef) -> pa.Table:
+    return _named(wanted(rows, keys), ray.get(twins))
+
+
+def _named(rows: pa.Table, twins: dict[int, int]) -> pa.Table:
+    recordings = [twins.get(key, key) for key in rows["track_key"].to_pylist()]
+    return rows.append_column("recording", pa.array(recordings, pa.int64()))
+
+
+def _with_targets(rows: pa.Table, reference: ray.ObjectRef, twins: ray.ObjectRef) -> pa.Table:
     targets: pa.Table = ray.get(reference)
     place = pa.compute.index_in(rows["track_key"], targets["track_key"].combine_chunks())
     known = rows.append_column("target", targets["factors"].take(place))
-    return known.filter(place.is_valid())
+    return _named(known.filter(place.is_valid()), ray.get(twins))
 
 
 class Feed:
@@ -101,11 +113,12 @@ class Feed:
 
     def _clips(self, rows: pa.Table) -> Clips:
         spec = self.model.spec
-        keys = rows["track_key"].to_numpy()
         cells = [stored(cell.as_py(), SPECS[spec]) for cell in rows[spec]]
+        clips = Clips(rows["track_key"].to_numpy(), rows["recording"].to_numpy(), cells)
         if self.model.target is None:
-            return Clips(keys, cells)
-        return Clips(keys, cells, rows["target"].combine_chunks().flatten().to_numpy().reshape(len(keys), -1))
+            return clips
+        targets = rows["target"].combine_chunks().flatten().to_numpy()
+        return clips._replace(targets=targets.reshape(len(cells), -1))
 
 
 def arrow(rows: int) -> dict[str, Any]:
@@ -116,6 +129,7 @@ def joined(parts: list[Clips]) -> Clips:
     targets = [part.targets for part in parts if part.targets is not None]
     return Clips(
         np.concatenate([part.keys for part in parts]),
+        np.concatenate([part.recordings for part in parts]),
         [spectrogram for part in parts for spectrogram in part.spectrograms],
         np.concatenate(targets) if targets else None,
     )

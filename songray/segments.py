@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 import torch
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
@@ -19,6 +20,7 @@ from songray.models.base import Batch, Embedder, Short
 from songray.runs import Pooling, Vectors
 from songray.spectrograms import Spectrogram
 
+PARTS = 5  # of a clip, that are left out in turn
 BATCH_WINDOWS = 16  # that go through a model together; more are not faster on a CPU
 
 
@@ -64,12 +66,14 @@ class Clips(NamedTuple):
     """Some tracks, as a model learns from them."""
 
     keys: Keys
+    recordings: Keys  # the same for takes of one
     spectrograms: Sequence[Spectrogram]  # (frames, bins) each
     targets: NDArray[np.float32] | None = None  # (clips, …)
 
     def take(self, positions: NDArray[np.int64]) -> Clips:
         chosen = [self.spectrograms[position] for position in positions]
-        return Clips(self.keys[positions], chosen, None if self.targets is None else self.targets[positions])
+        targets = None if self.targets is None else self.targets[positions]
+        return Clips(self.keys[positions], self.recordings[positions], chosen, targets)
 
 
 def learning_batches(clips: Clips, model: Embedder, count: int, seed: int, epoch: int) -> Iterator[Batch]:
@@ -99,13 +103,13 @@ def learning_batch(
     ]
     targets = None if clips.targets is None else torch.from_numpy(np.repeat(clips.targets, model.views, 0))
     windows = torch.from_numpy(np.concatenate(several))
-    return Batch(windows, torch.from_numpy(np.repeat(clips.keys, model.views)), targets)
+    return Batch(windows, torch.from_numpy(np.repeat(clips.recordings, model.views)), targets)
 
 
 def placed(batch: Batch, device: torch.device) -> Batch:
     """The batch on a device, its windows scaled there to what a model takes."""
     targets = None if batch.targets is None else batch.targets.to(device)
-    return Batch(scaled(batch.windows.to(device)), batch.clips.to(device), targets)
+    return Batch(scaled(batch.windows.to(device)), batch.recordings.to(device), targets)
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,7 @@ class Split:
 
     train: Keys
     validation: Keys
+    twins: dict[int, int] = field(default_factory=dict)  # another track, for takes of the same recording
 
 
 def split(tracks: pa.Table, validation_share: float, seed: int) -> Split:
@@ -136,12 +141,26 @@ def split(tracks: pa.Table, validation_share: float, seed: int) -> Split:
         in_validation = place == place.min()
     elif in_validation.all():
         in_validation = place != place.max()
-    return Split(np.sort(keys[~in_validation]), np.sort(keys[in_validation]))
+    return Split(np.sort(keys[~in_validation]), np.sort(keys[in_validation]), _twins(tracks))
+
+
+def _twins(tracks: pa.Table) -> dict[int, int]:
+    """For tracks whose recording, by the catalogue or by ISRC, others are of too: the least key of them,
+    which itself has none."""
+    keys = tracks["track_key"].to_numpy()
+    alone = tracks["track_key"].cast(pa.string())
+    names = pa.compute.coalesce(tracks["recording"], tracks["isrc"], alone).to_numpy()
+    found, number = np.unique(names, return_inverse=True)
+    least = np.full(len(found), np.iinfo(np.int64).max)
+    np.minimum.at(least, number, keys)
+    pairs = np.stack([keys, least[number]], axis=1)
+    return dict(pairs[pairs[:, 0] != pairs[:, 1]].tolist())
 
 
 def _groups(tracks: pa.Table) -> list[str]:
     """For each track the name of its group: the first, in order, of the members that tie it together."""
-    members = [_members(row) for row in tracks.select(["track_id", "artist_ids", "recording"]).to_pylist()]
+    told = tracks.select(["track_id", "artist_ids", "recording", "isrc"])
+    members = [_members(row) for row in told.to_pylist()]
     names = sorted({name for several in members for name in several})
     number = {name: position for position, name in enumerate(names)}
     ties = [(number[several[0]], number[other]) for several in members for other in several]
@@ -153,7 +172,7 @@ def _groups(tracks: pa.Table) -> list[str]:
 
 
 def _members(row: dict[str, object]) -> Sequence[str]:
-    artists, recording = row["artist_ids"], row["recording"]
+    artists, recording = row["artist_ids"], row["recording"] or row["isrc"]
     assert isinstance(artists, list)
     return [*artists, *([f"recording:{recording}"] if recording else [])] or [str(row["track_id"])]
 
@@ -168,13 +187,38 @@ def pooled(
     differently for other sizes, and a clip must get the same vector whatever comes with it. Clips that a
     model takes whole go one by one.
     """
-    tiles = [tile(clip, model.frames, model.hop, model.short) for clip in spectrograms]
-    batches = tiles if model.frames is None else _batches(np.concatenate(tiles))
-    found = torch.cat([_embedded(model, batch, half) for batch in batches])
-    ends = np.cumsum([len(windows) for windows in tiles])
-    clips = [found[end - len(windows) : end] for end, windows in zip(ends, tiles, strict=True)]
+    clips = _windows(model, spectrograms, half)
     stacked: Vectors = torch.stack([pool(windows, pooling) for windows in clips]).numpy()
     return stacked
+
+
+@torch.inference_mode()
+def jackknifed(
+    model: Embedder, spectrograms: Sequence[Spectrogram], pooling: Pooling = "mean"
+) -> list[Vectors]:
+    """Of each clip, (1 + parts, dimension): its pooled vector and, where the model's scale needs them, one
+    without each fifth of its windows in turn, if it has several. How these differ tells how far chance moves
+    the vector of a clip (the jackknife)."""
+    return [
+        torch.stack([pool(windows, pooling) for windows in (whole, *_without_a_part(model, whole))]).numpy()
+        for whole in _windows(model, spectrograms)
+    ]
+
+
+def _without_a_part(model: Embedder, windows: torch.Tensor) -> list[torch.Tensor]:
+    if model.scale != "steady" or len(windows) == 1:
+        return []
+    parts = windows.tensor_split(min(PARTS, len(windows)))
+    return [torch.cat([*parts[:left], *parts[left + 1 :]]) for left in range(len(parts))]
+
+
+def _windows(model: Embedder, spectrograms: Sequence[Spectrogram], half: bool = False) -> list[torch.Tensor]:
+    """The vectors of each clip's windows, (windows, dimension)."""
+    tiles = [tile(clip, model.frames, model.hop, model.short) for clip in spectrograms]
+    batches = tiles if model.frames is None else _batches(np.concatenate(tiles)) if tiles else []
+    found = [_embedded(model, batch, half) for batch in batches]
+    counts = [len(windows) for windows in tiles]
+    return list(torch.split(torch.cat(found)[: sum(counts)], counts)) if found else []
 
 
 def _batches(windows: Spectrogram) -> list[Spectrogram]:

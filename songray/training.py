@@ -44,8 +44,8 @@ from songray.loop import (
     seeded,
 )
 from songray.models.base import Embedder, LearningConfig, ModelConfig
-from songray.runs import SCALES, Encoder, Pooling, Run, Vectors
-from songray.segments import Split, pooled, scaled, split, tile
+from songray.runs import Encoder, Pooling, Run
+from songray.segments import Split, jackknifed, scaled, split, tile
 from songray.spectrograms import SPECS, stored
 from songray.stages import dataset
 
@@ -154,7 +154,9 @@ def hold_out(library: Library, name: str, config: TrainConfig) -> Split:
     if library.filesystem.get_file_info(path).is_file:
         table = pa.parquet.read_table(path, filesystem=library.filesystem)
         keys, held = table["track_key"].to_numpy(), table["held_out"].to_numpy()
-        return Split(keys[~held], keys[held])
+        takes = table.filter(table["recording"].is_valid())
+        twins = zip(takes["track_key"].to_pylist(), takes["recording"].to_pylist(), strict=True)
+        return Split(keys[~held], keys[held], dict(twins))
     spectrograms = library.table("spectrograms", config.set).read(["track_key", "error"])
     good = spectrograms.filter(spectrograms["error"].is_null())
     keys = newest_revisions(np.unique(good["track_key"].to_numpy()))
@@ -163,12 +165,14 @@ def hold_out(library: Library, name: str, config: TrainConfig) -> Split:
             f"spectrograms/{config.set} has {keys.size} tracks that can be used, and two are the least: "
             "run jobs/transform.py first"
         )
-    tracks = library.table("tracks").newest(["track_key", "track_id", "artist_ids", "recording"])
+    tracks = library.table("tracks").newest(["track_key", "track_id", "artist_ids", "recording", "isrc"])
     known = tracks.filter(pa.compute.is_in(tracks["track_key"], pa.array(keys)))
     parts = split(known, config.validation_share, config.seed)
     keys = np.concatenate([parts.train, parts.validation])
     held = np.repeat([False, True], [parts.train.size, parts.validation.size])
-    write_parquet(library.filesystem, path, pa.table({"track_key": keys, "held_out": held}))
+    twins = pa.array([parts.twins.get(key) for key in keys.tolist()], pa.int64())
+    table = pa.table({"track_key": keys, "held_out": held, "recording": twins})
+    write_parquet(library.filesystem, path, table)
     return parts
 
 
@@ -226,7 +230,8 @@ def trainer(
             ),
         ),
         datasets={
-            part: clips_of(library, config.set, model, several) for part, several in keys.items()
+            part: clips_of(library, config.set, model, several, parts.twins)
+            for part, several in keys.items()
         },
         dataset_config=ray.train.DataConfig(
             datasets_to_split=[part for part, several in keys.items() if several.size >= most],
@@ -360,7 +365,7 @@ def fit_baseline(library: Library, model_config: ModelConfig, config: TrainConfi
     model = seeded(model_config, config.seed)
     if not model.fitted:
         return model
-    rows = clips_of(library, config.set, model, parts.train)
+    rows = clips_of(library, config.set, model, parts.train, parts.twins)
     fitted: Embedder = ray.get(ray.remote(_fitted).options(num_cpus=0).remote(model, rows))
     return fitted
 
@@ -379,19 +384,19 @@ def fit_scale(library: Library, model: Embedder, config: TrainConfig, parts: Spl
     spectrograms = library.table("spectrograms", config.set)
     require(spectrograms, model.spec)
     rows = dataset(spectrograms, ["track_key", model.spec])
-    batch = partial(pooled_batch, keys=ray.put(sample), model=ray.put(model.eval()), pooling=config.pooling)
-    table = rows.map_batches(batch, batch_format="pyarrow", batch_size=READ_CLIPS).to_pandas()
-    vectors: Vectors = np.stack(table.sort_values("track_key")["vector"].to_list())
-    return Encoder(model.eval(), vectors.mean(axis=0), SCALES[model.scale](vectors), config.pooling)
+    shared = {"keys": ray.put(sample), "model": ray.put(model.eval())}
+    batch = partial(jackknifed_batch, **shared, pooling=config.pooling)
+    blocks = rows.map_batches(batch, batch_format="pyarrow", batch_size=READ_CLIPS).to_arrow_refs()
+    table = pa.concat_tables(ray.get(blocks)).sort_by("track_key")
+    length = model.dimension * (1 if config.pooling == "mean" else 2)
+    clips = [flat.values.to_numpy().reshape(-1, length) for flat in table["vectors"]]
+    return runs.fitted(model.eval(), clips, config.pooling)
 
 
-def pooled_batch(
-    rows: pa.Table, keys: ray.ObjectRef, model: ray.ObjectRef, pooling: Pooling
-) -> dict[str, Any]:
-    """Rows of spectrograms → the pooled vectors of those that are wanted, as the model gives them."""
+def jackknifed_batch(rows: pa.Table, keys: ray.ObjectRef, model: ray.ObjectRef, pooling: Pooling) -> pa.Table:
+    """Rows of spectrograms → what `jackknifed` gives of those that are wanted, each flattened."""
     embedder: Embedder = ray.get(model)
     mine = wanted(rows, keys)
     clips = [stored(cell.as_py(), SPECS[embedder.spec]) for cell in mine[embedder.spec]]
-    length = embedder.dimension * (1 if pooling == "mean" else 2)
-    vectors = pooled(embedder, clips, pooling) if clips else np.empty((0, length), np.float32)
-    return {"track_key": mine["track_key"].to_numpy(), "vector": vectors}
+    vectors = [several.ravel() for several in jackknifed(embedder, clips, pooling)]
+    return pa.table({"track_key": mine["track_key"], "vectors": pa.array(vectors, pa.list_(pa.float32()))})

@@ -29,7 +29,7 @@ from songray.models.cae import CAE, CAEConfig
 from songray.models.cae2d import CAE2DConfig
 from songray.models.dualaxis import DualAxisConfig
 from songray.runs import Encoder, Run
-from songray.segments import Clips, learning_batches, placed, pooled
+from songray.segments import Clips, jackknifed, learning_batches, placed, pooled
 from songray.spectrograms import SPECS, Spectrogram, compute, quantise
 
 SMALL = {
@@ -60,13 +60,12 @@ def fitted(config: ModelConfig) -> Embedder:
 
 
 def encoder_of(model: Embedder, clips: list[Spectrogram]) -> Encoder:
-    plain = pooled(model, clips)
-    return Encoder(model, plain.mean(0), runs.SCALES[model.scale](plain))
+    return runs.fitted(model, jackknifed(model, clips))
 
 
 def batches_of(clips: list[Spectrogram], model: Embedder, count: int, epoch: int = 1) -> list[Batch]:
     targets = np.random.default_rng(0).normal(size=(len(clips), model.dimension)).astype(np.float32)
-    of = Clips(np.arange(len(clips)), clips, targets if model.target else None)
+    of = Clips(*[np.arange(len(clips))] * 2, clips, targets if model.target else None)
     return [placed(batch, CPU) for batch in learning_batches(of, model, count, seed=0, epoch=epoch)]
 
 
@@ -237,7 +236,7 @@ def find_each_other(rank: int, address: str, results: str) -> None:
     model = plain_contrastive()
     together = DistributedDataParallel(model)
     batch = batches_of(noise(model, 600, 600, 600, 600), model, count=4)[0]
-    mine = Batch(batch.windows[4 * rank : 4 * rank + 4], batch.clips[4 * rank : 4 * rank + 4])
+    mine = Batch(batch.windows[4 * rank : 4 * rank + 4], batch.recordings[4 * rank : 4 * rank + 4])
     loss = together(mine)["loss"]
     loss.backward()
     torch.save([loss.detach(), [w.grad for w in model.parameters()]], f"{results}/{rank}.pt")

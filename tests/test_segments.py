@@ -22,6 +22,7 @@ def catalogue(artists: list[set[str]], recordings: list[str | None] | None = Non
             "track_id": ids,
             "artist_ids": pa.array([sorted(several) for several in artists], pa.list_(pa.string())),
             "recording": pa.array(recordings or [None] * len(ids), pa.string()),
+            "isrc": pa.nulls(len(ids), pa.string()),
         }
     )
 
@@ -94,28 +95,28 @@ class Pairs(Embedder):
 def test_an_epoch_takes_as_many_windows_of_each_clip_as_the_model_says(
     clips: int, count: int, seed: int
 ) -> None:
-    of = Clips(np.arange(clips) * 10, [np.full((9, 2), number, np.uint8) for number in range(clips)])
+    of = Clips(*[np.arange(clips) * 10] * 2, [np.full((9, 2), number, np.uint8) for number in range(clips)])
     batches = list(learning_batches(of, Pairs(), count, seed, epoch=1))
     again = list(learning_batches(of, Pairs(), count, seed, epoch=1))
-    taken = np.concatenate([batch.clips.numpy() for batch in batches])
+    taken = np.concatenate([batch.recordings.numpy() for batch in batches])
     whole = 3 * clips // count * count or 3 * clips  # what is left after the last whole batch is not used
     assert taken.size == 2 * whole
     assert (taken.reshape(-1, 2)[:, 0] == taken.reshape(-1, 2)[:, 1]).all()  # views lie side by side
     assert np.bincount(taken // 10, minlength=clips).max() <= 6
     for one, two in zip(batches, again, strict=True):
         assert torch.equal(one.windows, two.windows)
-        assert (one.windows[:, 0, 0].long() * 10 == one.clips).all()
+        assert (one.windows[:, 0, 0].long() * 10 == one.recordings).all()
 
 
 def test_epochs_differ_in_order_and_places() -> None:
-    of = Clips(np.arange(30), [counted(100)] * 30)
+    of = Clips(*[np.arange(30)] * 2, [counted(100)] * 30)
     one, two = (next(learning_batches(of, Pairs(), 30, 0, epoch)) for epoch in (1, 2))
-    assert not torch.equal(one.clips, two.clips)
+    assert not torch.equal(one.recordings, two.recordings)
     assert not torch.equal(one.windows, two.windows)
 
 
 def test_a_clips_windows_are_the_same_in_whatever_batch() -> None:
-    of = Clips(np.arange(8), [counted(100 + number) for number in range(8)])
+    of = Clips(*[np.arange(8)] * 2, [counted(100 + number) for number in range(8)])
     together = learning_batch(of, Pairs(), 0, 1, 0)
     alone = learning_batch(of.take(np.array([5])), Pairs(), 0, 1, 0)
     assert torch.equal(together.windows[10:12], alone.windows)
@@ -151,6 +152,20 @@ def test_takes_of_a_recording_stay_together() -> None:
     table = catalogue([set()] * 40, [f"r{number // 4}" for number in range(40)])
     held = np.isin(table["track_key"].to_numpy(), split(table, 0.4, 0).validation)
     assert {int(group.sum()) for group in held.reshape(10, 4)} == {0, 4}
+
+
+def test_takes_of_a_recording_have_its_number_and_are_no_others_of_each_other() -> None:
+    table = catalogue([set()] * 6, ["r", None, "r", "s", None, None])
+    isrcs = pa.array([None, "GB1", None, "GB2", "GB1", None], pa.string())
+    table = table.set_column(table.schema.get_field_index("isrc"), "isrc", isrcs)
+    keys = table["track_key"].to_pylist()
+    twins = split(table, 0.5, 0).twins
+    named = [twins.get(key, key) for key in keys]
+    assert named[0] == named[2] == min(keys[0], keys[2]) and named[1] == named[4] == min(keys[1], keys[4])
+    assert (named[3], named[5]) == (keys[3], keys[5]) and len(twins) == 2
+    of = Clips(np.array(keys), np.array(named), [counted(100)] * 6)
+    batch = learning_batch(of, Pairs(), 0, 1, 0)
+    assert batch.recordings.tolist() == np.repeat(named, Pairs.views).tolist()
 
 
 def test_a_group_keeps_its_side_when_others_come() -> None:

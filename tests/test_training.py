@@ -86,7 +86,7 @@ def test_files_are_read_in_an_order_drawn_by_lot_which_stays(library: Library) -
     stored_keys = library.table("spectrograms", "default").read(["track_key"])["track_key"].to_pylist()
 
     def read() -> list[int]:
-        rows = clips_of(library, "default", declared(MODELS["cae"]()), np.array(stored_keys))
+        rows = clips_of(library, "default", declared(MODELS["cae"]()), np.array(stored_keys), {})
         rows.context.execution_options.preserve_order = True  # as in training
         return [row["track_key"] for row in rows.iter_rows()]
 
@@ -122,7 +122,7 @@ def test_two_workers_learn_together_and_leave_a_curve(library: Library) -> None:
     assert 2 <= len(list(Path(library.path("runs", run.name, "train")).glob("checkpoint_*"))) <= 3
     assert embed(library, EmbedConfig()).done == 40
     rows = library.table("embeddings", run.name).read()
-    assert matrix(rows["embedding"]).shape == (40, run.tracks["train"] // 4)
+    assert matrix(rows["embedding"]).shape == (40, run.tracks["train"] // 3)
     assert_the_clip_alone_gets_the_same_vector(library, run, rows)
 
 
@@ -242,3 +242,14 @@ def test_whitened_vectors_have_no_favourite_direction(count: int, seed: int) -> 
     kept = white.shape[1]
     assert 1 <= kept <= max(1, count // 4)
     assert np.allclose(white.T @ white / count, np.eye(kept), atol=1e-3)
+
+
+def test_a_direction_in_which_clips_move_by_chance_counts_less() -> None:
+    random = np.random.default_rng(0)
+    pooled = random.normal(size=(300, 4))
+    moves = random.normal(size=(1500, 4)) * [0.01, 1, 0.01, 0.01]
+    projection = runs.steadying(pooled, moves)
+    weight = np.linalg.norm(projection, axis=1)  # (numbers,)
+    assert weight[1] < 0.2 * weight[[0, 2, 3]].min()
+    alike = np.linalg.norm(runs.steadying(pooled, moves[:0]), axis=1)  # nothing is known of chance
+    assert alike.min() > 0.8 * alike.max()

@@ -15,7 +15,7 @@ class Batch(NamedTuple):
     """What a step learns from. The views of one clip lie beside each other."""
 
     windows: torch.Tensor  # (windows, frames, bins), 0…1
-    clips: torch.Tensor  # (windows,) the track_key of the clip that each is from
+    recordings: torch.Tensor  # (windows,) numbers of those that they are from
     targets: torch.Tensor | None = None  # (windows, …) what the model's `target` holds of that clip
 
 
@@ -36,7 +36,7 @@ class Embedder(nn.Module):
     turns: tuple[str, ...] = ("",)  # the players, submodules that learn in turn; "" is the whole model
     fitted: bool = False  # without players, by `fit`
     judged_by: str | None = "loss"  # what the best epoch has least of on held-out tracks; None keeps the last
-    scale: Literal["whiten", "temper", "standardise", "centre"] = "whiten"  # of vectors, by the run
+    scale: Literal["whiten", "steady", "standardise", "centre"] = "whiten"  # of vectors, by the run
     max_norm: float | None = None  # longer gradients are cut to it
 
     def forward(self, batch: Batch, player: str = "") -> dict[str, torch.Tensor]:

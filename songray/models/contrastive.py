@@ -1,10 +1,11 @@
-"""Ours: windows of one clip, each altered in its own way, must find each other among those of others.
+"""Ours: windows of one recording, each altered in its own way, must find each other among those of others.
 
-The loss is NT-Xent (Chen et al., 2020, arXiv:2002.05709) with all windows of a clip as positives (Khosla
-et al., 2020, arXiv:2004.11362): in a small catalogue a clip comes several times in a batch, and is no
-negative of itself. The encoder is a small ConvNeXt (Liu et al., 2022, arXiv:2201.03545), of which all
-stages are heard (Lee and Nam, 2017, arXiv:1703.01793), each by mean and deviation over time, as X-vectors are
-(Snyder et al., 2018): how a track moves tells it apart as much as its colour does.
+The loss is NT-Xent (Chen et al., 2020, arXiv:2002.05709) with all windows of a recording as positives
+(Khosla et al., 2020, arXiv:2004.11362): it may come several times in a batch, under several ids or because
+the catalogue is small, and is no negative of itself. The encoder is a small ConvNeXt (Liu et al., 2022,
+arXiv:2201.03545), of which all stages are heard (Lee and Nam, 2017, arXiv:1703.01793), each by mean and
+deviation over time, as X-vectors are (Snyder et al., 2018): how a track moves tells it apart as much as its
+colour does.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class Contrastive(Embedder):
     frames = 216  # 5.0 s
     views = 2
     windows_per_clip = 8
-    scale = "temper"
+    scale = "steady"
     max_norm = 1.0
 
     def __init__(self, config: ContrastiveConfig) -> None:
@@ -81,10 +82,10 @@ class Contrastive(Embedder):
     def forward(self, batch: Batch, player: str = "") -> dict[str, torch.Tensor]:
         windows = augmented(batch.windows, self.config) if self.training else batch.windows
         mine = functional.normalize(self.head(self.embed(windows)).float(), dim=1)
-        vectors, clips, first = of_all_workers(mine, batch.clips)
+        vectors, recordings, first = of_all_workers(mine, batch.recordings)
         own = torch.arange(len(mine), device=mine.device) + first
         cosines = (mine @ vectors.T).scatter(1, own[:, None], -math.inf)  # (windows, windows of all)
-        is_same = (batch.clips[:, None] == clips).scatter(1, own[:, None], False)
+        is_same = (batch.recordings[:, None] == recordings).scatter(1, own[:, None], False)
         chances = functional.log_softmax(cosines / self.config.temperature, dim=1)
         per_window = chances.masked_fill(~is_same, 0).sum(1) / is_same.sum(1).clamp_min(1)
         found = is_same.gather(1, cosines.argmax(1, keepdim=True)).float().mean()
@@ -168,11 +169,11 @@ def stretches(length: int, count: int, longest: int, device: torch.device) -> to
     return (places >= starts) & (places < starts + sizes)
 
 
-def of_all_workers(vectors: torch.Tensor, clips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
+def of_all_workers(vectors: torch.Tensor, recordings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
     """The windows of all workers, through which gradients flow, and the place of the first of ours."""
     if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
-        return vectors, clips, 0
+        return vectors, recordings, 0
     gathered = torch.distributed.nn.functional.all_gather(vectors)  # type: ignore[no-untyped-call]
-    names = [torch.empty_like(clips) for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather(names, clips)
+    names = [torch.empty_like(recordings) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(names, recordings)
     return torch.cat(gathered), torch.cat(names), torch.distributed.get_rank() * len(vectors)

@@ -24,6 +24,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ from songray.library import track_key
 from songray.loop import Limits, Metrics, judge, learner, run_epoch, seeded
 from songray.models import MODELS
 from songray.models.base import Batch, Embedder, LearningConfig, ModelConfig
-from songray.segments import Clips, learning_batches, placed, pooled, scaled, split, tile
+from songray.segments import Clips, Split, jackknifed, learning_batches, placed, scaled, split, tile
 from songray.sources import synthesis
 from songray.sources.synthetic import SyntheticSource, song_of
 from songray.spectrograms import SPECS, Spectrogram, compute, quantise
@@ -51,6 +52,7 @@ SEEDS = int(os.environ.get("SONGRAY_BENCH_SEEDS", "1"))
 SONGS = int(os.environ.get("SONGRAY_BENCH_SONGS", "0"))
 NAMES = os.environ.get("SONGRAY_BENCH_MODELS", " ".join(MODELS)).split()
 HELD_OUT = 0.3  # share of the artists
+IDENTITY = ("track_key", "track_id", "artist_ids", "recording")
 CPU = torch.device("cpu")
 
 Row = dict[str, Any]
@@ -77,7 +79,14 @@ class Music:
         keys = np.array([self.rows[place]["track_key"] for place in places])
         targets = [self.factors[self.rows[place]["track_id"]] for place in places] if model.target else None
         several = self.spectrograms(model.spec)
-        return Clips(keys, [several[place] for place in places], np.stack(targets) if targets else None)
+        recordings = np.array([self.parts.twins.get(key, key) for key in keys.tolist()])
+        chosen = [several[place] for place in places]
+        return Clips(keys, recordings, chosen, np.stack(targets) if targets else None)
+
+    @cached_property
+    def parts(self) -> Split:
+        table = pa.table({key: [row[key] for row in self.rows] for key in IDENTITY})
+        return split(table.append_column("isrc", pa.nulls(len(table), pa.string())), HELD_OUT, seed=1)
 
 
 def specs() -> list[str]:
@@ -145,14 +154,12 @@ def rendered(number: int) -> Planes:
 def judged(config: ModelConfig, music: Music, seed: int, seconds: float) -> Row:
     """What a model makes of music after its time: retrieval among all tracks, for queries of all and of
     those whose artist was held out of training."""
-    keys = ("track_key", "track_id", "artist_ids", "recording")
-    table = pa.table({key: [row[key] for row in music.rows] for key in keys})
-    parts = split(table, HELD_OUT, seed=1)
+    parts = music.parts
     held = np.isin([row["track_key"] for row in music.rows], parts.validation)
     model, measured = fit(config, music, held, seed, seconds)
-    plain = pooled(model, music.spectrograms(model.spec))
-    encoder = runs.Encoder(model, plain[~held].mean(0), runs.SCALES[model.scale](plain[~held]))
-    vectors = encoder.unit(plain)
+    several = jackknifed(model, music.spectrograms(model.spec))
+    encoder = runs.fitted(model, [clip for clip, is_held in zip(several, held, strict=True) if not is_held])
+    vectors = encoder.unit(np.stack([clip[0] for clip in several]))
     ranked = nearest(vectors, len(vectors) - 1)
     for label in LABELS:
         for who, asked in (("", np.ones_like(held)), (" held out", held)):

@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
-from bench_models import CPU, HELD_OUT, batches, real_music
+from bench_models import CPU, batches, real_music
 from tabulate import tabulate
 
 from songray.loop import Limits, Metrics, judge, learner, run_epoch, seeded
@@ -26,7 +25,7 @@ from songray.models.ali import ALI, ALIConfig
 from songray.models.base import Batch, Embedder, LearningConfig
 from songray.models.cae import CAEConfig
 from songray.models.dualaxis import DualAxisConfig
-from songray.segments import Clips, learning_batches, placed, split
+from songray.segments import Clips, learning_batches, placed
 
 SECONDS = float(os.environ.get("SONGRAY_BENCH_SECONDS", "60"))
 SHOWN = 8  # rows of a curve
@@ -47,9 +46,7 @@ def music(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Em
     """What a model eats of the tracks to learn from, and of those of other artists."""
     torch.set_num_threads(1)
     real = real_music(clips, Path(os.environ.get("SONGRAY_BENCH_CACHE", tmp_path_factory.mktemp("cache"))))
-    keys = ("track_key", "track_id", "artist_ids", "recording")
-    parts = split(pa.table({key: [row[key] for row in real.rows] for key in keys}), HELD_OUT, seed=1)
-    held = np.isin([row["track_key"] for row in real.rows], parts.validation)
+    held = np.isin([row["track_key"] for row in real.rows], real.parts.validation)
     return lambda model: (real.clips(model, ~held), real.clips(model, held))
 
 

@@ -112,7 +112,7 @@ def bare_turn(job: dict[str, Any]) -> Turn:
     random = np.random.default_rng(0)
     clips = [random.integers(0, 255, (FRAMES, 128), np.uint8) for _ in range(config.batch_size)]
     several = config.batch_size // model.views
-    batches = learning_batches(Clips(np.arange(len(clips)), clips), model, several, seed=0, epoch=1)
+    batches = learning_batches(Clips(*[np.arange(len(clips))] * 2, clips), model, several, seed=0, epoch=1)
     ready = cycle([placed(batch, DEVICE) for batch in islice(batches, 2)])
     optimizer = model.optimizer("", config.learning_rate)
 
@@ -207,10 +207,10 @@ def test_neighbours_in_a_batch(cluster: None, tmp_path: Path) -> None:
     model = seeded(MODELS["cae"](dense_units=8), 0)
 
     def fed(gigabytes: float) -> np.ndarray:
-        rows = clips_of(library, "default", model, keys)
+        rows = clips_of(library, "default", model, keys, {})
         shard = Feed(rows.iterator(), total, model, 32, 0, gigabytes * 1e9, DEVICE)
         return np.array(
-            [place[key] for batch in islice(shard.epoch(1), total // 32) for key in batch.clips.tolist()]
+            [place[key] for batch in islice(shard.epoch(1), total // 32) for key in batch.recordings.tolist()]
         )
 
     orders = {
