@@ -65,7 +65,7 @@ def learner(
     """`model` lies on its device; `called` is what wraps it, if anything does."""
     players = dict.fromkeys(model.turns)
     optimizers = {player: model.optimizer(player, config.learning_rate) for player in players}
-    return Learner(model, called or model, optimizers, config.learning_rate, bf16)
+    return Learner(model, model if called is None else called, optimizers, config.learning_rate, bf16)
 
 
 def seeded(model_config: ModelConfig, seed: int, weights: Weights | None = None) -> Embedder:

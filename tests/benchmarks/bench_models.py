@@ -38,7 +38,7 @@ from songray import runs
 from songray.audio import Excerpt, read
 from songray.evaluation import LABELS, cluster, nearest
 from songray.latents import FactorizeConfig, factorize_entries
-from songray.library import track_key
+from songray.library import TABLES, track_key
 from songray.loop import Limits, Metrics, judge, learner, run_epoch, seeded
 from songray.models import MODELS
 from songray.models.base import Batch, Embedder, LearningConfig, ModelConfig
@@ -52,7 +52,7 @@ SEEDS = int(os.environ.get("SONGRAY_BENCH_SEEDS", "1"))
 SONGS = int(os.environ.get("SONGRAY_BENCH_SONGS", "0"))
 NAMES = os.environ.get("SONGRAY_BENCH_MODELS", " ".join(MODELS)).split()
 HELD_OUT = 0.3  # share of the artists
-IDENTITY = ("track_key", "track_id", "artist_ids", "recording")
+IDENTITY = ("track_key", "track_id", "artist_ids", "recording", "isrc")
 CPU = torch.device("cpu")
 
 Row = dict[str, Any]
@@ -85,8 +85,8 @@ class Music:
 
     @cached_property
     def parts(self) -> Split:
-        table = pa.table({key: [row[key] for row in self.rows] for key in IDENTITY})
-        return split(table.append_column("isrc", pa.nulls(len(table), pa.string())), HELD_OUT, seed=1)
+        columns = {key: TABLES["tracks"].columns[key] for key in IDENTITY}
+        return split(pa.Table.from_pylist(self.rows, pa.schema(columns)), HELD_OUT, seed=1)
 
 
 def specs() -> list[str]:
