@@ -150,7 +150,7 @@ def factorize_entries(
 
 def als(held: scipy.sparse.csr_array, config: FactorizeConfig) -> NDArray[np.float32]:
     """Factors of the columns of a matrix of playlists × tracks, by alternating least squares (Hu, Koren and
-    Volinsky, 2008) under the weights of BM25 with the constants of specs §1."""
+    Volinsky, 2008) under the weights of BM25 with the constants of Clothier and Benson (2021)."""
     weights = implicit.nearest_neighbours.bm25_weight(scipy.sparse.csr_matrix(held), K1=100, B=0.8)
     model = implicit.als.AlternatingLeastSquares(
         factors=config.factors, iterations=config.iterations, random_state=config.seed, num_threads=1

@@ -105,7 +105,7 @@ async def recommend(
     searcher: Searcher, like: Sequence[Seed], unlike: Sequence[Seed], wish: Wish
 ) -> list[Recommendation]:
     """What sounds like some tracks and not like others: what is nearest to the sum of their vectors, those
-    that are unliked subtracted (arithmetic of embeddings, specs §3). Raises UnknownTrack."""
+    that are unliked subtracted (arithmetic of embeddings). Raises UnknownTrack."""
     seeds = await find(searcher, [seed.track_id for seed in [*like, *unlike]])
     weights = np.array([seed.weight for seed in like] + [-seed.weight for seed in unlike], np.float32)
     liked = Seeds(seeds.ids[: len(like)], seeds.candidates[: len(like)], seeds.vectors[: len(like)])

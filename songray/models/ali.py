@@ -1,4 +1,4 @@
-"""Adversarially learned inference, "song2vec" (Dumoulin et al., 2017, arXiv:1606.00704): specs §2.
+"""Adversarially learned inference, "song2vec" (Dumoulin et al., 2017, arXiv:1606.00704).
 
 The paper's losses are of least squares. Its stacks are not stated: ours are those usual for strided
 convolutions. Each of the tricks that made it converge can be switched off.

@@ -1,4 +1,4 @@
-"""Convolutional autoencoder over time (Clothier and Benson, 2021): specs §1."""
+"""Convolutional autoencoder over time (Clothier and Benson, 2021)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Convolutional autoencoders on pictures of 5 s, in three sizes ("SongNet"): specs §5."""
+"""Convolutional autoencoders on pictures of 5 s, in three sizes, as "SongNet" has them."""
 
 from __future__ import annotations
 

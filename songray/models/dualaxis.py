@@ -1,4 +1,4 @@
-"""Dual-axis autoencoder, and the plain one that it was compared with: specs §4."""
+"""Dual-axis autoencoder, over time and over frequency, and the plain one that it was compared with."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""InfoGAN (Chen et al., 2016, arXiv:1606.03657), which specs §3 tried: its encoder Q embeds.
+"""InfoGAN (Chen et al., 2016, arXiv:1606.03657): its encoder Q embeds.
 
-Neither layers nor codes are stated there: these are the paper's kinds of codes on the usual stack. Q has
+The layers are the usual stack, the codes of the paper's kinds. Q has
 convolutions of its own where the paper lets it share the discriminator's, so that each player owns its part.
 """
 

@@ -1,4 +1,4 @@
-"""Baseline: the first principal components of flattened windows, fitted batch by batch; specs §2."""
+"""Baseline: the first principal components of flattened windows, fitted batch by batch."""
 
 from __future__ import annotations
 

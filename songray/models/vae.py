@@ -1,7 +1,7 @@
-"""Convolutional variational autoencoder (Kingma and Welling, 2014, arXiv:1312.6114): specs §3.
+"""Convolutional variational autoencoder (Kingma and Welling, 2014, arXiv:1312.6114).
 
-Its authors state neither layers nor the size of the latent space: these are ours, the usual stack of
-strided convolutions on a square of 128 frames × 128 bins.
+The music recommender that it is taken from states neither layers nor the size of the latent space: these are
+ours, the usual stack of strided convolutions on a square of 128 frames × 128 bins.
 """
 
 from __future__ import annotations
