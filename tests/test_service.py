@@ -41,6 +41,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from songray.index import IndexConfig, index
 from songray.library import Library
+from songray.service import door
 from songray.service.app import IngressConfig, ServeConfig, bound, build, deploy, served
 from songray.service.door import KEYS
 from songray.service.elsewhere import Elsewhere
@@ -353,6 +354,18 @@ def wait_for_version(client: httpx.Client, version: str) -> None:
             return
         time.sleep(0.05)
     raise AssertionError(f"version {version} has not come")
+
+
+def test_who_sends_too_slowly_is_told_so(sounds: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "BODY_SECONDS", 0.3)
+    with (
+        answering(sounds, IngressConfig()) as url,
+        socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=20) as connection,
+    ):
+        connection.sendall(b"POST /v1/recommend HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{")
+        answer = connection.recv(4096)
+        assert answer.startswith(b"HTTP/1.1 408 ") and b"application/problem+json" in answer
+        assert httpx.get(f"{url}/healthz").is_success
 
 
 def test_other_pages_may_ask_where_they_are_named(sounds: Library, monkeypatch: pytest.MonkeyPatch) -> None:
