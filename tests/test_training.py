@@ -201,9 +201,8 @@ def test_a_training_whose_driver_or_worker_was_killed_ends_like_the_unbroken_one
     """Both in one run. What was saved is not done again: its rows of the curve, seconds and all, stay. (Ray
     Train has surely noted the epochs before the last but one.)"""
     spectrograms(library, 40)
-    process = job(
-        "train", library, *"--widths 8 16 --batch-size 16 --epochs 9 --run killed".split(), command="contrastive"
-    )
+    options = "--widths 8 16 --batch-size 16 --epochs 9 --run killed"
+    process = job("train", library, *options.split(), command="contrastive")
     by_the_first = wait_for_epoch(library, "killed", 3, lambda: process.poll() is None)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
@@ -236,7 +235,7 @@ def wait_for_epoch(library: Library, run: str, epoch: int, is_alive: Callable[[]
 
 
 def kill_the_worker(library: Library, run: str, epoch: int) -> Curve:
-    """SIGKILL the process that trains, once an epoch is saved; of this session's Ray alone. The curve then."""
+    """SIGKILL the process that trains, of this session's Ray, once an epoch is saved; the curve till then."""
     curve = wait_for_epoch(library, run, epoch, lambda: True)
     ours = psutil.Process().children(recursive=True)
     workers = [child for child in ours if any("RayTrainWorker" in part for part in child.cmdline())]
