@@ -16,7 +16,7 @@ from functools import cache, partial
 from itertools import chain
 from typing import Any
 
-import librosa  # loads its parts where they are first used: a worker that trains needs none
+import librosa.filters
 import numpy as np
 import pyarrow as pa
 import ray.data
