@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-import implicit.als
-import implicit.nearest_neighbours
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
@@ -151,6 +149,9 @@ def factorize_entries(
 def als(held: scipy.sparse.csr_array, config: FactorizeConfig) -> NDArray[np.float32]:
     """Factors of the columns of a matrix of playlists × tracks, by alternating least squares (Hu, Koren and
     Volinsky, 2008) under the weights of BM25 with the constants of Clothier and Benson (2021)."""
+    import implicit.als  # here, since every worker that trains imports this module
+    import implicit.nearest_neighbours
+
     weights = implicit.nearest_neighbours.bm25_weight(scipy.sparse.csr_matrix(held), K1=100, B=0.8)
     model = implicit.als.AlternatingLeastSquares(
         factors=config.factors, iterations=config.iterations, random_state=config.seed, num_threads=1

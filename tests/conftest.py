@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -12,6 +13,7 @@ from pathlib import Path
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.1"  # for 2 s: it takes one epoch's report at a time
 
 import numpy as np
 import pytest
@@ -22,6 +24,10 @@ from songray.command import ENVIRONMENT
 from songray.library import Library
 
 os.environ.update(ENVIRONMENT)
+# Ray's files lie in a folder of our own: in the shared one, a Ray that was killed may have left its address,
+# which every training asks in vain for up to 12 s. The path is short since sockets lie in it.
+RAY_FILES = tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True)
+os.environ["RAY_TMPDIR"] = RAY_FILES.name
 
 CLIPS = Path(__file__).resolve().parents[2] / "shared" / "clips"
 

@@ -74,9 +74,8 @@ def steps(seconds: float, rate: int, block_seconds: float = 10) -> Iterator[np.n
         yield 0.3 * np.sin(2 * np.pi * (200 + first / 10) * time)
 
 
-@pytest.mark.parametrize("at", ["middle", "start", "spread:3"])
 @pytest.mark.parametrize("suffix", ["flac", "mp3", "wav", "ogg", "m4a"])
-def test_an_excerpt_is_found_by_seeking(tmp_path: Path, suffix: str, at: str) -> None:
+def test_an_excerpt_is_found_by_seeking(tmp_path: Path, suffix: str) -> None:
     rate, path = 8000, tmp_path / f"long.{suffix}"
     written = tmp_path / "long.wav" if suffix == "m4a" else path
     with soundfile.SoundFile(written, "w", rate, 1) as file:
@@ -88,13 +87,14 @@ def test_an_excerpt_is_found_by_seeking(tmp_path: Path, suffix: str, at: str) ->
             for frame in source.decode(audio=0):
                 target.mux(stream.encode(frame))
             target.mux(stream.encode(None))
-    excerpt = Excerpt(6, at)
-    samples = decode(str(path), rate, excerpt)
-    assert samples.size == pytest.approx(6 * rate, abs=rate / 10)
-    for place, (start, seconds) in enumerate(excerpt.pieces(300)):
-        piece = samples[round(place * seconds * rate) :][: round(seconds * rate * 0.9)]
-        expected = {200 + int(start / 10), 200 + int((start + seconds) / 10)}
-        assert min(abs(pitch(piece, rate) - hertz) for hertz in expected) < 0.7
+    for at in ("middle", "start", "spread:3"):
+        excerpt = Excerpt(6, at)
+        samples = decode(str(path), rate, excerpt)
+        assert samples.size == pytest.approx(6 * rate, abs=rate / 10)
+        for place, (start, seconds) in enumerate(excerpt.pieces(300)):
+            piece = samples[round(place * seconds * rate) :][: round(seconds * rate * 0.9)]
+            expected = {200 + int(start / 10), 200 + int((start + seconds) / 10)}
+            assert min(abs(pitch(piece, rate) - hertz) for hertz in expected) < 0.7, at
 
 
 @given(

@@ -210,12 +210,29 @@ def work_together(rank: int, address: str, results: str) -> None:
         for batch in batches_of(clips, model, count=2)[:1] * (len(model.turns) + 1):
             step(learns, batch)
         torch.save(dict(model.named_parameters()), f"{results}/{name}-{rank}.pt")
+    find_each_other(rank, results)
     torch.distributed.destroy_process_group()
+
+
+def find_each_other(rank: int, results: str) -> None:
+    model = plain_contrastive()
+    together = DistributedDataParallel(model)
+    batch = batches_of(noise(model, 600, 600, 600, 600), model, count=4)[0]
+    mine = Batch(batch.windows[4 * rank : 4 * rank + 4], batch.recordings[4 * rank : 4 * rank + 4])
+    loss = together(mine)["loss"]
+    loss.backward()
+    torch.save([loss.detach(), [w.grad for w in model.parameters()]], f"{results}/{rank}.pt")
+
+
+def plain_contrastive() -> Embedder:
+    """With the statistics of batches frozen, which differ between workers, and windows as they are."""
+    return seeded(small("contrastive"), 0).eval()
 
 
 @pytest.fixture(scope="session")
 def learned_together(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with the weights of every model after some steps, as each of two workers holds them."""
+    """Folder with what each of two workers holds: the weights of every model after some steps, and what
+    one of them found in a batch that they shared."""
     folder = tmp_path_factory.mktemp("together")
     torch.multiprocessing.spawn(work_together, (f"file://{folder}/meet", str(folder)), nprocs=2)
     return folder
@@ -230,28 +247,9 @@ def test_two_workers_hold_equal_weights_after_some_steps(name: str, learned_toge
     assert not any(torch.equal(one[key], start[key]) for key in one)
 
 
-def find_each_other(rank: int, address: str, results: str) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
-    model = plain_contrastive()
-    together = DistributedDataParallel(model)
-    batch = batches_of(noise(model, 600, 600, 600, 600), model, count=4)[0]
-    mine = Batch(batch.windows[4 * rank : 4 * rank + 4], batch.recordings[4 * rank : 4 * rank + 4])
-    loss = together(mine)["loss"]
-    loss.backward()
-    torch.save([loss.detach(), [w.grad for w in model.parameters()]], f"{results}/{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
-def plain_contrastive() -> Embedder:
-    """With the statistics of batches frozen, which differ between workers, and windows as they are."""
-    return seeded(small("contrastive"), 0).eval()
-
-
 @pytest.mark.slow
-def test_negatives_come_from_all_workers_and_gradients_flow_back(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(find_each_other, (f"file://{tmp_path}/meet", str(tmp_path)), nprocs=2)
-    (one, gradients), (two, _) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+def test_negatives_come_from_all_workers_and_gradients_flow_back(learned_together: Path) -> None:
+    (one, gradients), (two, _) = (torch.load(learned_together / f"{rank}.pt") for rank in range(2))
     model = plain_contrastive()
     loss = model(batches_of(noise(model, 600, 600, 600, 600), model, count=4)[0])["loss"]
     loss.backward()
@@ -333,3 +331,12 @@ def test_pca_in_batches_is_that_of_all_at_once() -> None:
     model = seeded(MODELS["pca"](components=3), 0)
     model.fit(windows.split(7))
     assert torch.allclose(model.draw(model.embed(windows)), windows, atol=1e-2)
+
+
+def test_a_compiled_model_learns_as_itself() -> None:
+    model = seeded(small("contrastive"), 0)
+    learns = learner(model, small("contrastive"), torch.compile(model, backend="eager"))
+    batch = batches_of(noise(model, 600, 600, 600, 600), model, count=4)[0]
+    before = {name: weights.clone() for name, weights in model.state_dict().items()}
+    assert np.isfinite(step(learns, batch)["loss"])
+    assert not all(torch.equal(weights, before[name]) for name, weights in model.state_dict().items())

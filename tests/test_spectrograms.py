@@ -179,13 +179,13 @@ def mutated(sound: bytes, random: np.random.Generator) -> bytes:
 def test_mutated_mp3s_end_as_rows(library: Library, clips: Path) -> None:
     random = np.random.default_rng(4)
     whole = [path.read_bytes() for path in sorted(clips.glob("*.mp3"))[::10]]
-    sounds = [mutated(whole[n % len(whole)], random) for n in range(500)]
+    sounds = [mutated(whole[n % len(whole)], random) for n in range(200)]
     library.table("previews").append(filled(previews(*sounds)), "previews")
     config = TransformConfig(specs=("mel128", "linear257"), excerpt_seconds=5, max_failed_share=1)
     summary = transform(library, config)
-    assert summary.done + summary.failed.total() == 500
+    assert summary.done + summary.failed.total() == 200
     assert set(summary.failed) <= {"not_audio", "too_short", "silent", "not_finite"}
-    assert summary.done > 400
+    assert summary.done > 160
     for sound in sounds:
         try:
             planes = compute(decode(sound, 22050, config.excerpt), config.specs)
@@ -216,8 +216,8 @@ def test_sounds_that_kill_or_hang_their_decoder_cost_only_themselves(
     good = tone(tmp_path / "a.wav").read_bytes()
     pipe = tmp_path / "pipe.mp3"
     os.mkfifo(pipe)
-    sounds: list[bytes | str] = [good] * 40
-    sounds[5], sounds[7], sounds[33], sounds[20] = b"KILL 1", b"KILL 2", b"KILL 3", str(pipe)
+    sounds: list[bytes | str] = [good] * 36  # more than a batch
+    sounds[5], sounds[7], sounds[33] = b"KILL 1", str(pipe), b"KILL 2"
     library.table("previews").append(filled(previews(*sounds)), "previews")
     job = subprocess.run(
         [sys.executable, "jobs/transform.py", "--library", library.root, "--seconds-per-track", "5"],
@@ -226,10 +226,10 @@ def test_sounds_that_kill_or_hang_their_decoder_cost_only_themselves(
         capture_output=True,
         text=True,
     )
-    assert "40 tracks = 0 done before + 36 done now + 4 failed (decoder_died 4)" in job.stdout, job.stderr
+    assert "36 tracks = 0 done before + 33 done now + 3 failed (decoder_died 3)" in job.stdout, job.stderr
     rows = library.table("spectrograms", "default").read().to_pylist()
-    assert sorted(int(row["track_id"]) for row in rows) == list(range(40))
-    assert {int(row["track_id"]) for row in rows if row["error"]} == {5, 7, 20, 33}
+    assert sorted(int(row["track_id"]) for row in rows) == list(range(36))
+    assert {int(row["track_id"]) for row in rows if row["error"]} == {5, 7, 33}
 
 
 def filled(table: pa.Table) -> pa.Table:

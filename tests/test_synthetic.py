@@ -77,8 +77,15 @@ def catalogue() -> Contents:
 
 @pytest.fixture(scope="module")
 def base_url() -> Iterator[str]:
+    """Of a server, whose processes end with its context."""
+    before = set(children(os.getpid()))
     with served(SyntheticSource(songs=5, audio_port=free_port())) as url:
+        (server,) = set(children(os.getpid())) - before
+        assert len(processes_of_group(server)) >= 3
         yield url
+    assert ended(server)
+    with pytest.raises(httpx.TransportError):
+        httpx.get(url, timeout=1)
 
 
 @settings(max_examples=15, deadline=None)
@@ -226,16 +233,7 @@ def test_a_taken_port_is_named(base_url: str) -> None:
         pass
 
 
-def test_the_servers_processes_end_with_the_context() -> None:
-    before = set(children(os.getpid()))
-    with served(SyntheticSource(songs=1, audio_port=free_port())) as url:
-        (server,) = set(children(os.getpid())) - before
-        assert len(processes_of_group(server)) >= 3
-    assert ended(server)
-    with pytest.raises(httpx.TransportError):
-        httpx.get(url, timeout=1)
-
-
+@pytest.mark.slow
 def test_the_servers_processes_end_with_their_parent() -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     parents = {

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from sklearn.decomposition import IncrementalPCA
 
 from songray.models.base import Embedder
 
@@ -42,6 +41,8 @@ class PCA(Embedder):
     def fit(self, windows: Iterable[torch.Tensor]) -> None:
         """Raises ValueError where there are fewer windows than components. Memory: two batches' worth of
         windows, and the components."""
+        from sklearn.decomposition import IncrementalPCA  # here: it takes as long to load as torch
+
         pca = IncrementalPCA(self.dimension)
         waiting = torch.empty(0, self.mean.numel())
         for batch in windows:
