@@ -53,7 +53,7 @@ class ContrastiveConfig:
     """Of AdamW."""
     batch_size: int = 64
     """Windows a step, over all workers; two of each clip."""
-    epochs: int = 100
+    epochs: int = 40
     """Passes over the training tracks, each of which gives eight windows."""
 
     def build(self) -> Contrastive:
