@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute
 import torch
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
@@ -147,14 +146,15 @@ def split(tracks: pa.Table, validation_share: float, seed: int) -> Split:
 def _twins(tracks: pa.Table) -> dict[int, int]:
     """For tracks whose recording, by the catalogue or by ISRC, others are of too: the least key of them,
     which itself has none."""
-    keys = tracks["track_key"].to_numpy()
-    alone = tracks["track_key"].cast(pa.string())
-    names = pa.compute.coalesce(tracks["recording"], tracks["isrc"], alone).to_numpy()
-    found, number = np.unique(names, return_inverse=True)
-    least = np.full(len(found), np.iinfo(np.int64).max)
-    np.minimum.at(least, number, keys)
-    pairs = np.stack([keys, least[number]], axis=1)
-    return dict(pairs[pairs[:, 0] != pairs[:, 1]].tolist())
+    rows = tracks.select(["track_key", "recording", "isrc"]).to_pylist()
+    takes = sorted((row["track_key"], recording) for row in rows if (recording := _recording(row)))
+    least: dict[str, int] = {}
+    pairs = {key: least.setdefault(recording, key) for key, recording in takes}
+    return {key: first for key, first in pairs.items() if key != first}
+
+
+def _recording(row: dict[str, Any]) -> str:
+    return row["recording"] or row["isrc"] or ""
 
 
 def _groups(tracks: pa.Table) -> list[str]:
@@ -171,9 +171,8 @@ def _groups(tracks: pa.Table) -> list[str]:
     return [names[first[component[number[several[0]]]]] for several in members]
 
 
-def _members(row: dict[str, object]) -> Sequence[str]:
-    artists, recording = row["artist_ids"], row["recording"] or row["isrc"]
-    assert isinstance(artists, list)
+def _members(row: dict[str, Any]) -> Sequence[str]:
+    artists, recording = row["artist_ids"], _recording(row)
     return [*artists, *([f"recording:{recording}"] if recording else [])] or [str(row["track_id"])]
 
 

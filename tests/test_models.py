@@ -338,5 +338,5 @@ def test_a_compiled_model_learns_as_itself() -> None:
     learns = learner(model, small("contrastive"), torch.compile(model, backend="eager"))
     batch = batches_of(noise(model, 600, 600, 600, 600), model, count=4)[0]
     before = {name: weights.clone() for name, weights in model.state_dict().items()}
-    assert np.isfinite(step(learns, batch)["loss"])
+    assert step(learns, batch)["loss"].isfinite()
     assert not all(torch.equal(weights, before[name]) for name, weights in model.state_dict().items())
