@@ -13,7 +13,6 @@ from pathlib import Path
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.1"  # for 2 s: it takes one epoch's report at a time
 
 import numpy as np
 import pytest
