@@ -39,12 +39,19 @@ def clips_of(
     files = np.random.default_rng(0).permutation(spectrograms.files()).tolist()
     rows = dataset(spectrograms, ["track_key", model.spec], files, blocks=len(files))
     if model.target is None:
-        return rows.map_batches(named, fn_args=(ray.put(keys), ray.put(twins)), batch_format="pyarrow")
-    targets = latents.newest(library.table(model.target))
+        mine = rows.map_batches(wanted, fn_args=(ray.put(keys),), batch_format="pyarrow")
+    else:
+        targets = ray.put(_targets(library, model.target, keys))
+        mine = rows.map_batches(_with_targets, fn_args=(targets,), batch_format="pyarrow")
+    return mine.map_batches(_named, fn_args=(ray.put(twins),), batch_format="pyarrow")
+
+
+def _targets(library: Library, name: str, keys: Keys) -> pa.Table:
+    targets = latents.newest(library.table(name))
     mine = targets.filter(pa.compute.is_in(targets["track_key"], pa.array(keys)))
     if not mine.num_rows:
-        raise ValueError(f"{model.target} has none of the tracks to learn from: run jobs/factorize.py first")
-    return rows.map_batches(_with_targets, fn_args=(ray.put(mine), ray.put(twins)), batch_format="pyarrow")
+        raise ValueError(f"{name} has none of the tracks to learn from: run jobs/factorize.py first")
+    return mine
 
 
 def require(spectrograms: Table, spec: str) -> None:
@@ -61,20 +68,17 @@ def wanted(rows: pa.Table, keys: ray.ObjectRef) -> pa.Table:
     return rows.filter(pa.compute.is_in(rows["track_key"], pa.array(ray.get(keys))))
 
 
-def named(rows: pa.Table, keys: ray.ObjectRef, twins: ray.ObjectRef) -> pa.Table:
-    return _named(wanted(rows, keys), ray.get(twins))
-
-
-def _named(rows: pa.Table, twins: dict[int, int]) -> pa.Table:
-    recordings = [twins.get(key, key) for key in rows["track_key"].to_pylist()]
+def _named(rows: pa.Table, twins: ray.ObjectRef) -> pa.Table:
+    of: dict[int, int] = ray.get(twins)
+    recordings = [of.get(key, key) for key in rows["track_key"].to_pylist()]
     return rows.append_column("recording", pa.array(recordings, pa.int64()))
 
 
-def _with_targets(rows: pa.Table, reference: ray.ObjectRef, twins: ray.ObjectRef) -> pa.Table:
+def _with_targets(rows: pa.Table, reference: ray.ObjectRef) -> pa.Table:
     targets: pa.Table = ray.get(reference)
     place = pa.compute.index_in(rows["track_key"], targets["track_key"].combine_chunks())
     known = rows.append_column("target", targets["factors"].take(place))
-    return _named(known.filter(place.is_valid()), ray.get(twins))
+    return known.filter(place.is_valid())
 
 
 class Feed:

@@ -55,7 +55,7 @@ def link(
 
 
 def measured(
-    graph: hnswlib.Index, vectors: Vectors, queries: Vectors, target: float, efs: Sequence[int] = EFS
+    graph: hnswlib.Index, vectors: Vectors, queries: Vectors, target: float, efs: Sequence[int]
 ) -> tuple[int, float]:
     """The least ef at which the graph of these vectors finds the target's share of the 10 nearest to each
     query, against comparing all, else the largest; and that share. Equals count as found."""
