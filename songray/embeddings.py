@@ -13,7 +13,7 @@ from songray.library import Library
 from songray.runs import Encoder, Vectors
 from songray.segments import pooled
 from songray.spectrograms import SPECS, Spectrogram, stored
-from songray.stages import Summary, fill
+from songray.stages import KEEPS_MEMORY, Summary, fill
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ def embed(library: Library, config: EmbedConfig) -> Summary:
             batch_format="pyarrow",
             num_gpus=1 if config.gpu else None,
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=config.actors),
+            runtime_env=KEEPS_MEMORY,
         )
         return embedded.repartition(target_num_rows_per_block=block_rows, strict=True)
 

@@ -135,7 +135,10 @@ def step(learner: Learner, batch: Batch, progress: float = 0.0) -> dict[str, tor
         losses: dict[str, torch.Tensor] = learner.called(batch, player)
     losses["loss"].backward()  # type: ignore[no-untyped-call]
     weights = list(model.get_submodule(player).parameters())
-    norm = nn.utils.clip_grad_norm_(weights, model.max_norm or math.inf)
+    gradients = [one.grad for one in weights if one.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
+    if model.max_norm:
+        nn.utils.clip_grads_with_norm_(weights, model.max_norm, norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     learner.steps += 1

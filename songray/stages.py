@@ -25,6 +25,13 @@ from songray.library import Keys, Table, compression, ends_of_runs, newest_revis
 
 MIN_ROWS_PER_FILE = 16
 SECONDS_BETWEEN_LINES = 5.0
+# Of processes that hold a model: what one batch frees, the next asks for again, and pages that the kernel had
+# to give anew took up to half of a step's time in virtual machines. These are glibc's.
+KEEPS_MEMORY = {
+    "env_vars": {
+        "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)
+    }
+}  # fmt: skip
 READING_CPUS = 0.01  # of a task that reads: most of its time it waits for those that work on what it read
 
 

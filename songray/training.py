@@ -47,7 +47,7 @@ from songray.models.base import Embedder, LearningConfig, ModelConfig
 from songray.runs import Encoder, Pooling, Run
 from songray.segments import Split, jackknifed, scaled, split, tile
 from songray.spectrograms import SPECS, stored
-from songray.stages import dataset
+from songray.stages import KEEPS_MEMORY, dataset
 
 FITTED_TRACKS = 1000  # whose vectors tell the scale
 
@@ -223,6 +223,7 @@ def trainer(
             name="train",
             storage_path=library.path("runs", name),
             storage_filesystem=library.filesystem,
+            worker_runtime_env=KEEPS_MEMORY,
             logging_config=LoggingConfig(log_level="WARNING"),
             failure_config=FailureConfig(max_failures=config.worker_failures),
             checkpoint_config=CheckpointConfig(

@@ -97,7 +97,7 @@ class ALI(Embedder):
 
     def optimizer(self, player: str, learning_rate: float) -> torch.optim.Optimizer:
         weights = self.get_submodule(player).parameters()
-        return torch.optim.Adam(weights, lr=learning_rate, betas=(0.5, 0.999))
+        return torch.optim.Adam(weights, lr=learning_rate, betas=(0.5, 0.999), fused=True)
 
 
 def encoder(channels: tuple[int, ...], latent: int) -> nn.Sequential:

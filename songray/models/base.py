@@ -55,7 +55,7 @@ class Embedder(nn.Module):
 
     def optimizer(self, player: str, learning_rate: float) -> torch.optim.Optimizer:
         """Of one player; its learning rate is that of the start, times `rate`."""
-        return torch.optim.Adam(self.get_submodule(player).parameters(), lr=learning_rate)
+        return torch.optim.Adam(self.get_submodule(player).parameters(), lr=learning_rate, fused=True)
 
     def rate(self, progress: float) -> float:
         """The learning rate after a share of the training, as a share of the given one."""

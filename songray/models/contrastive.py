@@ -101,7 +101,8 @@ class Contrastive(Embedder):
         return torch.cat(found, dim=1)
 
     def optimizer(self, player: str, learning_rate: float) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.parameters(), lr=learning_rate, weight_decay=self.config.weight_decay)
+        decay = self.config.weight_decay
+        return torch.optim.AdamW(self.parameters(), lr=learning_rate, weight_decay=decay, fused=True)
 
     def rate(self, progress: float) -> float:
         return min(1.0, (progress + 1e-3) / WARM_UP) * (1 + math.cos(math.pi * progress)) / 2

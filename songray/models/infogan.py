@@ -80,7 +80,7 @@ class InfoGAN(Embedder):
 
     def optimizer(self, player: str, learning_rate: float) -> torch.optim.Optimizer:
         weights = self.get_submodule(player).parameters()
-        return torch.optim.Adam(weights, lr=learning_rate, betas=(0.5, 0.999))
+        return torch.optim.Adam(weights, lr=learning_rate, betas=(0.5, 0.999), fused=True)
 
 
 def _drawing(numbers: int) -> list[nn.Module]:

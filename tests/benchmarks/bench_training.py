@@ -2,7 +2,7 @@
 clips of a batch are mixed.
 
 Those compared take turns in one process, a few steps each, so that both meet the same machine; what is
-printed are medians over the turns. Environment: SONGRAY_BENCH_CLIPS (192) of 30 s; SONGRAY_BENCH_TURNS (4);
+printed are medians over the turns. Environment: SONGRAY_BENCH_CLIPS (768) of 30 s; SONGRAY_BENCH_TURNS (4);
 SONGRAY_BENCH_GPU=1 trains and embeds on a GPU, and shows bf16 and torch.compile beside single precision.
 """
 
@@ -35,11 +35,11 @@ from songray.models.base import Batch
 from songray.segments import BATCH_WINDOWS, Clips, Split, learning_batches, placed
 from songray.training import TrainConfig, feed, prepare, trainer
 
-CLIPS = int(os.environ.get("SONGRAY_BENCH_CLIPS", "192"))
+CLIPS = int(os.environ.get("SONGRAY_BENCH_CLIPS", "768"))
 TURNS = int(os.environ.get("SONGRAY_BENCH_TURNS", "4"))
 GPU = os.environ.get("SONGRAY_BENCH_GPU") == "1"
 DEVICE = torch.device("cuda" if GPU else "cpu")
-STEPS = 50 if GPU else 3  # of a turn
+STEPS = 50 if GPU else 8  # of a turn
 FRAMES = 1292
 NAMES = ("cae", "contrastive")
 
