@@ -8,7 +8,6 @@ import logging
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,8 @@ from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig
 from tensorboardX import SummaryWriter
 
 from songray import runs
-from songray.feed import READ_CLIPS, Feed, arrow, clips_of, require, wanted
+from songray.feed import Feed, clips_of
+from songray.fitting import fit_baseline, fit_scale
 from songray.library import Library, newest_revisions, write_parquet
 from songray.loop import (
     Curve,
@@ -44,12 +44,9 @@ from songray.loop import (
     seeded,
 )
 from songray.models.base import Embedder, LearningConfig, ModelConfig
-from songray.runs import Encoder, Pooling, Run
-from songray.segments import Split, jackknifed, scaled, split, tile
-from songray.spectrograms import SPECS, stored
-from songray.stages import KEEPS_MEMORY, dataset
-
-FITTED_TRACKS = 1000  # whose vectors tell the scale
+from songray.runs import Pooling, Run
+from songray.segments import Split, split
+from songray.stages import KEEPS_MEMORY
 
 
 @dataclass(frozen=True)
@@ -121,8 +118,8 @@ def train(library: Library, model: str, model_config: ModelConfig, config: Train
     if isinstance(model_config, LearningConfig):
         fitted = fit(library, name, model_config, config, parts)
     else:
-        fitted = Fitted(fit_baseline(library, model_config, config, parts))
-    encoder = fit_scale(library, fitted.model, config, parts)
+        fitted = Fitted(fit_baseline(library, config.set, seeded(model_config, config.seed), parts))
+    encoder = fit_scale(library, config.set, fitted.model, parts, config.pooling)
     run = Run(
         name=name,
         model=model,
@@ -359,45 +356,3 @@ def progress(epoch: Metrics) -> str:
         f"gradient {epoch['gradient_norm']:.2g}, loss {epoch['loss']:.5f}, "
         f"held out {epoch['validation_loss']:.5f}"
     )
-
-
-def fit_baseline(library: Library, model_config: ModelConfig, config: TrainConfig, parts: Split) -> Embedder:
-    """A model without players: as it is, or fitted in one pass over the windows of its tracks."""
-    model = seeded(model_config, config.seed)
-    if not model.fitted:
-        return model
-    rows = clips_of(library, config.set, model, parts.train, parts.twins)
-    fitted: Embedder = ray.get(ray.remote(_fitted).options(num_cpus=0).remote(model, rows))
-    return fitted
-
-
-def _fitted(model: Embedder, rows: ray.data.Dataset) -> Embedder:
-    spec = SPECS[model.spec]
-    batches = rows.iter_batches(**arrow(READ_CLIPS))
-    clips = (stored(cell.as_py(), spec) for batch in batches for cell in batch[model.spec])
-    model.fit(scaled(torch.tensor(tile(clip, model.frames, model.hop, model.short))) for clip in clips)
-    return model
-
-
-def fit_scale(library: Library, model: Embedder, config: TrainConfig, parts: Split) -> Encoder:
-    """The encoder with the scale of its vectors, from those of tracks that it learned from."""
-    sample = parts.train[:FITTED_TRACKS]  # the smallest hashes: as good as drawn by chance
-    spectrograms = library.table("spectrograms", config.set)
-    require(spectrograms, model.spec)
-    rows = dataset(spectrograms, ["track_key", model.spec])
-    shared = {"keys": ray.put(sample), "model": ray.put(model.eval())}
-    batch = partial(jackknifed_batch, **shared, pooling=config.pooling)
-    blocks = rows.map_batches(batch, batch_format="pyarrow", batch_size=READ_CLIPS).to_arrow_refs()
-    table = pa.concat_tables(ray.get(blocks)).sort_by("track_key")
-    length = model.dimension * (1 if config.pooling == "mean" else 2)
-    clips = [flat.values.to_numpy().reshape(-1, length) for flat in table["vectors"]]
-    return runs.fitted(model.eval(), clips, config.pooling)
-
-
-def jackknifed_batch(rows: pa.Table, keys: ray.ObjectRef, model: ray.ObjectRef, pooling: Pooling) -> pa.Table:
-    """Rows of spectrograms → what `jackknifed` gives of those that are wanted, each flattened."""
-    embedder: Embedder = ray.get(model)
-    mine = wanted(rows, keys)
-    clips = [stored(cell.as_py(), SPECS[embedder.spec]) for cell in mine[embedder.spec]]
-    vectors = [several.ravel() for several in jackknifed(embedder, clips, pooling)]
-    return pa.table({"track_key": mine["track_key"], "vectors": pa.array(vectors, pa.list_(pa.float32()))})

@@ -14,8 +14,8 @@ from songray.sources.base import Artist, PlaylistEntry, Track
 ROOT = Path(__file__).resolve().parents[1]
 READING_ORDER = [
     "library", "stages", "web", "sources", "frontier", "catalog", "previews", "audio", "spectrograms",
-    "latents", "models", "runs", "segments", "loop", "feed", "training", "embeddings", "names", "graphs",
-    "shards", "versions", "index", "recommender", "evaluation", "amendments", "service", "command",
+    "latents", "models", "runs", "segments", "loop", "feed", "fitting", "training", "embeddings", "names",
+    "graphs", "shards", "versions", "index", "recommender", "evaluation", "amendments", "service", "command",
 ]  # fmt: skip
 WITHOUT_RAY = ["audio", "models", "names", "graphs", "shards", "versions", "recommender", "evaluation",
                "segments", "runs", "loop", "library", "frontier"]  # fmt: skip
