@@ -135,8 +135,9 @@ def step(learner: Learner, batch: Batch, progress: float = 0.0) -> dict[str, tor
         losses: dict[str, torch.Tensor] = learner.called(batch, player)
     losses["loss"].backward()  # type: ignore[no-untyped-call]
     weights = list(model.get_submodule(player).parameters())
-    gradients = [one.grad for one in weights if one.grad is not None]
-    norm = nn.utils.get_total_norm(gradients)
+    # By dot products, which read as fast as memory gives: torch's own norm takes twice as long on a CPU.
+    gradients = [one.grad.flatten() for one in weights if one.grad is not None]
+    norm = torch.stack([one.dot(one) for one in gradients]).sum().sqrt()
     if model.max_norm:
         nn.utils.clip_grads_with_norm_(weights, model.max_norm, norm)
     optimizer.step()
