@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
@@ -18,7 +19,7 @@ from songray.segments import Split, jackknifed, scaled, tile
 from songray.spectrograms import SPECS, stored
 from songray.stages import dataset
 
-SCALE_TRACKS = 1000  # whose vectors tell the scale
+SCALE_TRACKS, SCALE_FILES = 1000, 64  # whose vectors tell the scale: so many, from so many files at most
 
 
 def fit_baseline(library: Library, set_name: str, model: Embedder, parts: Split) -> Embedder:
@@ -40,10 +41,12 @@ def _fitted(model: Embedder, rows: ray.data.Dataset) -> Embedder:
 
 def fit_scale(library: Library, set_name: str, model: Embedder, parts: Split, pooling: Pooling) -> Encoder:
     """The encoder with the scale of its vectors, from those of tracks that it learned from."""
-    sample = parts.train[:SCALE_TRACKS]  # the smallest hashes: as good as drawn by chance
     spectrograms = library.table("spectrograms", set_name)
     require(spectrograms, model.spec)
-    rows = dataset(spectrograms, ["track_key", model.spec])
+    files = np.random.default_rng(0).permutation(spectrograms.files())[:SCALE_FILES].tolist()
+    here = spectrograms.read(["track_key"], files=files)["track_key"]
+    sample = np.intersect1d(parts.train, here)[:SCALE_TRACKS]  # keys are hashes: the least are as by lot
+    rows = dataset(spectrograms, ["track_key", model.spec], files)
     batch = partial(jackknifed_batch, keys=ray.put(sample), model=ray.put(model.eval()), pooling=pooling)
     blocks = rows.map_batches(batch, batch_format="pyarrow", batch_size=READ_CLIPS).to_arrow_refs()
     table = pa.concat_tables(ray.get(blocks)).sort_by("track_key")

@@ -20,13 +20,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_stages import job
 
-from songray import runs
+from songray import fitting, runs
 from songray.embeddings import EmbedConfig, embed, matrix, vectors
 from songray.feed import clips_of
 from songray.library import Library, track_key
 from songray.loop import Curve, load_curve
 from songray.models import MODELS
 from songray.runs import Run
+from songray.segments import Split, pooled
 from songray.spectrograms import SPECS, stored
 from songray.training import TrainConfig, declared, stop, train
 
@@ -172,6 +173,26 @@ def test_pca_is_fitted_by_the_same_job(library: Library) -> None:
     model = runs.load(library, run).model
     assert torch.allclose(model.components @ model.components.T, torch.eye(4), atol=1e-4)
     assert embed(library, EmbedConfig()).done == 20
+
+
+@pytest.mark.usefixtures("cluster")
+def test_where_files_are_many_the_tracks_of_a_few_tell_the_scale(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for first in (0, 10, 20):
+        spectrograms(library, 10, first)
+    rows = library.table("spectrograms", "default").read(["track_key", "mel128"])
+    keys = rows["track_key"].to_numpy()
+    learned = np.sort(keys)[::2]
+    model = MODELS["mfcc"]().build()
+    clips = [stored(cell.as_py(), SPECS["mel128"]) for cell in rows["mel128"]]
+    means = [
+        pooled(model, [clips[place] for place in range(first, first + 10) if keys[place] in learned]).mean(0)
+        for first in (0, 10, 20)
+    ]
+    monkeypatch.setattr(fitting, "SCALE_FILES", 1)
+    encoder = fitting.fit_scale(library, "default", model, Split(learned, keys[:0]), "mean")
+    assert sum(np.allclose(encoder.mean, mean) for mean in means) == 1
 
 
 @pytest.mark.usefixtures("cluster")
