@@ -33,10 +33,8 @@ def clips_of(
     the key again), the spectrogram as it is stored and, where the model predicts something, `target`. What is
     known of the tracks lies in Ray's object store."""
     spectrograms = library.table("spectrograms", set_name)
-    require(spectrograms, model.spec)
-    # A catalogue lists together what is alike, so files are read in an order drawn by lot; each is a block,
-    # so that the order does not depend on the cluster's size.
-    files = np.random.default_rng(0).permutation(spectrograms.files()).tolist()
+    files = by_lot(spectrograms, model.spec)
+    # Each is a block, so that the order does not depend on the cluster's size.
     rows = dataset(spectrograms, ["track_key", model.spec], files, blocks=len(files))
     if model.target is None:
         mine = rows.map_batches(wanted, fn_args=(ray.put(keys),), batch_format="pyarrow")
@@ -54,14 +52,18 @@ def _targets(library: Library, name: str, keys: Keys) -> pa.Table:
     return mine
 
 
-def require(spectrograms: Table, spec: str) -> None:
-    """Raise ValueError where a set lacks a kind of spectrogram."""
-    schema = pa.parquet.read_schema(spectrograms.files()[0], filesystem=spectrograms.filesystem)
+def by_lot(spectrograms: Table, spec: str) -> list[str]:
+    """The files of a set in an order drawn by lot, which stays: a catalogue lists together what is alike.
+    Raises ValueError where the set lacks a kind of spectrogram."""
+    files = spectrograms.files()
+    schema = pa.parquet.read_schema(files[0], filesystem=spectrograms.filesystem)
     if spec not in schema.names:
         raise ValueError(
             f"{spectrograms.name} has no {spec}, which this model eats: run jobs/transform.py with --specs "
             f"{spec} and another --set, and train with that --set"
         )
+    drawn: list[str] = np.random.default_rng(0).permutation(files).tolist()
+    return drawn
 
 
 def wanted(rows: pa.Table, keys: ray.ObjectRef) -> pa.Table:

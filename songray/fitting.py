@@ -11,7 +11,7 @@ import ray.data
 import torch
 
 from songray import runs
-from songray.feed import READ_CLIPS, arrow, clips_of, require, wanted
+from songray.feed import READ_CLIPS, arrow, by_lot, clips_of, wanted
 from songray.library import Library
 from songray.models.base import Embedder
 from songray.runs import Encoder, Pooling
@@ -42,8 +42,7 @@ def _fitted(model: Embedder, rows: ray.data.Dataset) -> Embedder:
 def fit_scale(library: Library, set_name: str, model: Embedder, parts: Split, pooling: Pooling) -> Encoder:
     """The encoder with the scale of its vectors, from those of tracks that it learned from."""
     spectrograms = library.table("spectrograms", set_name)
-    require(spectrograms, model.spec)
-    files = np.random.default_rng(0).permutation(spectrograms.files())[:SCALE_FILES].tolist()
+    files = by_lot(spectrograms, model.spec)[:SCALE_FILES]
     here = spectrograms.read(["track_key"], files=files)["track_key"]
     sample = np.intersect1d(parts.train, here)[:SCALE_TRACKS]  # keys are hashes: the least are as by lot
     rows = dataset(spectrograms, ["track_key", model.spec], files)
