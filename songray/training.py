@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import hashlib
 import logging
 import tempfile
@@ -270,7 +271,19 @@ def _in_order() -> ray.data.ExecutionOptions:
 
 
 def train_worker(job: dict[str, Any]) -> str:
-    """What each worker of Ray Train does: every epoch from the last checkpoint on. Why it stopped early."""
+    """What each worker of Ray Train does: every epoch from the last checkpoint on. Why it stopped early.
+
+    Ray destroys the process group after this function. Where DistributedDataParallel's reducer then drops the
+    last reference to it, it does so with the interpreter lock held, and waits for gloo's thread, which waits
+    for that lock (torch 2.13): a deadlock. So the wrapped model is collected before this function returns.
+    """
+    reason = run_epochs(job)
+    gc.collect()
+    return reason
+
+
+def run_epochs(job: dict[str, Any]) -> str:
+    """Train every epoch from the last checkpoint on; why it stopped before the last one, or ""."""
     logging.getLogger().setLevel(logging.WARNING)
     config: TrainConfig = job["config"]
     torch.set_num_threads(config.threads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -201,17 +202,22 @@ def work_together(rank: int, address: str, results: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
     for name in LEARNING:
-        torch.manual_seed(rank)
-        config = small(name)
-        model = seeded(config, 0)
-        together = DistributedDataParallel(model, find_unused_parameters=len(set(model.turns)) > 1)
-        learns = learner(model, config, together)
-        clips = noise(model, 600, 600, 600, 600)[2 * rank : 2 * rank + 2]
-        for batch in batches_of(clips, model, count=2)[:1] * (len(model.turns) + 1):
-            step(learns, batch)
-        torch.save(dict(model.named_parameters()), f"{results}/{name}-{rank}.pt")
+        learn_together(name, rank, results)
     find_each_other(rank, results)
+    gc.collect()  # no wrapped model may hold the process group when it is destroyed: see train_worker
     torch.distributed.destroy_process_group()
+
+
+def learn_together(name: str, rank: int, results: str) -> None:
+    torch.manual_seed(rank)
+    config = small(name)
+    model = seeded(config, 0)
+    together = DistributedDataParallel(model, find_unused_parameters=len(set(model.turns)) > 1)
+    learns = learner(model, config, together)
+    clips = noise(model, 600, 600, 600, 600)[2 * rank : 2 * rank + 2]
+    for batch in batches_of(clips, model, count=2)[:1] * (len(model.turns) + 1):
+        step(learns, batch)
+    torch.save(dict(model.named_parameters()), f"{results}/{name}-{rank}.pt")
 
 
 def find_each_other(rank: int, results: str) -> None:
