@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
-from songray.catalog import CrawlConfig, crawl
+from songray.catalogue.crawl import CrawlConfig, crawl
+from songray.catalogue.sources.registry import SOURCES
 from songray.command import LibraryFlag, described, open_library, run
 from songray.library import DEFAULT_LIBRARY
-from songray.sources.registry import SOURCES
 
 
 def command(name: str) -> Callable[..., None]:

@@ -1,8 +1,8 @@
 """Fetch the audio of the tracks that have none yet."""
 
+from songray.audio.download import DownloadConfig, download
 from songray.command import LibraryFlag, open_library, run
 from songray.library import DEFAULT_LIBRARY
-from songray.previews import DownloadConfig, download
 
 
 def main(config: DownloadConfig = DownloadConfig(), library: LibraryFlag = DEFAULT_LIBRARY) -> None:

@@ -1,7 +1,7 @@
 """Turn spectrograms into one vector a track by a trained run, for the tracks that have none yet."""
 
 from songray.command import LibraryFlag, open_library, run
-from songray.embeddings import EmbedConfig, embed
+from songray.learning.embed import EmbedConfig, embed
 from songray.library import DEFAULT_LIBRARY
 
 

@@ -1,7 +1,7 @@
 """Compare runs: do the nearest neighbours share recording, artist, genre?"""
 
 from songray.command import LibraryFlag, open_library, run
-from songray.evaluation import EvaluateConfig, evaluate
+from songray.evaluation.evaluate import EvaluateConfig, evaluate
 from songray.library import DEFAULT_LIBRARY
 
 

@@ -1,7 +1,7 @@
 """Turn playlists into factors of tracks, which a model can learn to hear."""
 
 from songray.command import LibraryFlag, open_library, run
-from songray.latents import FactorizeConfig, factorize
+from songray.learning.factorize import FactorizeConfig, factorize
 from songray.library import DEFAULT_LIBRARY
 
 

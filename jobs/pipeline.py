@@ -13,24 +13,24 @@ from typing import Literal
 
 import httpx
 
-from songray.catalog import CrawlConfig, crawl
+from songray.audio.download import DownloadConfig, download
+from songray.audio.transform import TransformConfig, transform
+from songray.catalogue.crawl import CrawlConfig, crawl
+from songray.catalogue.sources.base import Source
+from songray.catalogue.sources.registry import SOURCES
+from songray.catalogue.sources.synthetic import source as synthetic
+from songray.catalogue.sources.synthetic.source import SyntheticSource
 from songray.command import LibraryFlag, described, open_library, run
-from songray.embeddings import EmbedConfig, embed
-from songray.evaluation import EvaluateConfig, evaluate
-from songray.index import IndexConfig, index
-from songray.latents import FactorizeConfig, factorize
+from songray.evaluation.evaluate import EvaluateConfig, evaluate
+from songray.learning.embed import EmbedConfig, embed
+from songray.learning.factorize import FactorizeConfig, factorize
+from songray.learning.models import MODELS
+from songray.learning.train import TrainConfig, declared, train
 from songray.library import DEFAULT_LIBRARY, Library
-from songray.models import MODELS
-from songray.previews import DownloadConfig, download
-from songray.recommender import examples
+from songray.search.build import IndexConfig, index
+from songray.search.ranking import examples
+from songray.search.version import Index
 from songray.service.app import IngressConfig, ServeConfig, served, wait_for_end
-from songray.sources import synthetic
-from songray.sources.base import Source
-from songray.sources.registry import SOURCES
-from songray.sources.synthetic import SyntheticSource
-from songray.spectrograms import TransformConfig, transform
-from songray.training import TrainConfig, declared, train
-from songray.versions import Index
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Take tracks out of all tables, for good: later crawls leave them out too."""
 
-from songray.amendments import RemoveConfig, remove
+from songray.amend import RemoveConfig, remove
 from songray.command import LibraryFlag, open_library, run
 from songray.library import DEFAULT_LIBRARY
 

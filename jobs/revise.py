@@ -1,6 +1,6 @@
 """Have tracks tried anew whose failures counted as final."""
 
-from songray.amendments import ReviseConfig, revise
+from songray.amend import ReviseConfig, revise
 from songray.command import LibraryFlag, open_library, run
 from songray.library import DEFAULT_LIBRARY
 

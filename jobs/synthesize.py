@@ -1,7 +1,7 @@
 """Serve the audio of the synthetic catalogue on 127.0.0.1, until Ctrl-C."""
 
+from songray.catalogue.sources.synthetic.source import SyntheticSource, serve_forever
 from songray.command import run
-from songray.sources.synthetic import SyntheticSource, serve_forever
 
 
 def main(config: SyntheticSource = SyntheticSource()) -> None:

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 from songray.command import LibraryFlag, described, open_library, run
+from songray.learning.models import MODELS
+from songray.learning.train import TrainConfig, train
 from songray.library import DEFAULT_LIBRARY
-from songray.models import MODELS
-from songray.training import TrainConfig, train
 
 
 def command(name: str) -> Callable[..., None]:

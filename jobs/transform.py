@@ -1,8 +1,8 @@
 """Turn audio into spectrograms, for the tracks that have none yet."""
 
+from songray.audio.transform import TransformConfig, transform
 from songray.command import LibraryFlag, open_library, run
 from songray.library import DEFAULT_LIBRARY
-from songray.spectrograms import TransformConfig, transform
 
 
 def main(config: TransformConfig = TransformConfig(), library: LibraryFlag = DEFAULT_LIBRARY) -> None:

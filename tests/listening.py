@@ -13,17 +13,17 @@ import pyarrow as pa
 import uvicorn
 from conftest import free_port, tone
 
-from songray import runs
-from songray.embeddings import embed_batch
-from songray.index import IndexConfig, index
+from songray.audio.transform import TransformConfig, transform_batch
+from songray.learning import runs
+from songray.learning.embed import embed_batch
+from songray.learning.models import MODELS
+from songray.learning.runs import Encoder, Run, Vectors
 from songray.library import TABLES, Library, track_key
-from songray.models import MODELS
-from songray.runs import Encoder, Run, Vectors
+from songray.search.build import IndexConfig, index
+from songray.search.version import Index
 from songray.service.app import IngressConfig, equipped
 from songray.service.problems import Refusal
 from songray.service.slots import manifest_of
-from songray.spectrograms import TransformConfig, transform_batch
-from songray.versions import Index
 
 RUN = "mfcc-x"
 SOUNDS = 24

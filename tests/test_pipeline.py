@@ -15,19 +15,19 @@ import torch
 from test_service import free_port
 from test_spectrograms import previews
 
-from songray import runs
-from songray.catalog import CrawlConfig, crawl
-from songray.embeddings import EmbedConfig, embed, matrix, vectors
-from songray.evaluation import EvaluateConfig, Score, evaluate
-from songray.index import IndexConfig, index
+from songray.audio.download import DownloadConfig, download
+from songray.audio.transform import SPECS, TransformConfig, stored, transform, transform_batch
+from songray.catalogue.crawl import CrawlConfig, crawl
+from songray.catalogue.sources.folder import FolderSource
+from songray.catalogue.sources.manifest.source import ManifestSource
+from songray.evaluation.evaluate import EvaluateConfig, Score, evaluate
+from songray.learning import runs
+from songray.learning.embed import EmbedConfig, embed, matrix, vectors
+from songray.learning.models import MODELS
+from songray.learning.train import TrainConfig, train
 from songray.library import Library
-from songray.models import MODELS
-from songray.previews import DownloadConfig, download
+from songray.search.build import IndexConfig, index
 from songray.service.app import IngressConfig, ServeConfig, served
-from songray.sources.folder import FolderSource
-from songray.sources.manifest import ManifestSource
-from songray.spectrograms import SPECS, TransformConfig, stored, transform, transform_batch
-from songray.training import TrainConfig, train
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
 

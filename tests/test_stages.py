@@ -18,11 +18,11 @@ import pyarrow as pa
 import pytest
 from conftest import tone
 
-from songray.catalog import CrawlConfig, crawl
+from songray.audio.download import DownloadConfig, download
+from songray.audio.transform import TransformConfig, transform
+from songray.catalogue.crawl import CrawlConfig, crawl
+from songray.catalogue.sources.manifest.source import ManifestSource
 from songray.library import Library, Table
-from songray.previews import DownloadConfig, download
-from songray.sources.manifest import ManifestSource
-from songray.spectrograms import TransformConfig, transform
 from songray.stages import Summary
 
 ROOT = Path(__file__).resolve().parents[1]

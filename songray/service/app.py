@@ -24,17 +24,17 @@ from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
-from songray import runs
+from songray.learning import runs
+from songray.learning.runs import Vectors
 from songray.library import DEFAULT_LIBRARY, Library
-from songray.runs import Vectors
-from songray.service import subsonic
-from songray.service.door import Door, Measures, keys_of_environment, opened_log
-from songray.service.elsewhere import Elsewhere
-from songray.service.encoder import BATCH, Encoder, Heard
+from songray.search.version import Index, Manifest
+from songray.service import opensubsonic as subsonic
+from songray.service.external import Elsewhere
+from songray.service.middleware import Door, Measures, keys_of_environment, opened_log
 from songray.service.problems import RETRY_SECONDS, Refusal, documented, overloaded
-from songray.service.questions import Live, Service, application
+from songray.service.routes import Live, Service, application
 from songray.service.slots import LOST, Slot, Slots, Versions, asked, manifest_of
-from songray.versions import Index, Manifest
+from songray.service.uploads import BATCH, Encoder, Heard
 
 NAME = "songray"
 QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from songray import recommender, shards
+from songray.search import ranking as recommender
+from songray.search import shard as shards
 
 MOST_RESULTS = 500
 MOST_NAMES = 200  # that one filter lists

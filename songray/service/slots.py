@@ -16,12 +16,12 @@ import ray.exceptions
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from songray import runs
+from songray.learning import runs
+from songray.learning.runs import Vectors
 from songray.library import Library
-from songray.runs import Vectors
+from songray.search.shard import Candidates, Filters, Place, Points, Row
+from songray.search.version import Index, Manifest, manifests, merged
 from songray.service.problems import overloaded
-from songray.shards import Candidates, Filters, Place, Points, Row
-from songray.versions import Index, Manifest, manifests, merged
 
 ATTEMPTS = 3  # at a deployment of which a replica has died
 PAUSE_SECONDS = 0.2

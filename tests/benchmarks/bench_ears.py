@@ -26,10 +26,10 @@ import threadpoolctl
 from tabulate import tabulate
 from test_spectrograms import previews, reference
 
-from songray.audio import Excerpt, read
+from songray.audio.decode import Excerpt, read
+from songray.audio.transform import SPECS, TransformConfig, compute, quantise, transform, transform_batch
 from songray.command import LOCAL_LOGICAL_CPUS
 from songray.library import TABLES, Library, track_key
-from songray.spectrograms import SPECS, TransformConfig, compute, quantise, transform, transform_batch
 
 ROUNDS = 3
 STAGE_CLIPS = int(os.environ.get("CLIPS", 2000))

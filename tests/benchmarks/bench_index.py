@@ -21,13 +21,14 @@ import pyarrow as pa
 import pytest
 from tabulate import tabulate
 
-from songray import names, runs
-from songray.index import REFERENCE, IndexConfig, index
+from songray.learning import runs
+from songray.learning.models import MODELS
+from songray.learning.runs import Encoder, Run
 from songray.library import REVISION_BITS, TABLES, Library, track_key
-from songray.models import MODELS
-from songray.runs import Encoder, Run
-from songray.shards import Facets, Filters, Reference, Shard, describe, write
-from songray.versions import Index, Manifest
+from songray.search import text as names
+from songray.search.build import REFERENCE, IndexConfig, index
+from songray.search.shard import Facets, Filters, Reference, Shard, describe, write
+from songray.search.version import Index, Manifest
 
 TRACKS = int(os.environ.get("SONGRAY_BENCH_TRACKS", "100000"))
 MILLION = int(os.environ.get("SONGRAY_BENCH_MILLION_TRACKS", "1000000"))

@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 from tabulate import tabulate
 
-from songray import runs
+from songray.catalogue.sources.synthetic.source import SyntheticSource, served
+from songray.learning import runs
 from songray.library import Library, Table
-from songray.sources.synthetic import SyntheticSource, served
 
 ROOT = Path(__file__).resolve().parents[2]
 SONGS, MORE = int(os.environ.get("SONGS", 1000)), 100

@@ -34,18 +34,18 @@ import pytest
 import torch
 from tabulate import tabulate
 
-from songray import runs
-from songray.audio import Excerpt, read
-from songray.evaluation import LABELS, cluster, nearest
-from songray.latents import FactorizeConfig, factorize_entries
+from songray.audio.decode import Excerpt, read
+from songray.audio.transform import SPECS, Spectrogram, compute, quantise
+from songray.catalogue.sources.synthetic import synthesis
+from songray.catalogue.sources.synthetic.source import SyntheticSource, song_of
+from songray.evaluation.evaluate import LABELS, cluster, nearest
+from songray.learning import runs
+from songray.learning.factorize import FactorizeConfig, factorize_entries
+from songray.learning.loop import Limits, Metrics, judge, learner, run_epoch, seeded
+from songray.learning.models import MODELS
+from songray.learning.models.base import Batch, Embedder, LearningConfig, ModelConfig
+from songray.learning.windows import Clips, Split, jackknifed, learning_batches, placed, scaled, split, tile
 from songray.library import TABLES, track_key
-from songray.loop import Limits, Metrics, judge, learner, run_epoch, seeded
-from songray.models import MODELS
-from songray.models.base import Batch, Embedder, LearningConfig, ModelConfig
-from songray.segments import Clips, Split, jackknifed, learning_batches, placed, scaled, split, tile
-from songray.sources import synthesis
-from songray.sources.synthetic import SyntheticSource, song_of
-from songray.spectrograms import SPECS, Spectrogram, compute, quantise
 
 SECONDS = float(os.environ.get("SONGRAY_BENCH_SECONDS", "30"))
 SEEDS = int(os.environ.get("SONGRAY_BENCH_SEEDS", "1"))

@@ -29,8 +29,8 @@ from conftest import free_port
 from ray.cluster_utils import Cluster
 from tabulate import tabulate
 
+from songray.audio.download import SCHEMA, DownloadConfig, is_audio
 from songray.library import TABLES, Library, track_key
-from songray.previews import SCHEMA, DownloadConfig, is_audio
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES, SIZE, LATENCY_SECONDS = int(os.environ.get("FILES", 5000)), 400_000, 0.05

@@ -20,12 +20,12 @@ import torch
 from bench_models import CPU, batches, real_music
 from tabulate import tabulate
 
-from songray.loop import Limits, Metrics, judge, learner, run_epoch, seeded
-from songray.models.ali import ALI, ALIConfig
-from songray.models.base import Batch, Embedder, LearningConfig
-from songray.models.cae import CAEConfig
-from songray.models.dualaxis import DualAxisConfig
-from songray.segments import Clips, learning_batches, placed
+from songray.learning.loop import Limits, Metrics, judge, learner, run_epoch, seeded
+from songray.learning.models.ali import ALI, ALIConfig
+from songray.learning.models.base import Batch, Embedder, LearningConfig
+from songray.learning.models.cae import CAEConfig
+from songray.learning.models.dualaxis import DualAxisConfig
+from songray.learning.windows import Clips, learning_batches, placed
 
 SECONDS = float(os.environ.get("SONGRAY_BENCH_SECONDS", "60"))
 SHOWN = 8  # rows of a curve

@@ -37,16 +37,17 @@ from fastapi import FastAPI, Response
 from ray import serve
 from tabulate import tabulate
 
-from songray import recommender, runs
-from songray.index import IndexConfig, index
+from songray.learning import runs
+from songray.learning.models import MODELS
+from songray.learning.runs import Encoder, Run
 from songray.library import Library
-from songray.models import MODELS
-from songray.recommender import Wish
-from songray.runs import Encoder, Run
+from songray.search import ranking as recommender
+from songray.search.build import IndexConfig, index
+from songray.search.ranking import Wish
+from songray.search.version import Index
 from songray.service.app import IngressConfig, ServeConfig, bound, served
-from songray.service.questions import matches, shown
+from songray.service.routes import matches, shown
 from songray.service.slots import manifest_of
-from songray.versions import Index
 
 TRACKS = int(os.environ.get("SONGRAY_BENCH_TRACKS", "100000"))
 SECONDS = int(os.environ.get("SONGRAY_BENCH_SECONDS", "6"))

@@ -25,15 +25,15 @@ import ray
 import torch
 from tabulate import tabulate
 
-from songray import runs
-from songray.embeddings import embed_batch
-from songray.feed import Feed, clips_of
+from songray.learning import runs
+from songray.learning.embed import embed_batch
+from songray.learning.feed import Feed, clips_of
+from songray.learning.loop import Limits, Metrics, is_first, run_epoch, seeded
+from songray.learning.models import MODELS
+from songray.learning.models.base import Batch
+from songray.learning.train import TrainConfig, feed, prepare, trainer
+from songray.learning.windows import BATCH_WINDOWS, Clips, Split, learning_batches, placed
 from songray.library import Library, track_key
-from songray.loop import Limits, Metrics, is_first, run_epoch, seeded
-from songray.models import MODELS
-from songray.models.base import Batch
-from songray.segments import BATCH_WINDOWS, Clips, Split, learning_batches, placed
-from songray.training import TrainConfig, feed, prepare, trainer
 
 CLIPS = int(os.environ.get("SONGRAY_BENCH_CLIPS", "768"))
 TURNS = int(os.environ.get("SONGRAY_BENCH_TURNS", "4"))

@@ -1,0 +1,1 @@
+"""Lists of songs and of playlists in files."""

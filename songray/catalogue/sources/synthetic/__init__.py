@@ -1,0 +1,1 @@
+"""A generated catalogue with generated audio."""

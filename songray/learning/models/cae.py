@@ -1,0 +1,87 @@
+"""Convolutional autoencoder over time (Clothier and Benson, 2021)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from songray.learning.models.base import Batch, Embedder
+
+BINS = 128
+CHANNELS = (256, 256, 512)
+
+
+@dataclass(frozen=True)
+class CAEConfig:
+    latent: int = 256
+    """Length of a vector."""
+    dense_layers: int = 3
+    """Hidden layers on each side of the vector: the text says three, the authors' code ran two."""
+    dense_units: int = 2048
+    """Units of each hidden layer."""
+    learning_rate: float = 2e-4
+    """Of Adam."""
+    batch_size: int = 32
+    """Windows a step, over all workers."""
+    epochs: int = 50
+    """Passes over the training tracks, each of which gives four windows."""
+
+    def build(self) -> CAE:
+        return CAE(self)
+
+
+class CAE(Embedder):
+    """Each 5.94-s window is squeezed into a short vector, from which it must be drawn again."""
+
+    frames = 256
+    windows_per_clip = 4
+
+    def __init__(self, config: CAEConfig) -> None:
+        super().__init__()
+        self.dimension = config.latent
+        flat = CHANNELS[-1] * self.frames // 8
+        hidden = [config.dense_units] * config.dense_layers
+        self.encoder = nn.Sequential(
+            *_encoder_convolutions(),
+            nn.Flatten(),
+            *_dense([flat, *hidden]),
+            nn.Linear(hidden[-1] if hidden else flat, config.latent),
+        )
+        self.decoder = nn.Sequential(
+            *_dense([config.latent, *hidden[1:], flat]),
+            nn.Unflatten(1, (CHANNELS[-1], self.frames // 8)),
+            *_decoder_convolutions(),
+        )
+
+    def forward(self, batch: Batch, player: str = "") -> dict[str, torch.Tensor]:
+        drawn = self.decoder(self.embed(batch.windows)).transpose(1, 2)  # (batch, frames, bins)
+        loss = functional.mse_loss(drawn, batch.windows)
+        return {"loss": loss, "squared_error": loss.detach()}
+
+    def embed(self, windows: torch.Tensor) -> torch.Tensor:
+        latent: torch.Tensor = self.encoder(windows.transpose(1, 2))  # (batch, bins, frames) goes in
+        return latent
+
+
+def _dense(units: list[int]) -> list[nn.Module]:
+    return [layer for pair in pairwise(units) for layer in (nn.Linear(*pair), nn.ReLU())]
+
+
+def _encoder_convolutions() -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise((BINS, *CHANNELS)):
+        same = nn.ConstantPad1d((0, 1), 0.0)  # keeps the length under kernels of two
+        layers += [same, nn.Conv1d(inputs, outputs, 2), nn.ReLU(), nn.MaxPool1d(2)]
+    return layers
+
+
+def _decoder_convolutions() -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise((CHANNELS[-1], 512, 256, BINS)):
+        same = nn.ConstantPad1d((0, -1), 0.0)
+        layers += [nn.Upsample(scale_factor=2), nn.ConvTranspose1d(inputs, outputs, 2), same, nn.ReLU()]
+    return layers[:-1]  # the last layer is linear

@@ -1,0 +1,91 @@
+"""Dual-axis autoencoder, over time and over frequency, and the plain one that it was compared with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from songray.learning.models.base import Batch, Embedder
+
+BINS = 128
+CHANNELS = (32, 64, 128, 256)
+
+
+@dataclass(frozen=True)
+class DualAxisConfig:
+    encoder: Literal["dual", "plain"] = "dual"
+    """Two branches of 1-D convolutions, over time and over frequency; or its sibling: one of 2-D ones."""
+    latent: int = 256
+    """Length of a vector, half from each branch."""
+    learning_rate: float = 1e-3
+    """Of Adam."""
+    batch_size: int = 32
+    """Windows a step, over all workers."""
+    epochs: int = 20
+    """Passes over the training tracks, each of which gives four windows."""
+
+    def build(self) -> DualAxis:
+        return DualAxis(self)
+
+
+class DualAxis(Embedder):
+    """Reads a square of spectrogram once along time and once along frequency, and draws it again."""
+
+    spec = "mel128-8k"
+    frames = 128
+    hop = 37  # 32 windows of a clip of 30 s
+
+    def __init__(self, config: DualAxisConfig) -> None:
+        super().__init__()
+        self.dimension = config.latent
+        dual = config.encoder == "dual"
+        self.encoder = DualEncoder(config.latent) if dual else plain_encoder(config.latent)
+        self.decoder = nn.Sequential(
+            nn.Linear(config.latent, 256 * 8 * 8), nn.Unflatten(1, (256, 8, 8)), *_upwards()
+        )
+
+    def forward(self, batch: Batch, player: str = "") -> dict[str, torch.Tensor]:
+        drawn = self.decoder(self.embed(batch.windows))[:, 0]
+        loss = functional.mse_loss(drawn, batch.windows)
+        return {"loss": loss, "squared_error": loss.detach()}
+
+    def embed(self, windows: torch.Tensor) -> torch.Tensor:
+        vectors: torch.Tensor = self.encoder(windows)
+        return vectors
+
+
+class DualEncoder(nn.Module):
+    def __init__(self, latent: int) -> None:
+        super().__init__()
+        self.over_time = _branch(latent // 2)
+        self.over_frequency = _branch(latent - latent // 2)
+
+    def forward(self, windows: torch.Tensor) -> torch.Tensor:
+        both = self.over_time(windows.transpose(1, 2)), self.over_frequency(windows)
+        return torch.cat(both, dim=1)
+
+
+def _branch(latent: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise((BINS, *CHANNELS)):
+        layers += [nn.Conv1d(inputs, outputs, 5, 2, 2), nn.ReLU(), nn.BatchNorm1d(outputs)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(CHANNELS[-1] * 8, latent))
+
+
+def plain_encoder(latent: int) -> nn.Sequential:
+    layers: list[nn.Module] = [nn.Unflatten(1, (1, -1))]
+    for inputs, outputs in pairwise((1, *CHANNELS)):
+        layers += [nn.Conv2d(inputs, outputs, 5, 2, 2), nn.ReLU(), nn.BatchNorm2d(outputs)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(CHANNELS[-1] * 8 * 8, latent))
+
+
+def _upwards() -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise((256, 256, 128, 64, 32)):
+        layers += [nn.ConvTranspose2d(inputs, outputs, 5, 2, 2, 1), nn.ReLU(), nn.BatchNorm2d(outputs)]
+    return [*layers, nn.Conv2d(32, 1, 5, padding=2), nn.Sigmoid()]

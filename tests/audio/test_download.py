@@ -1,0 +1,189 @@
+"""The download stage against a real host of previews that fails in every way, and Deezer in between."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import ray
+from fakes import previews, served
+from fakes.deezer import FakeDeezer, isrc
+
+from songray.audio.download import DownloadConfig, download, download_batch, is_audio
+from songray.catalogue.sources.deezer import DeezerApi
+from songray.library import TABLES, Library, track_key
+from songray.stages import Tally
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+SIZE = 20_000
+FAST = DownloadConfig(
+    total_seconds=4, first_byte_seconds=2, max_bytes=1_000_000, host_requests_per_second=2000
+)
+
+
+@pytest.fixture(scope="module")
+def app() -> Any:
+    return previews.application(SIZE)
+
+
+@pytest.fixture(scope="module")
+def host(app: Any) -> Iterator[str]:
+    with served(app) as url:
+        yield url
+
+
+def tracks(*locations: str | None, source: str = "manifest", isrc: str | None = None) -> pa.Table:
+    rows = [
+        {"track_key": track_key(str(number), 0), "track_id": str(number), "revision": 0, "crawl": 1,
+         "location": location, "isrc": isrc, "source": source}
+        for number, location in enumerate(locations)
+    ]  # fmt: skip
+    return pa.Table.from_pylist(rows, pa.schema(TABLES["tracks"].columns))
+
+
+@cache
+def tally() -> ray.actor.ActorHandle:
+    """One for all tests: it takes longer to start than most of them."""
+    return ray.remote(Tally).options(num_cpus=0).remote()
+
+
+def fetch(
+    *locations: str | None, config: DownloadConfig = FAST, **more: Any
+) -> tuple[list[dict[str, Any]], Counter[str]]:
+    _, before = ray.get(tally().total.remote())
+    pieces = list(download_batch(tracks(*locations, **more), config, tally()))
+    rows = [row for piece in pieces for row in piece.to_pylist()]
+    _, after = ray.get(tally().total.remote())
+    return sorted(rows, key=lambda row: int(row["track_id"])), after - before
+
+
+def test_a_preview_is_kept_with_what_is_known_of_it(host: str) -> None:
+    (row,), again = fetch(f"{host}/good/1")
+    assert not again
+    assert is_audio(row["audio"]) and len(row["audio"]) == row["size_bytes"] == SIZE
+    assert (row["status"], row["attempts"], row["error"]) == (200, 1, None)
+    assert len(row["sha256"]) == 32 and 0 < row["seconds"] < FAST.total_seconds
+
+
+def test_what_failed_for_good_is_a_row_and_is_not_asked_for_again(app: Any, host: str) -> None:
+    expected = {"missing": ("http_404", 1), "gone": ("http_410", 1), "expired": ("http_403", 1),
+                "empty": ("empty", 1), "html": ("not_audio", 1), "loop": ("redirects", 6),
+                "huge": ("too_large", 1)}  # fmt: skip
+    paths = [f"/{behaviour}/for-good" for behaviour in expected]
+    rows, again = fetch(*(f"{host}{path}" for path in paths))
+    found = [(row["error"], app[previews.ASKED][path]) for row, path in zip(rows, paths, strict=True)]
+    assert dict(zip(expected, found, strict=True)) == expected
+    assert not again
+    assert all(row["detail"] and row["audio"] is None for row in rows)
+
+
+def test_what_may_pass_is_tried_again_gets_no_row_and_holds_up_nothing_else(app: Any, host: str) -> None:
+    quick = ["broken", "reset", "truncated"]
+    slow = [f"{kind}/{number}" for kind in ("drip", "silent", "wronglength") for number in range(5)]
+    good = [f"good/{number}" for number in range(20)]
+    names = [*(f"{behaviour}/may-pass" for behaviour in quick), *slow, *good]
+    started = time.monotonic()
+    rows, again = fetch(*(f"{host}/{name}" for name in names))
+    assert time.monotonic() - started < FAST.total_seconds + 2  # one deadline
+    assert [row["track_id"] for row in rows] == [str(names.index(name)) for name in good]
+    assert again == {"http_500": 1, "connection": 2, "timeout": 15}
+    for behaviour in quick:
+        assert app[previews.ASKED][f"/{behaviour}/may-pass"] >= FAST.attempts
+
+
+def test_a_failure_that_passes_is_no_failure(host: str) -> None:
+    behaviours = ["busy", "flaky", "resetonce", "moved"]
+    rows, again = fetch(*(f"{host}/{behaviour}/1" for behaviour in behaviours))
+    assert [(row["error"], row["size_bytes"]) for row in rows] == [(None, SIZE)] * len(behaviours)
+    assert not again
+
+
+def test_a_server_that_is_not_there_may_come() -> None:
+    assert fetch("http://127.0.0.1:9/x")[1] == {"connection": 1}
+
+
+def test_a_host_that_wants_silence_for_long_is_left_alone() -> None:
+    async def refuse(request: Any) -> Any:
+        return previews.web.Response(status=429, headers={"Retry-After": "7200"})
+
+    app = previews.web.Application()
+    app.router.add_get("/{name}", refuse)
+    with served(app) as url:
+        started = time.monotonic()
+        rows, again = fetch(*(f"{url}/{number}" for number in range(40)))
+        assert time.monotonic() - started < FAST.total_seconds
+    assert not rows and set(again) <= {"http_429", "left_alone"} and again["left_alone"]
+
+
+def test_links_of_public_catalogues_lead_to_no_private_address(host: str) -> None:
+    rows, _ = fetch(f"{host}/good/1", host.replace("127.0.0.1", "localhost") + "/good/1", source="spotify")
+    assert [row["error"] for row in rows] == ["private_address"] * 2
+    allowed = replace(FAST, private_addresses=True)
+    assert fetch(f"{host}/good/1", source="spotify", config=allowed)[0][0]["error"] is None
+
+
+def deezer(url: str) -> DownloadConfig:
+    api = DeezerApi(url, deezer_requests_per_second=10_000, deezer_pause_seconds=0.1)
+    return replace(FAST, deezer=api, private_addresses=True)
+
+
+def test_a_link_is_asked_for_just_before_the_download() -> None:
+    fake = FakeDeezer()
+    fake.without_preview.add(4102)
+    with served(fake.application()) as url:
+        rows, again = fetch("deezer:4101", "deezer:4102", config=deezer(url), source="deezer")
+    assert not again
+    assert [(row["error"], row["audio_id"]) for row in rows] == [(None, "deezer:4101"), ("no_preview", None)]
+    assert is_audio(rows[0]["audio"]) and "/preview/" in rows[0]["location"]
+
+
+def test_an_expired_link_is_asked_for_once_more() -> None:
+    fake = FakeDeezer(link_seconds=-1)
+    with served(fake.application()) as url:
+        (row,), _ = fetch("deezer:4101", config=deezer(url), source="deezer")
+    assert (row["error"], row["status"]) == ("expired", 403)
+    assert Counter(fake.faults.paths)["/track/4101"] == 2
+
+
+def test_a_track_without_audio_gets_that_of_its_isrc() -> None:
+    with served(FakeDeezer().application()) as url:
+        (row,), _ = fetch(None, config=deezer(url), source="spotify", isrc=isrc(4103))
+        (unknown,), _ = fetch(None, config=deezer(url), source="spotify", isrc="XX0000000000")
+        none = replace(deezer(url), isrc_source="none")
+        assert fetch(None, config=none, source="spotify", isrc=isrc(4103))[1] == {"no_location": 1}
+    assert (row["error"], row["track_id"], row["audio_id"]) == (None, "0", "deezer:4103")
+    assert unknown["error"] == "no_match"
+
+
+def test_a_file_in_a_folder_stays_where_it_is(tmp_path: Path) -> None:
+    (tmp_path / "a.mp3").write_bytes(bytes(999))
+    (tmp_path / "b.mp3").touch()
+    places = [str(tmp_path / name) for name in ("a.mp3", "b.mp3", "c.mp3")]
+    rows, again = fetch(*places, None, "no scheme://")
+    assert [row["error"] for row in rows] == [None, "empty", "bad_url"]
+    assert again == {"missing": 1, "no_location": 1}  # a disk may be mounted again, a crawl may tell
+    assert (rows[0]["location"], rows[0]["audio"], rows[0]["size_bytes"]) == (places[0], None, 999)
+
+
+def test_options_that_cannot_work_are_refused() -> None:
+    with pytest.raises(ValueError, match="attempts is 0"):
+        DownloadConfig(attempts=0)
+
+
+def test_the_stage_tells_what_failed_and_what_is_there_twice(library: Library, host: str) -> None:
+    places = [f"{host}/{name}" for name in ("good/1", "good/1", "good/2", "missing/1", "broken/1", "html/1")]
+    library.table("tracks").append(tracks(*places), "000001")
+    with pytest.raises(RuntimeError, match=r"3 of 6 tracks failed(.|\n)*http_404 1"):
+        download(library, replace(FAST, max_failed_share=0.4))
+    library.table("tracks").append(tracks(*places, f"{host}/good/2").slice(6), "000002")
+    again = download(library, replace(FAST, max_failed_share=1))
+    assert (again.before, again.done, again.again) == (5, 1, {"http_500": 1})
+    assert "2 tracks have the very audio of another one" in str(again)

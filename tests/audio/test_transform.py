@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import librosa
+import numpy as np
+import pyarrow as pa
+import pytest
+from conftest import tone
+
+from songray.audio.decode import AudioError, Excerpt, decode
+from songray.audio.transform import (
+    SPECS,
+    Spec,
+    TransformConfig,
+    compute,
+    quantise,
+    stored,
+    transform,
+    transform_batch,
+)
+from songray.library import TABLES, Library, track_key
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = TransformConfig()
+
+
+def reference(samples: np.ndarray, spec: Spec) -> np.ndarray:
+    """librosa's own, (frames, bins)."""
+    common = {"sr": spec.rate, "n_fft": spec.n_fft, "hop_length": spec.hop_length}
+    if spec.n_chroma:
+        return librosa.feature.chroma_stft(y=samples, n_chroma=spec.n_chroma, tuning=0.0, **common).T
+    if not spec.n_mels:
+        amplitudes = np.abs(librosa.stft(samples, n_fft=spec.n_fft, hop_length=spec.hop_length))
+        return librosa.amplitude_to_db(amplitudes, ref=np.max, top_db=80).T
+    power = librosa.feature.melspectrogram(y=samples, n_mels=spec.n_mels, fmax=spec.fmax, **common)
+    decibels = librosa.power_to_db(power, ref=np.max, top_db=80)
+    return librosa.feature.mfcc(S=decibels, n_mfcc=spec.n_mfcc).T if spec.n_mfcc else decibels.T
+
+
+def previews(*sounds: bytes | str) -> pa.Table:
+    rows = [
+        {"track_key": number, "track_id": str(number)}
+        | (
+            {"audio": sound, "location": None}
+            if isinstance(sound, bytes)
+            else {"audio": None, "location": sound}
+        )
+        for number, sound in enumerate(sounds)
+    ]
+    return pa.Table.from_pylist(rows)
+
+
+TIME = np.arange(3 * 22050) / 22050
+NOISE = np.random.default_rng(0).normal(0, 0.1, TIME.size)
+SYNTHETIC = {
+    "silence": np.zeros(TIME.size),
+    "impulse": np.eye(1, TIME.size, 30000)[0],
+    "constant": np.full(TIME.size, 0.5),
+    "faint tone on an offset": 0.5 + 1e-3 * np.sin(2 * np.pi * 1000 * TIME),
+    "full-scale sine": np.sin(2 * np.pi * 1000 * TIME),
+    "clipped sine": np.clip(5 * np.sin(2 * np.pi * 100 * TIME), -1, 1),
+    "noise that fades away": NOISE * 10 ** (-4 * TIME),
+    "shorter than a window": NOISE[:600],
+}
+
+
+@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("sound", SYNTHETIC)
+def test_every_spec_is_what_librosa_makes_of_edge_cases(sound: str, name: str) -> None:
+    samples, spec = SYNTHETIC[sound].astype(np.float32), SPECS[name]
+    with warnings.catch_warnings(action="ignore"):  # librosa warns of short and of empty sounds
+        expected = reference(samples, spec)
+    found = compute(samples, [name])[name]
+    assert found.shape == expected.shape == (1 + samples.size // spec.hop_length, spec.bins)
+    assert np.abs(found - expected).max() < 0.05
+
+
+def test_every_spec_is_what_librosa_makes_of_a_clip(clips: Path) -> None:
+    for file in ("joth_party_0.mp3", "brahms_hungarian5_0.mp3", "zhelanov_junk_1.mp3"):
+        samples = librosa.load(clips / file, sr=22050, mono=True)[0]
+        planes = compute(decode(str(clips / file), 22050, Excerpt()), list(SPECS))
+        for name, spec in SPECS.items():
+            expected = reference(samples, spec)
+            assert planes[name].shape == expected.shape
+            assert np.abs(planes[name] - expected).max() < 0.05, (file, name)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_storing_adds_at_most_half_a_step(name: str) -> None:
+    spec = SPECS[name]
+    low, high = spec.range
+    values = np.linspace(low, high, 10001, dtype=np.float32)[:, None]
+    back = quantise(values, spec) * ((high - low) / 255) + low
+    step = (high - low) / 255
+    assert np.abs(back - values).max() <= step / 2 * 1.001
+    if spec.range == (-80, 0):
+        assert step / 2 < 0.157  # dB
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_nothing_lies_outside_the_range_that_is_stored(name: str) -> None:
+    low, high = SPECS[name].range
+    for samples in SYNTHETIC.values():
+        plane = compute(samples.astype(np.float32), [name])[name]
+        assert low - 1e-3 <= plane.min() <= plane.max() <= high + 1e-3
+
+
+def test_a_row_is_read_back_by_plain_numpy(tmp_path: Path) -> None:
+    path = tone(tmp_path / "a.wav", seconds=2)
+    (row,) = transform_batch(previews(path.read_bytes()), CONFIG)[0].to_pylist()
+    assert row["error"] is None
+    assert row["seconds"] == pytest.approx(2)
+    assert row["missing_seconds"] == 0
+    cells = np.frombuffer(row["mel128"], np.uint8).reshape(-1, 128)
+    assert np.array_equal(cells, stored(row["mel128"], SPECS["mel128"]))
+    assert cells.max() == 255  # the loudest bin is 0 dB
+    loudest = librosa.mel_frequencies(130, fmin=0, fmax=11025)[1:-1][cells.mean(axis=0).argmax()]
+    assert loudest == pytest.approx(440, abs=20)
+
+
+def test_a_set_has_a_column_for_each_of_its_specs(tmp_path: Path) -> None:
+    path = str(tone(tmp_path / "a.wav", seconds=5))
+    table, _ = transform_batch(previews(path), TransformConfig(specs=("linear257", "chroma12")))
+    assert set(SPECS) & set(table.column_names) == {"linear257", "chroma12"}
+    (row,) = table.to_pylist()
+    assert stored(row["linear257"], SPECS["linear257"]).shape == (431, 257)
+    assert stored(row["chroma12"], SPECS["chroma12"]).shape == (216, 12)
+    alone = transform_batch(previews(path), TransformConfig(specs=("chroma12",)))[0]
+    assert alone["chroma12"] == table["chroma12"]  # a spec does not depend on its company
+
+
+@pytest.mark.parametrize("specs", [(), ("mel12",)])
+def test_specs_that_there_are_not_are_refused(specs: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match="choose from mel128, linear257"):
+        TransformConfig(specs=specs)
+
+
+def test_bad_sounds_are_rows_beside_good_ones(tmp_path: Path) -> None:
+    good = tone(tmp_path / "a.wav").read_bytes()
+    table, again = transform_batch(previews(good, b"", b"noise" * 99, "/nowhere.mp3", good), CONFIG)
+    rows = table.to_pylist()
+    assert [row["error"] for row in rows] == [None, "empty", "not_audio", None]
+    assert [row["track_key"] for row in rows] == [0, 1, 2, 4]
+    assert again == ["missing"]  # it may come back
+    assert all(row["detail"] for row in rows if row["error"])
+
+
+def test_odd_recordings_are_decoded(clips: Path) -> None:
+    paths = sorted((clips / "odd_inputs").glob("*.ogg"))
+    rows = transform_batch(previews(*map(str, paths)), CONFIG)[0].to_pylist()
+    assert [row["error"] for row in rows] == [None] * len(paths)
+
+
+def mutated(sound: bytes, random: np.random.Generator) -> bytes:
+    """The sound with a few bytes changed, removed or added, or a part cut off, repeated or blanked."""
+    first, last = sorted(random.integers(0, len(sound), 2))
+    few = np.frombuffer(sound, np.uint8).copy()
+    places = random.integers(0, random.choice([200, few.size]), random.choice([1, 10, 1000]))
+    few[places] = random.integers(0, 256, places.size)
+    variants = [
+        few.tobytes(),
+        sound[:last],
+        sound[first:],
+        sound[:first] + sound[last:],
+        sound[:last] + sound[first:],
+        sound[:first] + bytes(last - first) + sound[last:],
+        sound[:first] + random.bytes(999) + sound[first:],
+    ]
+    return variants[random.integers(len(variants))]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+def test_mutated_mp3s_end_as_rows(library: Library, clips: Path) -> None:
+    random = np.random.default_rng(4)
+    whole = [path.read_bytes() for path in sorted(clips.glob("*.mp3"))[::10]]
+    sounds = [mutated(whole[n % len(whole)], random) for n in range(200)]
+    library.table("previews").append(filled(previews(*sounds)), "previews")
+    config = TransformConfig(specs=("mel128", "linear257"), excerpt_seconds=5, max_failed_share=1)
+    summary = transform(library, config)
+    assert summary.done + summary.failed.total() == 200
+    assert set(summary.failed) <= {"not_audio", "too_short", "silent", "not_finite"}
+    assert summary.done > 160
+    for sound in sounds:
+        try:
+            planes = compute(decode(sound, 22050, config.excerpt), config.specs)
+        except AudioError:
+            continue
+        assert all(np.isfinite(plane).all() for plane in planes.values())
+
+
+DEADLY_DECODER = """
+import os, signal, soundfile
+open_sound = soundfile.SoundFile.__init__
+def init(self, file, *arguments, **options):
+    if file.read(4) == b"KILL":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    file.seek(0)
+    open_sound(self, file, *arguments, **options)
+soundfile.SoundFile.__init__ = init
+"""
+
+
+@pytest.mark.slow
+def test_sounds_that_kill_or_hang_their_decoder_cost_only_themselves(
+    library: Library, tmp_path: Path
+) -> None:
+    """Ray and its workers run with a soundfile that segfaults at some bytes (no file is known that makes the
+    real one do so); opening the pipe really hangs, since nothing ever writes to it."""
+    (tmp_path / "sitecustomize.py").write_text(DEADLY_DECODER)
+    good = tone(tmp_path / "a.wav").read_bytes()
+    pipe = tmp_path / "pipe.mp3"
+    os.mkfifo(pipe)
+    sounds: list[bytes | str] = [good] * 36  # more than a batch
+    sounds[5], sounds[7], sounds[33] = b"KILL 1", str(pipe), b"KILL 2"
+    library.table("previews").append(filled(previews(*sounds)), "previews")
+    job = subprocess.run(
+        [sys.executable, "jobs/transform.py", "--library", library.root, "--seconds-per-track", "5"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        capture_output=True,
+        text=True,
+    )
+    assert "36 tracks = 0 done before + 33 done now + 3 failed (decoder_died 3)" in job.stdout, job.stderr
+    rows = library.table("spectrograms", "default").read().to_pylist()
+    assert sorted(int(row["track_id"]) for row in rows) == list(range(36))
+    assert {int(row["track_id"]) for row in rows if row["error"]} == {5, 7, 33}
+
+
+def filled(table: pa.Table) -> pa.Table:
+    """Previews in all their columns, with keys as they are."""
+    rows = [row | {"track_key": track_key(row["track_id"], 0)} for row in table.to_pylist()]
+    return pa.Table.from_pylist(rows, pa.schema(TABLES["previews"].columns))

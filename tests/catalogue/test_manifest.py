@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import json
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from songray.catalogue.sources.base import Contents
+from songray.catalogue.sources.manifest.source import ROWS_AT_ONCE, ManifestSource
+
+ROW = {
+    "id": "007", "title": "Röyksopp", "artist": "A;B", "url": "http://x.test/7.mp3", "album": "C",
+    "date": "1999-05", "duration": "31.5", "genre": "jazz; funk", "isrc": "ZZ1", "explicit": "no",
+    "recording": "r1",
+}  # fmt: skip
+
+
+def read(path: Path) -> Contents:
+    source = ManifestSource(str(path))
+    pieces = [piece for _, piece in source.read(list(source.pages()))]
+    return Contents(
+        tracks=[track for piece in pieces for track in piece.tracks],
+        artists=[artist for piece in pieces for artist in piece.artists],
+        playlist_entries=[entry for piece in pieces for entry in piece.playlist_entries],
+        problems=[problem for piece in pieces for problem in piece.problems],
+    )
+
+
+def write(path: Path, rows: list[dict[str, str]]) -> Path:
+    if path.suffix == ".csv":
+        header = list(dict.fromkeys(name for row in rows for name in row))
+        lines = [",".join(f'"{row.get(name, "")}"' for name in header) for row in rows]
+        path.write_text("\ufeff" + "\n".join([",".join(header), *lines]) + "\n", "utf-8")
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        pa.parquet.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_every_format_tells_the_same(tmp_path: Path, suffix: str) -> None:
+    contents = read(write(tmp_path / f"songs{suffix}", [ROW]))
+    (track,) = contents.tracks
+    assert track.track_id == "manifest:007"
+    assert (track.title, track.artist_names, track.genres) == ("Röyksopp", ["A", "B"], ["jazz", "funk"])
+    assert (track.release_date, track.release_date_precision) == ("1999-05", "month")
+    assert (track.duration_seconds, track.explicit, track.recording) == (31.5, False, "r1")
+    assert [artist.name for artist in contents.artists] == ["A", "B"]
+    assert not contents.problems
+
+
+def test_a_bad_row_is_told_with_its_place_and_the_others_are_kept(tmp_path: Path) -> None:
+    rows = [ROW, {"title": "no id"}, ROW | {"id": "8", "date": "May 1999"}, ROW | {"id": "9"}]
+    contents = read(write(tmp_path / "songs.csv", rows))
+    assert [track.track_id for track in contents.tracks] == ["manifest:007", "manifest:9"]
+    assert len(contents.problems) == 2
+    assert contents.problems[0].startswith("bad_row: row 2 of ")
+    assert "'May 1999' is not like" in contents.problems[1]
+
+
+def test_a_broken_line_of_json_is_one_problem(tmp_path: Path) -> None:
+    path = write(tmp_path / "songs.jsonl", [ROW])
+    path.write_text(path.read_text() + "{broken\n[1]\n" + json.dumps(ROW | {"id": "8"}) + "\n")
+    contents = read(path)
+    assert len(contents.tracks) == 2
+    assert len(contents.problems) == 2
+
+
+def test_paths_are_relative_to_the_manifest(tmp_path: Path) -> None:
+    (track,) = read(write(tmp_path / "songs.csv", [{"id": "1", "path": "music/1.mp3"}])).tracks
+    assert track.location == str(tmp_path / "music/1.mp3")
+    assert track.title == "1"
+
+
+def test_a_folder_of_manifests_is_read_file_by_file(tmp_path: Path) -> None:
+    write(tmp_path / "a.csv", [ROW])
+    write(tmp_path / "b.jsonl", [ROW | {"id": "8"}])
+    assert len(list(ManifestSource(str(tmp_path)).pages())) == 2
+    assert len(read(tmp_path).tracks) == 2
+
+
+@pytest.mark.parametrize("name", ["", "/nowhere/songs.csv"])
+def test_a_manifest_that_is_not_there_is_told(name: str) -> None:
+    with pytest.raises(ValueError, match="--manifest"):
+        list(ManifestSource(name).pages())
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("songs.txt", "hello", "a manifest ends in"),
+        ("songs.parquet", "hello", "Parquet"),
+        ("lists.json", '{"info": {}, "playlists": [{"name": "x", "pid": 1, "tracks": [', "broken JSON"),
+        ("lists.json", '{"info": {}, "playlists": []}', "no playlists"),
+        ("lists.json", '[{"id": 1}]', "no playlists"),
+        ("lists.json", "", "broken JSON"),
+    ],
+)
+def test_a_file_that_is_no_manifest_is_told(tmp_path: Path, name: str, text: str, reason: str) -> None:
+    (tmp_path / name).write_text(text)
+    (problem,) = read(tmp_path / name).problems
+    assert problem.startswith(f"unreadable: {tmp_path / name}: ")
+    assert reason in problem
+
+
+def test_a_song_may_have_an_isrc_in_the_place_of_a_url(tmp_path: Path) -> None:
+    path = write(tmp_path / "songs.csv", [{"id": "1", "isrc": "GBDUW0000059"}, {"id": "2", "isrc": ""}])
+    contents = read(path)
+    (track,) = contents.tracks
+    assert (track.track_id, track.isrc, track.location) == ("manifest:1", "GBDUW0000059", None)
+    assert len(contents.problems) == 1
+    assert "needs id and url, or id and isrc" in contents.problems[0]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_playlists_are_recognised_by_their_columns(tmp_path: Path, suffix: str) -> None:
+    tracks = ["007", "deezer:3135556", "spotify:track:4uLU6hMCjMI75M1A2tKUQC", "4:33", ""]
+    rows = [{"playlist": "Mine", "position": str(n), "track": track} for n, track in enumerate(tracks)]
+    rows += [{"playlist": "Mine", "position": "first", "track": "8"}]
+    contents = read(write(tmp_path / f"lists{suffix}", rows))
+    assert not contents.tracks
+    assert {(entry.playlist_id, entry.playlist) for entry in contents.playlist_entries} == {
+        ("manifest:playlist:Mine", "Mine")
+    }
+    assert [(entry.position, entry.track_id) for entry in contents.playlist_entries] == [
+        (0, "manifest:007"), (1, "deezer:3135556"), (2, "spotify:4uLU6hMCjMI75M1A2tKUQC"),
+        (3, "manifest:4:33"),
+    ]  # fmt: skip
+    assert "row 5 of" in contents.problems[0]
+    assert "position 'first' in playlist Mine is not" in contents.problems[1]
+
+
+def million(path: Path, names: list[str], tracks: int) -> Path:
+    """Playlists in the layout of the Million Playlist Dataset, as slices of it are called."""
+    playlists = [
+        {"name": name, "collaborative": "false", "pid": pid, "modified_at": 1493424000, "num_tracks": tracks,
+         "tracks": [song(pid * tracks + place, place) for place in range(tracks)]}
+        for pid, name in enumerate(names)
+    ]  # fmt: skip
+    path.write_text(json.dumps({"info": {"slice": "0-999", "version": "v1"}, "playlists": playlists}))
+    return path
+
+
+def song(number: int, place: int) -> dict[str, Any]:
+    return {
+        "pos": place, "artist_name": f"Artist {number % 7}", "track_uri": f"spotify:track:T{number:021d}",
+        "artist_uri": f"spotify:artist:R{number % 7:021d}", "track_name": f"Song {number}",
+        "album_uri": f"spotify:album:A{number:021d}", "duration_ms": 226863, "album_name": f"Album {number}",
+    }  # fmt: skip
+
+
+def test_the_million_playlist_dataset_tells_playlists_and_tracks_of_spotify(tmp_path: Path) -> None:
+    names = ["Throwbacks", "Café ☕"]
+    contents = read(million(tmp_path / "mpd.slice.0-999.json", names, 3))
+    entries = [(entry.playlist_id, entry.playlist, entry.position) for entry in contents.playlist_entries]
+    expected = [(f"manifest:playlist:{pid}", names[pid], place) for pid in (0, 1) for place in range(3)]
+    assert entries == expected
+    assert [entry.track_id for entry in contents.playlist_entries] == [
+        track.track_id for track in contents.tracks
+    ]
+    track = contents.tracks[5]
+    assert (track.track_id, track.title, track.location) == (f"spotify:T{5:021d}", "Song 5", None)
+    assert (track.artist_names, track.album, track.duration_seconds) == (["Artist 5"], "Album 5", 226.863)
+    assert track.artist_ids == [contents.artists[5].artist_id] == [f"spotify:artist:R{5:021d}"]
+    assert not contents.problems
+
+
+def test_what_is_wrong_in_a_playlist_is_told_and_the_rest_is_kept(tmp_path: Path) -> None:
+    path = million(tmp_path / "lists.json", ["a", "b", "c"], 4)
+    content = json.loads(path.read_text())
+    first, second = content["playlists"][0]["tracks"], content["playlists"][1]
+    first[0]["track_uri"] = "spotify:episode:x"
+    first[1]["pos"] = None
+    first[2] = "a song"
+    second["tracks"] = None
+    path.write_text(json.dumps(content))
+    contents = read(path)
+    assert len(contents.playlist_entries) == 1 + 4
+    assert len(contents.problems) == 4
+    assert "'spotify:episode:x' is not like spotify:track:ID" in contents.problems[0]
+    assert {track.track_id for track in contents.tracks} >= {e.track_id for e in contents.playlist_entries}
+
+
+@given(st.lists(st.text(min_size=1).filter(str.strip), min_size=1, max_size=5), st.integers(0, 4))
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_playlist_comes_out_as_it_was_put_in(tmp_path: Path, names: list[str], tracks: int) -> None:
+    contents = read(million(tmp_path / "lists.json", names, tracks))
+    expected = [(name.strip(), place) for name in names for place in range(tracks)]
+    assert [(entry.playlist, entry.position) for entry in contents.playlist_entries] == expected
+
+
+def test_memory_does_not_grow_with_the_number_of_playlists(tmp_path: Path) -> None:
+    peaks = []
+    for playlists in (20, 60):
+        source = ManifestSource(str(million(tmp_path / "lists.json", ["name"] * playlists, 100)))
+        pages = list(source.pages())
+        tracemalloc.start()
+        sizes = [len(contents.tracks) for _, contents in source.read(pages)]
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert (sum(sizes), max(sizes)) == (playlists * 100, ROWS_AT_ONCE)
+    assert peaks[1] < 1.2 * peaks[0]
