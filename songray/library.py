@@ -40,6 +40,8 @@ from numpy.typing import NDArray
 DEFAULT_LIBRARY = "~/songray-library"
 REVISION_BITS = 8
 Keys = NDArray[np.int64]
+Vectors = NDArray[np.float32]  # (rows, dimension)
+Row = dict[str, Any]
 
 _STRINGS = pa.list_(pa.string())
 
@@ -266,7 +268,7 @@ class Table:
         names = list(dict.fromkeys([*columns, *order]))
         rows = self.read(names).sort_by([(column, "ascending") for column in order])
         tracks = rows.column("track_key").to_numpy() >> REVISION_BITS
-        return rows.filter(pa.array(ends_of_runs(tracks))).select(list(columns))
+        return rows.filter(pa.array(last_of_equal(tracks))).select(list(columns))
 
     def append(self, rows: pa.Table, name: str) -> str:
         """Add one file, whole or not at all; its path. Files are read in the order of their names."""
@@ -370,7 +372,7 @@ def hash64(*parts: str) -> int:
     return int.from_bytes(digest, "little", signed=True)
 
 
-def lot(*parts: str) -> float:
+def sample_rank(*parts: str) -> float:
     """A number in 0…1 that the parts draw: the same on every machine and in every run."""
     return (hash64(*parts) >> 11) / 2**53 % 1.0
 
@@ -384,10 +386,18 @@ def track_key(track_id: str, revision: int) -> int:
 
 def newest_revisions(keys: Keys) -> Keys:
     """Of sorted keys, those that are the newest revision of their track; sorted."""
-    newest: Keys = keys[ends_of_runs(keys >> REVISION_BITS)]
+    newest: Keys = keys[last_of_equal(keys >> REVISION_BITS)]
     return newest
 
 
-def ends_of_runs(values: Keys) -> NDArray[np.bool_]:
+def last_of_equal(values: Keys) -> NDArray[np.bool_]:
     """For each of some sorted values, whether it is the last of those that equal it."""
     return np.append(values[1:] != values[:-1], True)[: values.size]
+
+
+def matrix(column: pa.ChunkedArray) -> Vectors:
+    """A column of vectors, as it is stored, as one array, (tracks, dimension)."""
+    if not len(column):
+        return np.empty((0, 0), np.float32)
+    flat: Vectors = column.combine_chunks().flatten().to_numpy()
+    return flat.reshape(len(column), -1)

@@ -21,13 +21,13 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data.checkpoint import CheckpointConfig
 from ray.data.checkpoint.checkpoint_filter import CheckpointManager
 
-from songray.library import Keys, Table, compression, ends_of_runs, newest_revisions
+from songray.library import Keys, Table, compression, last_of_equal, newest_revisions
 
 MIN_ROWS_PER_FILE = 16
 SECONDS_BETWEEN_LINES = 5.0
 # Of processes that hold a model: what one batch frees, the next asks for again, and pages that the kernel had
 # to give anew took up to half of a step's time in virtual machines. These are glibc's.
-KEEPS_MEMORY = {
+RETAIN_MEMORY = {
     "env_vars": {
         "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)
     }
@@ -74,7 +74,7 @@ def _classes(counts: Counter[str]) -> str:
 
 
 @dataclass(frozen=True)
-class Lacking:
+class Pending:
     """The rows of a source table that an output table lacks."""
 
     rows: int  # of the source, one a track
@@ -130,13 +130,16 @@ def fill(
     called again, none is lost, and none that was finished is done again.
     """
     started = time.monotonic()
-    lacking = find_lacking(source, output)
+    lacking = find_pending(source, output)
     summary = Summary(stage, rows=lacking.rows, before=lacking.rows - lacking.keys.size)
     if lacking.keys.size:
         rows_per_file = min(rows_per_file, _grain(lacking.keys.size))
         tally = ray.remote(Tally).options(num_cpus=0).remote()
         files_before = set(output.files())
-        with _checkpoints(output), telling(partial(_progress, stage, lacking.keys.size, tally, started)):
+        with (
+            _checkpoints(output),
+            report_progress(partial(_progress, stage, lacking.keys.size, tally, started)),
+        ):
             rows = dataset(
                 source,
                 files=lacking.files,
@@ -192,7 +195,7 @@ def _grain(rows: int) -> int:
     return max(MIN_ROWS_PER_FILE, math.ceil(rows / (4 * cpus)))
 
 
-def find_lacking(source: Table, output: Table) -> Lacking:
+def find_pending(source: Table, output: Table) -> Pending:
     """Compare keys alone, so that only files that hold work need be opened (8 bytes a track).
 
     Of each track only the newest revision counts, and only where the source has no error.
@@ -200,12 +203,12 @@ def find_lacking(source: Table, output: Table) -> Lacking:
     keys, order, fit, fragment, files = _read_keys(source)
     newest = newest_revisions(np.unique(keys))
     position = np.lexsort((order, keys))  # the last of equal keys is the one that counts
-    last = position[ends_of_runs(keys[position])]
+    last = position[last_of_equal(keys[position])]
     rows = last[np.isin(keys[last], newest) & fit[last]]
     rows_lacking = rows[~np.isin(keys[rows], output.finished_keys())]
     by_key = rows_lacking[np.argsort(keys[rows_lacking])]
     holding, file = np.unique(fragment[by_key], return_inverse=True)
-    return Lacking(rows.size, keys[by_key], file.astype(np.int32), [files[number] for number in holding])
+    return Pending(rows.size, keys[by_key], file.astype(np.int32), [files[number] for number in holding])
 
 
 def _read_keys(source: Table) -> tuple[Keys, Keys, np.ndarray, np.ndarray, list[str]]:
@@ -226,7 +229,7 @@ def _read_keys(source: Table) -> tuple[Keys, Keys, np.ndarray, np.ndarray, list[
 
 def _keep(rows: pa.Table, lacking_reference: ray.ObjectRef) -> pa.Table:
     """Of the rows of some files, those that are lacking."""
-    lacking: Lacking = ray.get(lacking_reference)
+    lacking: Pending = ray.get(lacking_reference)
     keys = rows.column("track_key").to_numpy()
     position = np.minimum(np.searchsorted(lacking.keys, keys), lacking.keys.size - 1)
     files = pa.compute.index_in(rows.column("path"), pa.array(lacking.files)).to_numpy()
@@ -262,7 +265,7 @@ def _checkpoints(output: Table) -> Iterator[None]:
 
 
 @contextmanager
-def telling(progress: Callable[[], str]) -> Iterator[None]:
+def report_progress(progress: Callable[[], str]) -> Iterator[None]:
     """Within, a dataset that runs tells every few seconds, on stderr, where it is."""
     told = time.monotonic()
 

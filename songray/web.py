@@ -18,28 +18,13 @@ import ray
 import tenacity
 from aiolimiter import AsyncLimiter
 
+from songray.errors import FetchError
+
 USER_AGENT = "songray (https://pypi.org/project/songray)"
 PASSING_STATUSES = frozenset({408, 425, 429})  # and all of 500…599
 NAMESPACE = "songray"
 
 Answer = TypeVar("Answer")
-
-
-class Failure(Exception):
-    """Why there is no answer: `kind` is a class that a person can count; `passing`, whether a later attempt
-    may get one; `retry_after_seconds`, how long the service wants to be left alone."""
-
-    def __init__(
-        self,
-        kind: str,
-        detail: str,
-        status: int | None = None,
-        passing: bool = False,
-        retry_after_seconds: float = 0.0,
-    ) -> None:
-        super().__init__(detail)
-        self.kind, self.status, self.passing = kind, status, passing
-        self.retry_after_seconds = retry_after_seconds
 
 
 @dataclass(frozen=True)
@@ -68,7 +53,7 @@ class Limit:
         return AsyncLimiter(burst, burst / rate)
 
 
-class Gate:
+class RateLimiter:
     """Ray actor through which requests to one service, or to several hosts, go: one in the whole cluster."""
 
     def __init__(self) -> None:
@@ -104,7 +89,7 @@ def gate(name: str) -> ray.actor.ActorHandle:
 def _gate(name: str, job: str) -> ray.actor.ActorHandle:
     options = {"name": f"gate-{name}", "namespace": NAMESPACE, "get_if_exists": True, "lifetime": "detached"}
     lasting = {"max_restarts": -1, "max_task_retries": -1, "max_concurrency": 10_000, "num_cpus": 0}
-    return ray.remote(Gate).options(**options, **lasting).remote()
+    return ray.remote(RateLimiter).options(**options, **lasting).remote()
 
 
 def retrying(attempts: int, limit: Limit) -> tenacity.AsyncRetrying:
@@ -112,7 +97,7 @@ def retrying(attempts: int, limit: Limit) -> tenacity.AsyncRetrying:
 
     def may_pass(error: BaseException) -> bool:
         soon = getattr(error, "retry_after_seconds", 0.0) <= limit.longest_wait_seconds
-        return isinstance(error, Failure) and error.passing and soon
+        return isinstance(error, FetchError) and error.retryable and soon
 
     return tenacity.AsyncRetrying(
         retry=tenacity.retry_if_exception(may_pass),
@@ -122,8 +107,8 @@ def retrying(attempts: int, limit: Limit) -> tenacity.AsyncRetrying:
     )
 
 
-class Turns:
-    """Turns at a gate of several hosts, fetched some at a time: a call to the gate a request would cost
+class HostLimits:
+    """HostLimits at a gate of several hosts, fetched some at a time: a call to the gate a request would cost
     more than the request."""
 
     def __init__(self, name: str, limit: Limit) -> None:
@@ -134,11 +119,11 @@ class Turns:
         self._lock: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def take(self, host: str) -> None:
-        """Wait for a turn; raises Failure where the host wants to be left alone for too long."""
+        """Wait for a turn; raises FetchError where the host wants to be left alone for too long."""
         async with self._lock[host]:
             if not self._left[host]:
                 if silence := await self._gate.enter.remote(host, self.limit, self._at_once):
-                    raise left_alone(host, silence)
+                    raise rate_limited(host, silence)
                 self._left[host] = self._at_once
             self._left[host] -= 1
 
@@ -149,9 +134,9 @@ class Turns:
             await self._gate.close.remote(host, seconds)
 
 
-def left_alone(service: str, seconds: float) -> Failure:
+def rate_limited(service: str, seconds: float) -> FetchError:
     detail = f"{service} asks to be left alone for {seconds:.0f} s more: run again after that"
-    return Failure("left_alone", detail, 429, True, seconds)
+    return FetchError("rate_limited", detail, 429, True, seconds)
 
 
 class Client:
@@ -165,23 +150,23 @@ class Client:
         self._gate = gate(service)
 
     async def ask(self, request: Callable[[], Awaitable[Answer]]) -> Answer:
-        """What `request` returns; it raises Failure, or an error of aiohttp. Raises Failure."""
+        """What `request` returns; it raises FetchError, or an error of aiohttp. Raises FetchError."""
         answer: Answer = await retrying(self.attempts, self.limit)(self._once, request)
         return answer
 
     async def _once(self, request: Callable[[], Awaitable[Answer]]) -> Answer:
         if silence := await self._gate.enter.remote(self.service, self.limit):
-            raise left_alone(self.service, silence)
+            raise rate_limited(self.service, silence)
         try:
             return await request()
-        except Failure as failure:
+        except FetchError as failure:
             if failure.retry_after_seconds:
                 await self._gate.close.remote(self.service, failure.retry_after_seconds)
             raise
         except TimeoutError as error:
-            raise Failure("timeout", f"{self.service} did not answer in time", passing=True) from error
+            raise FetchError("timeout", f"{self.service} did not answer in time", retryable=True) from error
         except (aiohttp.ClientError, ValueError) as error:  # ValueError: cut short, so no JSON
-            raise Failure("connection", f"{self.service}: {error}", passing=True) from error
+            raise FetchError("connection", f"{self.service}: {error}", retryable=True) from error
 
 
 def session(connect_seconds: float = 10.0, total_seconds: float = 30.0) -> aiohttp.ClientSession:
@@ -191,14 +176,14 @@ def session(connect_seconds: float = 10.0, total_seconds: float = 30.0) -> aioht
 
 
 def check_status(status: int, url: str, retry_after: str | None = None) -> None:
-    """Raise Failure unless the answer has a body to read."""
+    """Raise FetchError unless the answer has a body to read."""
     if status != 200:
         passing = status in PASSING_STATUSES or status >= 500
-        silence = seconds_of(retry_after) if passing else 0.0
-        raise Failure(f"http_{status}", f"{url} answered {status}", status, passing, silence)
+        silence = retry_after_seconds(retry_after) if passing else 0.0
+        raise FetchError(f"http_{status}", f"{url} answered {status}", status, passing, silence)
 
 
-def seconds_of(retry_after: str | None) -> float:
+def retry_after_seconds(retry_after: str | None) -> float:
     """The header Retry-After, seconds or a date, in seconds; 0 where there is none that can be read."""
     try:
         return max(0.0, float(retry_after or 0))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -28,7 +30,8 @@ os.environ.update(ENVIRONMENT)
 RAY_FILES = tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True)
 os.environ["RAY_TMPDIR"] = RAY_FILES.name
 
-CLIPS = Path(__file__).resolve().parents[2] / "shared" / "clips"
+ROOT = Path(__file__).resolve().parents[1]
+CLIPS = ROOT.parent / "shared" / "clips"
 
 
 @pytest.fixture(scope="session")
@@ -107,3 +110,13 @@ def tone(
     sound = sum(np.sin(2 * np.pi * hertz * n * time) / n for n in (1, 2, 3, 5)) * level / 2
     soundfile.write(path, sound + random.normal(0, 0.005, time.size), rate)
     return path
+
+
+def job(name: str, library: Library, *options: str, command: str = "") -> subprocess.Popen[bytes]:
+    arguments = [*command.split(), "--library", library.root, *options]
+    return subprocess.Popen(
+        [sys.executable, f"jobs/{name}.py", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )

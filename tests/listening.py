@@ -17,8 +17,8 @@ from songray.audio.transform import TransformConfig, transform_batch
 from songray.learning import runs
 from songray.learning.embed import embed_batch
 from songray.learning.models import MODELS
-from songray.learning.runs import Encoder, Run, Vectors
-from songray.library import TABLES, Library, track_key
+from songray.learning.runs import Encoder, Run
+from songray.library import TABLES, Library, Vectors, track_key
 from songray.search.build import IndexConfig, index
 from songray.search.version import Index
 from songray.service.app import IngressConfig, equipped

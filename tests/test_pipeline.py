@@ -12,20 +12,20 @@ import mutagen
 import numpy as np
 import pytest
 import torch
-from test_service import free_port
-from test_spectrograms import previews
+from conftest import free_port
+from samples import previews
 
 from songray.audio.download import DownloadConfig, download
-from songray.audio.transform import SPECS, TransformConfig, stored, transform, transform_batch
+from songray.audio.transform import SPECS, TransformConfig, from_bytes, transform, transform_batch
 from songray.catalogue.crawl import CrawlConfig, crawl
 from songray.catalogue.sources.folder import FolderSource
 from songray.catalogue.sources.manifest.source import ManifestSource
 from songray.evaluation.evaluate import EvaluateConfig, Score, evaluate
 from songray.learning import runs
-from songray.learning.embed import EmbedConfig, embed, matrix, vectors
+from songray.learning.embed import EmbedConfig, embed, vectors
 from songray.learning.models import MODELS
 from songray.learning.train import TrainConfig, train
-from songray.library import Library
+from songray.library import Library, matrix
 from songray.search.build import IndexConfig, index
 from songray.service.app import IngressConfig, ServeConfig, served
 
@@ -110,7 +110,7 @@ def assert_one_way_from_sound_to_vector(library: Library, clips: Path) -> None:
     (row,) = transform_batch(previews((clips / "joth_party_1.mp3").read_bytes()), TransformConfig())[
         0
     ].to_pylist()
-    spectrogram = stored(row["mel128"], SPECS["mel128"])
+    spectrogram = from_bytes(row["mel128"], SPECS["mel128"])
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in the job's workers: another number of threads sums in another order
     alone = vectors(encoder, [spectrogram])[0]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,7 +15,7 @@ from typing import ClassVar
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import tone
+from conftest import job, tone
 
 from songray.audio.download import DownloadConfig, download
 from songray.audio.transform import TransformConfig, transform
@@ -116,16 +115,6 @@ def test_files_that_hold_no_work_are_not_opened(library: Library, server: str) -
     pa.parquet.write_table(keys, done)
     assert transform(library, TransformConfig()).done == 1  # of 2 and 3, the latter is overloaded
     Path(done).write_bytes(whole)
-
-
-def job(name: str, library: Library, *options: str, command: str = "") -> subprocess.Popen[bytes]:
-    arguments = [*command.split(), "--library", library.root, *options]
-    return subprocess.Popen(
-        [sys.executable, f"jobs/{name}.py", *arguments],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
 
 
 def kill_when(process: subprocess.Popen[bytes], table: Table, rows: int) -> np.ndarray:

@@ -13,6 +13,8 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from songray.errors import AudioError
+
 Samples = NDArray[np.float32]
 
 MIN_SECONDS = 0.5  # shorter sounds say nothing about a song
@@ -21,14 +23,6 @@ LOUDEST = 1e6  # full scale is 1; the squares of larger numbers would soon overf
 RATES = (2_000, 768_000)  # Hz; what else a header says is an error in it
 BLOCK_SAMPLES = 1 << 19  # decoded at a time, all channels together: the processor's cache holds them,
 # and soundfile, which seeks after each block, does not seek often
-
-
-class AudioError(ValueError):
-    """Sound that cannot be used; `kind` is a class that a person can count."""
-
-    def __init__(self, kind: str, detail: str) -> None:
-        super().__init__(detail)
-        self.kind = kind
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,9 @@ import ray.data
 
 from songray import web
 from songray.catalogue.sources.deezer import DeezerApi
+from songray.errors import FetchError
 from songray.library import TABLES, Library, Table
 from songray.stages import Summary, fill
-from songray.web import Failure
 
 SCHEMA = pa.schema(TABLES["previews"].columns)
 ROWS_AT_ONCE = 16  # handed on together
@@ -151,7 +151,7 @@ class Downloads:
     def __init__(self, config: DownloadConfig) -> None:
         self.config = config
         self._in_flight = asyncio.Semaphore(config.downloads_per_worker)
-        self._turns = web.Turns("previews", config.host_limit)
+        self._turns = web.HostLimits("previews", config.host_limit)
 
     async def outcomes(self, tracks: list[Row]) -> AsyncIterator[Outcome]:
         """Of each track, in the order in which they come."""
@@ -182,8 +182,8 @@ class Downloads:
                 row |= await retrying(self.locate_and_fetch, track, deadline)
         except TimeoutError:
             return "timeout"
-        except Failure as failure:
-            if failure.passing:
+        except FetchError as failure:
+            if failure.retryable:
                 return failure.kind
             row |= {"error": failure.kind, "detail": str(failure), "status": failure.status}
         attempts = retrying.statistics.get("attempt_number", 1)
@@ -198,7 +198,7 @@ class Downloads:
             return await self.fetch_from_deezer(location.removeprefix("deezer:"), deadline)
         if not location:
             detail = "the catalogue names no audio for it, nor an ISRC to find it by"
-            raise Failure("no_location", detail, passing=True)  # it may do so tomorrow
+            raise FetchError("no_location", detail, retryable=True)  # it may do so tomorrow
         if "://" in location:
             return await self.fetch(location, track["source"] in PUBLIC_SOURCES, deadline)
         return _look_at(location)
@@ -209,22 +209,22 @@ class Downloads:
             preview = await self.config.deezer.preview(self._api, reference)
             try:
                 fetched = await self.fetch(preview.url, True, deadline)
-            except Failure as failure:
+            except FetchError as failure:
                 if failure.status != 403:
                     raise
                 late = failure
             else:
                 return fetched | {"audio_id": preview.track_id}
-        raise Failure("expired", f"two links in succession had expired: {late}", 403) from late
+        raise FetchError("expired", f"two links in succession had expired: {late}", 403) from late
 
     async def fetch(self, url: str, public: bool, deadline: asyncio.Timeout) -> Row:
-        """Columns of the preview behind a URL; raises Failure."""
+        """Columns of the preview behind a URL; raises FetchError."""
         session = self._sessions[public and not self.config.private_addresses]
         body, status = await self._body(url, session, deadline)
         if not body:
-            raise Failure("empty", f"{url} answered without bytes", status)
+            raise FetchError("empty", f"{url} answered without bytes", status)
         if not is_audio(body):
-            raise Failure("not_audio", f"{url} answered with {body[:40]!r}…, which is no audio", status)
+            raise FetchError("not_audio", f"{url} answered with {body[:40]!r}…, which is no audio", status)
         digest = hashlib.sha256(body).digest()
         return {"audio": body, "location": url, "status": status, "size_bytes": len(body), "sha256": digest}
 
@@ -242,39 +242,39 @@ class Downloads:
                     first_byte.reschedule(None)
                     web.check_status(response.status, url, response.headers.get("Retry-After"))
                     return await _read(response, self.config.max_bytes), response.status
-        except Failure as failure:
+        except FetchError as failure:
             await self._turns.close(host, failure.retry_after_seconds)
             raise
         except TimeoutError as error:
-            raise Failure("no_answer", f"{url} did not begin to answer in time", passing=True) from error
+            raise FetchError("no_answer", f"{url} did not begin to answer in time", retryable=True) from error
         except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
-            raise Failure("bad_url", f"{url} is no URL: {error}") from error
+            raise FetchError("bad_url", f"{url} is no URL: {error}") from error
         except aiohttp.TooManyRedirects as error:
-            raise Failure(
+            raise FetchError(
                 "redirects", f"{url} redirects more than {self.config.max_redirects} times"
             ) from error
         except aiohttp.ClientError as error:
             if PRIVATE in str(error):
-                raise Failure("private_address", f"{url}: {PRIVATE}") from error
-            raise Failure("connection", f"{url}: {error}", passing=True) from error
+                raise FetchError("private_address", f"{url}: {PRIVATE}") from error
+            raise FetchError("connection", f"{url}: {error}", retryable=True) from error
 
 
 async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
-    """The body, in as many pieces as it comes in; raises Failure where it is too large."""
+    """The body, in as many pieces as it comes in; raises FetchError where it is too large."""
     pieces, size = [], 0
     async for piece in response.content.iter_any():
         pieces.append(piece)
         size += len(piece)
         if size > max_bytes:
-            raise Failure("too_large", f"{response.url} has more than {max_bytes} bytes", response.status)
+            raise FetchError("too_large", f"{response.url} has more than {max_bytes} bytes", response.status)
     return b"".join(pieces)
 
 
 def _look_at(path: str) -> Row:
     if not os.path.isfile(path):
-        raise Failure("missing", f"{path} is not there: crawl the folder again", passing=True)
+        raise FetchError("missing", f"{path} is not there: crawl the folder again", retryable=True)
     if not (size := os.path.getsize(path)):
-        raise Failure("empty", f"{path} has no bytes")
+        raise FetchError("empty", f"{path} has no bytes")
     return {"size_bytes": size}
 
 

@@ -23,7 +23,8 @@ import ray.data
 import scipy.fft
 from numpy.typing import NDArray
 
-from songray.audio.decode import AudioError, Excerpt, Samples, read
+from songray.audio.decode import Excerpt, Samples, read
+from songray.errors import AudioError
 from songray.library import TABLES, Library
 from songray.stages import Summary, fill
 
@@ -294,6 +295,6 @@ def quantise(plane: Plane, spec: Spec) -> Spectrogram:
     return levels
 
 
-def stored(column: bytes, spec: Spec) -> Spectrogram:
+def from_bytes(column: bytes, spec: Spec) -> Spectrogram:
     """What a cell of the table holds, (frames, bins), without a copy."""
     return np.frombuffer(column, np.uint8).reshape(-1, spec.bins)

@@ -18,8 +18,8 @@ import ray.data
 
 from songray.catalogue.frontier import Frontier
 from songray.catalogue.sources.base import Artist, Page, PlaylistEntry, Source, Track
-from songray.library import REVISION_BITS, TABLES, Keys, Library, Table, ends_of_runs, hash64, track_key
-from songray.stages import telling
+from songray.library import REVISION_BITS, TABLES, Keys, Library, Table, hash64, last_of_equal, track_key
+from songray.stages import report_progress
 
 PAGES_AT_ONCE = 100  # asked for together by one worker, whose next ones wait for the slowest
 SECONDS_BETWEEN_WRITES = 0.5  # what a killed crawl asks for again
@@ -92,7 +92,7 @@ def crawl(library: Library, source: Source, config: CrawlConfig) -> CrawlSummary
     started = time.monotonic()
     catalog = Catalog(library, source, config)
     catalog.frontier.meet(source.pages())
-    with telling(catalog.progress):
+    with report_progress(catalog.progress):
         while pages := catalog.unread():
             rows = [dataclasses.asdict(page) for page in pages]
             items = ray.data.from_items(rows, override_num_blocks=math.ceil(len(rows) / PAGES_AT_ONCE))
@@ -287,7 +287,7 @@ class _Known:
         keys, crawls, audio_checksums, checksums = (table.column(name).to_numpy() for name in names)
         order = np.lexsort((crawls, keys))
         tracks = keys[order] >> REVISION_BITS
-        order = order[ends_of_runs(tracks)]
+        order = order[last_of_equal(tracks)]
         self._keys: Keys = keys[order]
         self._audio_checksums, self._checksums = audio_checksums[order], checksums[order]
         self._added: dict[int, tuple[int, int, int]] = {}  # key at revision 0 -> both checksums, revision

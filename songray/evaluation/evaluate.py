@@ -16,9 +16,7 @@ from sklearn.metrics import adjusted_mutual_info_score, v_measure_score
 from tabulate import tabulate
 
 from songray.learning import runs
-from songray.learning.embed import matrix
-from songray.learning.runs import Vectors
-from songray.library import REVISION_BITS, Library
+from songray.library import REVISION_BITS, Library, Vectors, matrix
 
 ROWS_AT_ONCE = 1024
 SHOWN = ("label", "queries", "first", "precision", "average_precision", "chance")

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 import ray.data
 
-from songray.audio.transform import SPECS, Spectrogram, stored
+from songray.audio.transform import SPECS, Spectrogram, from_bytes
 from songray.learning import runs
-from songray.learning.runs import Encoder, Vectors
+from songray.learning.runs import Encoder
 from songray.learning.windows import pooled
-from songray.library import Library
-from songray.stages import KEEPS_MEMORY, Summary, fill
+from songray.library import Library, Vectors
+from songray.stages import RETAIN_MEMORY, Summary, fill
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ def embed(library: Library, config: EmbedConfig) -> Summary:
             batch_format="pyarrow",
             num_gpus=1 if config.gpu else None,
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=config.actors),
-            runtime_env=KEEPS_MEMORY,
+            runtime_env=RETAIN_MEMORY,
         )
         return embedded.repartition(target_num_rows_per_block=block_rows, strict=True)
 
@@ -71,7 +70,7 @@ class EmbedWorker:
 def embed_batch(rows: pa.Table, encoder: Encoder, half: bool = False) -> pa.Table:
     """Rows of spectrograms → as many rows of embeddings."""
     spec = encoder.model.spec
-    units = vectors(encoder, [stored(cell.as_py(), SPECS[spec]) for cell in rows[spec]], half)
+    units = vectors(encoder, [from_bytes(cell.as_py(), SPECS[spec]) for cell in rows[spec]], half)
     column = pa.FixedSizeListArray.from_arrays(pa.array(units.ravel()), units.shape[1])
     return pa.table({"track_key": rows["track_key"], "track_id": rows["track_id"], "embedding": column})
 
@@ -82,11 +81,3 @@ def vectors(encoder: Encoder, spectrograms: list[Spectrogram], half: bool = Fals
     What one clip gets does not depend on the others.
     """
     return encoder.unit(pooled(encoder.model, spectrograms, encoder.pooling, half))
-
-
-def matrix(column: pa.ChunkedArray) -> Vectors:
-    """A column of vectors, as it is stored, as one array, (tracks, dimension)."""
-    if not len(column):
-        return np.empty((0, 0), np.float32)
-    flat: Vectors = column.combine_chunks().flatten().to_numpy()
-    return flat.reshape(len(column), -1)

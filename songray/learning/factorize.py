@@ -17,7 +17,7 @@ import scipy.sparse
 import scipy.sparse.linalg
 from numpy.typing import NDArray
 
-from songray.library import Library, Table, hash64, lot
+from songray.library import Library, Table, hash64, sample_rank
 
 CONTEXT = 2  # neighbours on each side that count as heard together
 
@@ -118,7 +118,7 @@ def sample(entries: pa.Table, config: FactorizeConfig) -> pa.Table:
         return entries
     share = config.max_entries / entries.num_rows
     names = entries["playlist_id"].unique().to_pylist()
-    drawn = [name for name in names if lot(str(config.seed), name) < share]
+    drawn = [name for name in names if sample_rank(str(config.seed), name) < share]
     return entries.filter(pa.compute.is_in(entries["playlist_id"], pa.array(drawn)))
 
 

@@ -14,7 +14,7 @@ import pyarrow.parquet
 import ray.data
 import torch
 
-from songray.audio.transform import SPECS, stored
+from songray.audio.transform import SPECS, from_bytes
 from songray.learning import factorize as latents
 from songray.learning.models.base import Batch, Embedder
 from songray.learning.windows import Clips, learning_batch, learning_batches, placed
@@ -27,10 +27,10 @@ READ_CLIPS = 64  # at a time
 
 
 def clips_of(
-    library: Library, set_name: str, model: Embedder, keys: Keys, twins: dict[int, int]
+    library: Library, set_name: str, model: Embedder, keys: Keys, same_recording: dict[int, int]
 ) -> ray.data.Dataset:
-    """Dataset of the clips of some tracks: track_key, `recording` (that of `twins`, see segments.Split, or
-    the key again), the spectrogram as it is stored and, where the model predicts something, `target`. What is
+    """Dataset of the clips of some tracks: track_key, `recording` (see
+    windows.Split), the spectrogram as it is stored and, where the model predicts something, `target`. What is
     known of the tracks lies in Ray's object store."""
     spectrograms = library.table("spectrograms", set_name)
     files = by_lot(spectrograms, model.spec)
@@ -41,7 +41,7 @@ def clips_of(
     else:
         targets = ray.put(_targets(library, model.target, keys))
         mine = rows.map_batches(_with_targets, fn_args=(targets,), batch_format="pyarrow")
-    return mine.map_batches(_named, fn_args=(ray.put(twins),), batch_format="pyarrow")
+    return mine.map_batches(_named, fn_args=(ray.put(same_recording),), batch_format="pyarrow")
 
 
 def _targets(library: Library, name: str, keys: Keys) -> pa.Table:
@@ -70,8 +70,8 @@ def wanted(rows: pa.Table, keys: ray.ObjectRef) -> pa.Table:
     return rows.filter(pa.compute.is_in(rows["track_key"], pa.array(ray.get(keys))))
 
 
-def _named(rows: pa.Table, twins: ray.ObjectRef) -> pa.Table:
-    of: dict[int, int] = ray.get(twins)
+def _named(rows: pa.Table, same_recording: ray.ObjectRef) -> pa.Table:
+    of: dict[int, int] = ray.get(same_recording)
     recordings = [of.get(key, key) for key in rows["track_key"].to_pylist()]
     return rows.append_column("recording", pa.array(recordings, pa.int64()))
 
@@ -119,7 +119,7 @@ class Feed:
 
     def _clips(self, rows: pa.Table) -> Clips:
         spec = self.model.spec
-        cells = [stored(cell.as_py(), SPECS[spec]) for cell in rows[spec]]
+        cells = [from_bytes(cell.as_py(), SPECS[spec]) for cell in rows[spec]]
         clips = Clips(rows["track_key"].to_numpy(), rows["recording"].to_numpy(), cells)
         if self.model.target is None:
             return clips

@@ -10,7 +10,7 @@ import ray
 import ray.data
 import torch
 
-from songray.audio.transform import SPECS, stored
+from songray.audio.transform import SPECS, from_bytes
 from songray.learning import runs
 from songray.learning.feed import READ_CLIPS, arrow, by_lot, clips_of, wanted
 from songray.learning.models.base import Embedder
@@ -26,7 +26,7 @@ def fit_baseline(library: Library, set_name: str, model: Embedder, parts: Split)
     """A model without players: as it is, or fitted on the windows of the tracks to learn from."""
     if not model.fitted:
         return model
-    rows = clips_of(library, set_name, model, parts.train, parts.twins)
+    rows = clips_of(library, set_name, model, parts.train, parts.same_recording)
     fitted: Embedder = ray.get(ray.remote(_fitted).options(num_cpus=0).remote(model, rows))
     return fitted
 
@@ -34,7 +34,7 @@ def fit_baseline(library: Library, set_name: str, model: Embedder, parts: Split)
 def _fitted(model: Embedder, rows: ray.data.Dataset) -> Embedder:
     spec = SPECS[model.spec]
     batches = rows.iter_batches(**arrow(READ_CLIPS))
-    clips = (stored(cell.as_py(), spec) for batch in batches for cell in batch[model.spec])
+    clips = (from_bytes(cell.as_py(), spec) for batch in batches for cell in batch[model.spec])
     model.fit(scaled(torch.tensor(tile(clip, model.frames, model.hop, model.short))) for clip in clips)
     return model
 
@@ -58,6 +58,6 @@ def jackknifed_batch(rows: pa.Table, keys: ray.ObjectRef, model: ray.ObjectRef, 
     """Rows of spectrograms → what `jackknifed` gives of those that are wanted, each flattened."""
     embedder: Embedder = ray.get(model)
     mine = wanted(rows, keys)
-    clips = [stored(cell.as_py(), SPECS[embedder.spec]) for cell in mine[embedder.spec]]
+    clips = [from_bytes(cell.as_py(), SPECS[embedder.spec]) for cell in mine[embedder.spec]]
     vectors = [several.ravel() for several in jackknifed(embedder, clips, pooling)]
     return pa.table({"track_key": mine["track_key"], "vectors": pa.array(vectors, pa.list_(pa.float32()))})

@@ -63,7 +63,7 @@ def learner(
     model: Embedder, config: LearningConfig, called: nn.Module | None = None, bf16: bool = False
 ) -> Learner:
     """`model` lies on its device; `called` is what wraps it, if anything does."""
-    players = dict.fromkeys(model.turns)
+    players = dict.fromkeys(model.optimizer_groups)
     optimizers = {player: model.optimizer(player, config.learning_rate) for player in players}
     return Learner(model, model if called is None else called, optimizers, config.learning_rate, bf16)
 
@@ -125,7 +125,7 @@ def _since(clock: Callable[[], float], start: float) -> Callable[[], float]:
 def step(learner: Learner, batch: Batch, progress: float = 0.0) -> dict[str, torch.Tensor]:
     """One step of the player whose turn it is; `progress` is the share of the training that is done."""
     model = learner.model
-    player = model.turns[learner.steps % len(model.turns)]
+    player = model.optimizer_groups[learner.steps % len(model.optimizer_groups)]
     optimizer = learner.optimizers[player]
     rate = learner.learning_rate * model.rate(progress)
     for group in optimizer.param_groups:
@@ -149,19 +149,19 @@ def step(learner: Learner, batch: Batch, progress: float = 0.0) -> dict[str, tor
 
 def let_learn(model: Embedder, player: str) -> None:
     """Freeze the other players."""
-    for other in set(model.turns) - {player}:
+    for other in set(model.optimizer_groups) - {player}:
         model.get_submodule(other).requires_grad_(False)
     model.get_submodule(player).requires_grad_(True)
 
 
 @torch.no_grad()
-def judge(learner: Learner, batches: Iterable[Batch]) -> Metrics:
+def validate(learner: Learner, batches: Iterable[Batch]) -> Metrics:
     """The losses on windows that the model does not learn from, as `validation_…`; means over all workers."""
     totals = Totals()
     learner.model.eval()
     for batch in batches:
         losses: dict[str, torch.Tensor] = {}
-        for player in dict.fromkeys(learner.model.turns):
+        for player in dict.fromkeys(learner.model.optimizer_groups):
             with learner.autocast():
                 losses = learner.model(batch, player) | losses
         totals.add(batch, losses)

@@ -27,10 +27,9 @@ from numpy.typing import NDArray
 
 from songray.learning.models import MODELS
 from songray.learning.models.base import Embedder, ModelConfig
-from songray.library import Library, read_json, write_json, write_parquet
+from songray.library import Library, Vectors, read_json, write_json, write_parquet
 
 Pooling = Literal["mean", "mean+deviation"]
-Vectors = NDArray[np.float32]  # (tracks, dimension)
 STEADINESS = 0.75  # 0: none, 1: chance moves every clip as far in each direction
 
 

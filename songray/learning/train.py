@@ -34,7 +34,6 @@ from songray.learning.loop import (
     Limits,
     Metrics,
     is_first,
-    judge,
     learner,
     load_curve,
     load_weights,
@@ -42,12 +41,13 @@ from songray.learning.loop import (
     run_epoch,
     save_state,
     seeded,
+    validate,
 )
 from songray.learning.models.base import Embedder, LearningConfig, ModelConfig
 from songray.learning.runs import Pooling, Run
 from songray.learning.windows import Split, split
 from songray.library import Library, newest_revisions, write_parquet
-from songray.stages import KEEPS_MEMORY
+from songray.stages import RETAIN_MEMORY
 
 
 @dataclass(frozen=True)
@@ -153,8 +153,8 @@ def hold_out(library: Library, name: str, config: TrainConfig) -> Split:
         table = pa.parquet.read_table(path, filesystem=library.filesystem)
         keys, held = table["track_key"].to_numpy(), table["held_out"].to_numpy()
         takes = table.filter(table["recording"].is_valid())
-        twins = zip(takes["track_key"].to_pylist(), takes["recording"].to_pylist(), strict=True)
-        return Split(keys[~held], keys[held], dict(twins))
+        same_recording = zip(takes["track_key"].to_pylist(), takes["recording"].to_pylist(), strict=True)
+        return Split(keys[~held], keys[held], dict(same_recording))
     spectrograms = library.table("spectrograms", config.set).read(["track_key", "error"])
     good = spectrograms.filter(spectrograms["error"].is_null())
     keys = newest_revisions(np.unique(good["track_key"].to_numpy()))
@@ -168,8 +168,8 @@ def hold_out(library: Library, name: str, config: TrainConfig) -> Split:
     parts = split(known, config.validation_share, config.seed)
     keys = np.concatenate([parts.train, parts.validation])
     held = np.repeat([False, True], [parts.train.size, parts.validation.size])
-    twins = pa.array([parts.twins.get(key) for key in keys.tolist()], pa.int64())
-    table = pa.table({"track_key": keys, "held_out": held, "recording": twins})
+    same_recording = pa.array([parts.same_recording.get(key) for key in keys.tolist()], pa.int64())
+    table = pa.table({"track_key": keys, "held_out": held, "recording": same_recording})
     write_parquet(library.filesystem, path, table)
     return parts
 
@@ -179,7 +179,7 @@ def fit(
 ) -> Fitted:
     """Train under Ray Train, from its last checkpoint where there is one: the model with its best weights.
     Raises ValueError where no epoch came to a good end."""
-    score = judged_by(declared(model_config))
+    score = validation_metric(declared(model_config))
     result = trainer(library, name, model_config, config, parts, train_worker).fit()
     if result.checkpoint is None:
         raise ValueError(f"training ended in its first epoch: {result.return_value}; lower --learning-rate")
@@ -205,7 +205,7 @@ def trainer(
     """Ray Train's workers for a run, each of which does `work` on its share of the tracks."""
     model = declared(model_config)
     check_shares(model, model_config, config, parts)
-    score = judged_by(model)
+    score = validation_metric(model)
     keys = {"train": parts.train, "validation": parts.validation}
     most = config.max_workers or config.workers
     return ray.train.torch.TorchTrainer(
@@ -221,7 +221,7 @@ def trainer(
             name="train",
             storage_path=library.path("runs", name),
             storage_filesystem=library.filesystem,
-            worker_runtime_env=KEEPS_MEMORY,
+            worker_runtime_env=RETAIN_MEMORY,
             logging_config=LoggingConfig(log_level="WARNING"),
             failure_config=FailureConfig(max_failures=config.worker_failures),
             checkpoint_config=CheckpointConfig(
@@ -229,7 +229,7 @@ def trainer(
             ),
         ),
         datasets={
-            part: clips_of(library, config.set, model, several, parts.twins)
+            part: clips_of(library, config.set, model, several, parts.same_recording)
             for part, several in keys.items()
         },
         dataset_config=ray.train.DataConfig(
@@ -239,9 +239,9 @@ def trainer(
     )  # fmt: skip
 
 
-def judged_by(model: Embedder) -> str | None:
+def validation_metric(model: Embedder) -> str | None:
     """The metric that the best epoch has least of."""
-    return f"validation_{model.judged_by}" if model.judged_by else None
+    return f"validation_{model.validation_metric}" if model.validation_metric else None
 
 
 def declared(model_config: ModelConfig) -> Embedder:
@@ -301,7 +301,7 @@ def run_epochs(job: dict[str, Any]) -> str:
             measured = run_epoch(learns, train.epoch(len(curve) + 1), limits, curve[-1] if curve else {})
         except Diverged as error:
             return str(error)
-        curve.append(measured | judge(learns, validation.epoch(0)))
+        curve.append(measured | validate(learns, validation.epoch(0)))
         report(job, learns, curve)
     return reason
 
@@ -309,7 +309,7 @@ def run_epochs(job: dict[str, Any]) -> str:
 def prepare(model_config: LearningConfig, config: TrainConfig) -> Learner:
     """The model on this worker's device, wrapped so that the workers' gradients are one."""
     model = seeded(model_config, config.seed).to(ray.train.torch.get_device())
-    adversaries = {"find_unused_parameters": len(set(model.turns)) > 1}
+    adversaries = {"find_unused_parameters": len(set(model.optimizer_groups)) > 1}
     called = ray.train.torch.prepare_model(model, parallel_strategy_kwargs=adversaries)
     if config.compile:
         called = torch.compile(called)
@@ -336,7 +336,9 @@ def stop(model: Embedder, curve: Curve, config: TrainConfig) -> str:
     """Why not to train on, if there is a reason."""
     if curve and config.max_seconds and curve[-1]["seconds"] >= config.max_seconds:
         return f"its {config.max_seconds:g} s were over"
-    losses = [epoch[f"validation_{model.judged_by}"] for epoch in curve] if model.judged_by else []
+    losses = (
+        [epoch[f"validation_{model.validation_metric}"] for epoch in curve] if model.validation_metric else []
+    )
     since_best = len(losses) - 1 - int(np.argmin(losses)) if losses else 0
     if config.patience is not None and since_best >= config.patience:
         return f"no better for {since_best} epochs"

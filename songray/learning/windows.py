@@ -16,8 +16,8 @@ from scipy.sparse.csgraph import connected_components
 
 from songray.audio.transform import Spectrogram
 from songray.learning.models.base import Batch, Embedder, Short
-from songray.learning.runs import Pooling, Vectors
-from songray.library import Keys, lot
+from songray.learning.runs import Pooling
+from songray.library import Keys, Vectors, sample_rank
 
 PARTS = 5  # of a clip, that are left out in turn
 BATCH_WINDOWS = 16  # that go through a model together; more are not faster on a CPU
@@ -117,7 +117,7 @@ class Split:
 
     train: Keys
     validation: Keys
-    twins: dict[int, int] = field(default_factory=dict)  # another track, for takes of the same recording
+    same_recording: dict[int, int] = field(default_factory=dict)  # the least key of them
 
 
 def split(tracks: pa.Table, validation_share: float, seed: int) -> Split:
@@ -134,7 +134,7 @@ def split(tracks: pa.Table, validation_share: float, seed: int) -> Split:
     groups = _groups(tracks)
     if len(set(groups)) == 1:
         groups = tracks.column("track_id").to_pylist()
-    place = np.array([lot(str(seed), group) for group in groups])
+    place = np.array([sample_rank(str(seed), group) for group in groups])
     in_validation = place < validation_share
     if not in_validation.any():
         in_validation = place == place.min()

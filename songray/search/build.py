@@ -18,9 +18,7 @@ import ray
 from numpy.typing import NDArray
 
 from songray.learning import runs
-from songray.learning.embed import matrix
-from songray.learning.runs import Vectors
-from songray.library import REVISION_BITS, Keys, Library, Table, ends_of_runs
+from songray.library import REVISION_BITS, Keys, Library, Table, Vectors, last_of_equal, matrix
 from songray.search import shard as shards
 from songray.search.hnsw import EFS, K, tune
 from songray.search.shard import SHOWN, Reference
@@ -164,7 +162,7 @@ def _located(table: Table, columns: list[str]) -> dict[str, Keys]:
         parts["file"].append(np.full(batch.record_batch.num_rows, number[batch.fragment.path]))
     whole = {name: np.concatenate(several) for name, several in parts.items()}
     order = np.lexsort([whole[name] for name in ("crawl", "track_key") if name in whole])
-    newest = order[ends_of_runs(whole["track_key"][order] >> REVISION_BITS)]
+    newest = order[last_of_equal(whole["track_key"][order] >> REVISION_BITS)]
     return {name: column[newest] for name, column in whole.items()}
 
 
@@ -234,7 +232,7 @@ def read_tracks(library: Library, wanted: NDArray[np.void]) -> pa.Table:
     isin = pa.compute.field("track_key").isin(pa.array(keys))
     rows = table.read(["track_key", "crawl", "checksum", *SHOWN], where=isin, files=files)
     rows = rows.sort_by([("track_key", "ascending"), ("crawl", "ascending")])
-    newest = rows.filter(pa.array(ends_of_runs(rows["track_key"].to_numpy())))
+    newest = rows.filter(pa.array(last_of_equal(rows["track_key"].to_numpy())))
     if not np.array_equal(newest["track_key"].to_numpy(), keys):
         raise ValueError("tracks has changed meanwhile: run jobs/index.py again")
     by_key = np.sort(wanted, order="key")
@@ -325,6 +323,6 @@ def _among(some: NDArray[np.void], others: NDArray[np.void]) -> NDArray[np.bool_
         return np.zeros(len(some), bool)
     order = np.argsort(others["key"])
     position = np.minimum(np.searchsorted(others["key"], some["key"], sorter=order), len(others) - 1)
-    twins = others[order[position]]
-    alike: NDArray[np.bool_] = (twins["key"] == some["key"]) & (twins["checksum"] == some["checksum"])
+    same = others[order[position]]
+    alike: NDArray[np.bool_] = (same["key"] == some["key"]) & (same["checksum"] == some["checksum"])
     return alike

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import hnswlib
 import numpy as np
 
-from songray.learning.runs import Vectors
+from songray.library import Vectors
 
 K = 10  # neighbours that a search shall find
 EFS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)

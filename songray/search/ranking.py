@@ -14,7 +14,8 @@ import scipy.sparse
 import scipy.sparse.csgraph
 from numpy.typing import NDArray
 
-from songray.learning.runs import Vectors
+from songray.errors import NotEnoughTracks, UnknownTrack
+from songray.library import Vectors
 from songray.search.shard import CANDIDATE, Candidates, Filters, Place, Row
 
 SAME_SOUND = 0.995  # cosine of what may be one recording, if title and duration agree
@@ -39,14 +40,6 @@ class Searcher(Protocol):
         """What the catalogue says of them."""
 
 
-class UnknownTrack(LookupError):
-    """A track id that is not in the index."""
-
-
-class TooFew(ValueError):
-    """A question that needs more tracks than there are."""
-
-
 @dataclass(frozen=True)
 class Seed:
     track_id: str
@@ -54,7 +47,7 @@ class Seed:
 
 
 @dataclass(frozen=True)
-class Wish:
+class RankingOptions:
     """How many tracks are wanted, and which."""
 
     k: int = 10
@@ -68,8 +61,8 @@ class Wish:
 class Recommendation:
     track: Row
     similarity: float  # with what was asked for, (1 + cosine) / 2
-    because: str | None  # the liked track that sounds most like it
-    because_similarity: float | None
+    nearest_seed: str | None  # the liked track that sounds most like it
+    nearest_seed_similarity: float | None
 
 
 @dataclass(frozen=True)
@@ -96,13 +89,13 @@ async def find(searcher: Searcher, track_ids: Sequence[str]) -> Seeds:
     return Seeds(list(track_ids), candidates, await searcher.vectors(places(candidates)))
 
 
-async def similar(searcher: Searcher, track_id: str, wish: Wish) -> list[Recommendation]:
+async def similar(searcher: Searcher, track_id: str, wish: RankingOptions) -> list[Recommendation]:
     """What sounds most like a track, without itself."""
     return await recommend(searcher, [Seed(track_id)], [], wish)
 
 
 async def recommend(
-    searcher: Searcher, like: Sequence[Seed], unlike: Sequence[Seed], wish: Wish
+    searcher: Searcher, like: Sequence[Seed], unlike: Sequence[Seed], wish: RankingOptions
 ) -> list[Recommendation]:
     """What sounds like some tracks and not like others: what is nearest to the sum of their vectors, those
     that are unliked subtracted (arithmetic of embeddings). Raises UnknownTrack."""
@@ -115,7 +108,7 @@ async def recommend(
 async def nearest_to(
     searcher: Searcher,
     query: Vectors,  # (dimension,), of any length
-    wish: Wish,
+    wish: RankingOptions,
     liked: Seeds | None = None,
     without: Candidates | None = None,
 ) -> list[Recommendation]:
@@ -124,22 +117,22 @@ async def nearest_to(
     chosen, vectors = await _chosen(searcher, unit(query), wish, without)
     rows = await searcher.rows(places(chosen))
     cosines = chosen["cosine"].tolist()
-    because: list[tuple[str | None, float | None]] = [(None, None)] * len(rows)
+    nearest_seed: list[tuple[str | None, float | None]] = [(None, None)] * len(rows)
     if liked and len(liked.ids) == len(without) == 1:  # the query is the seed
-        because = [(liked.ids[0], similarity(cosine)) for cosine in cosines]
+        nearest_seed = [(liked.ids[0], similarity(cosine)) for cosine in cosines]
     elif liked:
         if vectors is None:
             vectors = await searcher.vectors(places(chosen))
         to_liked = vectors @ liked.vectors.T  # (chosen, liked)
-        because = [(liked.ids[best.argmax()], similarity(float(best.max()))) for best in to_liked]
+        nearest_seed = [(liked.ids[best.argmax()], similarity(float(best.max()))) for best in to_liked]
     return [
         Recommendation(row, similarity(cosine), *reason)
-        for row, cosine, reason in zip(rows, cosines, because, strict=True)
+        for row, cosine, reason in zip(rows, cosines, nearest_seed, strict=True)
     ]
 
 
 async def _chosen(
-    searcher: Searcher, query: Vectors, wish: Wish, without: Candidates
+    searcher: Searcher, query: Vectors, wish: RankingOptions, without: Candidates
 ) -> tuple[Candidates, Vectors | None]:
     """The candidates that are answered, best first, and their vectors where they had to be looked at. More
     are asked for until enough are left."""
@@ -160,7 +153,7 @@ def pick(
     seeds: int,
     groups: NDArray[np.int32],
     vectors: Vectors | None,
-    wish: Wish,
+    wish: RankingOptions,
 ) -> list[int]:
     """Which of the candidates are answered, best first; never the first ones, `seeds` of them, nor one of
     their recordings, nor two of one recording.
@@ -228,7 +221,7 @@ def recordings(candidates: Candidates, pairs: NDArray[np.intp], vectors: Vectors
 async def path(searcher: Searcher, start: str, end: str, steps: int, filters: Filters) -> list[Row]:
     """A way from one track to another in `steps` tracks, both ends among them: each is once in it, each is
     further on along the great circle between the ends than the one before it, and they lie as evenly as
-    the catalogue allows. Raises UnknownTrack, and TooFew where there are not enough tracks."""
+    the catalogue allows. Raises UnknownTrack, and NotEnoughTracks where there are not enough tracks."""
     ends = await find(searcher, [start, end])
     arc = Arc(*ends.vectors)
     targets = np.linspace(0, 1, steps)[1:-1]
@@ -247,7 +240,9 @@ async def _along(searcher: Searcher, ends: Seeds, points: Vectors, filters: Filt
         if len(between) >= len(points):
             return between
         if all(len(one) < breadth for one in found):
-            raise TooFew(f"{len(points)} tracks are wanted between the ends, and {len(between)} are there")
+            raise NotEnoughTracks(
+                f"{len(points)} tracks are wanted between the ends, and {len(between)} are there"
+            )
         breadth *= 4
 
 
@@ -318,7 +313,7 @@ def evenly(arc: Arc, targets: NDArray[np.float64], vectors: Vectors) -> NDArray[
     return order[chosen[::-1]]
 
 
-async def playlist(searcher: Searcher, seeds: Sequence[Seed], wish: Wish) -> list[Row]:
+async def playlist(searcher: Searcher, seeds: Sequence[Seed], wish: RankingOptions) -> list[Row]:
     """Tracks that continue a playlist, in an order that flows: from its last track on, each is followed by
     the one of the rest that sounds most like it. Raises UnknownTrack."""
     found = await recommend(searcher, seeds, [], wish)
@@ -356,7 +351,7 @@ async def examples(searcher: Searcher, tracks: Sequence[Row], k: int = 5) -> str
     lines = []
     for seed in tracks:
         lines.append(f"\n{_line(seed)} sounds like")
-        for found in await similar(searcher, seed["track_id"], Wish(k=k)):
+        for found in await similar(searcher, seed["track_id"], RankingOptions(k=k)):
             same = "same style" if set(seed["genres"]) & set(found.track["genres"]) else "another style"
             verdict = f"  ({same})" if seed["genres"] else ""
             lines.append(f"  {found.similarity:.3f}  {_line(found.track)}{verdict}")

@@ -22,8 +22,7 @@ import pyarrow.compute
 import pyarrow.ipc
 from numpy.typing import NDArray
 
-from songray.learning.runs import Vectors
-from songray.library import REVISION_BITS, TABLES, Keys, hash64, track_key
+from songray.library import REVISION_BITS, TABLES, Keys, Vectors, hash64, track_key
 from songray.search import text as names
 from songray.search.hnsw import K, link
 from songray.search.text import Names

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from rapidfuzz import process
 from rapidfuzz.distance import OSA
 
-from songray.learning.runs import Vectors
+from songray.library import Vectors
 
 NAMES_LIMIT = 300  # that are compared with a text letter by letter
 GRAM_ROWS = 10_000  # that the rarest trigrams of a text lead to, all together

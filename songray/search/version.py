@@ -19,8 +19,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from songray.learning.runs import Vectors
-from songray.library import REVISION_BITS, Keys, Library, read_json, write_json
+from songray.library import REVISION_BITS, Keys, Library, Vectors, read_json, write_json
 from songray.search.shard import (
     EVERYTHING,
     TRACKS,

@@ -25,12 +25,11 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
 from songray.learning import runs
-from songray.learning.runs import Vectors
-from songray.library import DEFAULT_LIBRARY, Library
+from songray.library import DEFAULT_LIBRARY, Library, Vectors
 from songray.search.version import Index, Manifest
 from songray.service import opensubsonic as subsonic
-from songray.service.external import Elsewhere
-from songray.service.middleware import Door, Measures, keys_of_environment, opened_log
+from songray.service.external import ExternalSources
+from songray.service.middleware import Door, Metrics, keys_of_environment, opened_log
 from songray.service.problems import RETRY_SECONDS, Refusal, documented, overloaded
 from songray.service.routes import Live, Service, application
 from songray.service.slots import LOST, Slot, Slots, Versions, asked, manifest_of
@@ -66,7 +65,7 @@ class IngressConfig:
     """File to which a line of JSON is added for each request."""
     cors_origins: tuple[str, ...] = ()
     """Origins of other pages whose scripts may ask."""
-    elsewhere: Elsewhere = field(default_factory=Elsewhere)
+    elsewhere: ExternalSources = field(default_factory=ExternalSources)
 
     def __post_init__(self) -> None:
         for name, least in (("slots", 0), ("slot_replicas", 1), ("replicas", 1), ("encoders", 0),
@@ -186,7 +185,7 @@ def bound(library: Library, config: IngressConfig, version: str) -> serve.Applic
 
 def equipped(service: Callable[[], Service], config: IngressConfig) -> FastAPI:
     """The application with all that is around it."""
-    keys, measures = keys_of_environment(), Measures()
+    keys, measures = keys_of_environment(), Metrics()
     api = application(service)
     api.include_router(subsonic.router(lambda: service().live(), keys))
 

@@ -12,12 +12,13 @@ from songray import web
 from songray.catalogue.sources.base import Source, Track
 from songray.catalogue.sources.deezer import DeezerApi, DeezerSource
 from songray.catalogue.sources.itunes import ItunesSource
+from songray.errors import FetchError
 from songray.service.middleware import AUDIO_BYTES
 from songray.service.problems import Refusal, overloaded
 
 
 @dataclass(frozen=True)
-class Elsewhere:
+class ExternalSources:
     deezer: DeezerApi = field(default_factory=DeezerApi)
     itunes_url: str = ItunesSource.itunes_url
     """Root of Apple's API."""
@@ -35,7 +36,7 @@ class Elsewhere:
             async with web.session() as session:
                 url = await self._url(session, track)
                 return track.track_id, await fetch(session, url, self.preview_hosts)
-        except web.Failure as failure:
+        except FetchError as failure:
             raise refusal(failure) from failure
         except (TimeoutError, aiohttp.ClientError) as error:
             raise Refusal(502, f"the preview of {track.track_id} cannot be fetched: {error!r}") from error
@@ -75,9 +76,9 @@ async def fetch(session: aiohttp.ClientSession, url: str, hosts: tuple[str, ...]
         return body
 
 
-def refusal(failure: web.Failure) -> Refusal:
+def refusal(failure: FetchError) -> Refusal:
     if failure.kind in ("no_preview", "no_match", "no_data"):
         return Refusal(404, str(failure))
-    if failure.passing and failure.retry_after_seconds:
+    if failure.retryable and failure.retry_after_seconds:
         return overloaded(str(failure), failure.retry_after_seconds)
     return Refusal(502, str(failure))

@@ -39,7 +39,7 @@ def keys_of_environment() -> frozenset[str]:
     return keys
 
 
-class Measures:
+class Metrics:
     """What Prometheus may know of this process."""
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class Door:
     """Middleware, around all else but CORS."""
 
     def __init__(
-        self, app: ASGIApp, keys: frozenset[str], measures: Measures, log: TextIO | None = None
+        self, app: ASGIApp, keys: frozenset[str], measures: Metrics, log: TextIO | None = None
     ) -> None:
         self.app, self.keys, self.measures, self.log = app, keys, measures, log
 

@@ -16,8 +16,9 @@ import numpy as np
 import orjson
 from fastapi import APIRouter, Request, Response
 
+from songray.errors import NotEnoughTracks, UnknownTrack
 from songray.search import ranking as recommender
-from songray.search.ranking import Searcher, TooFew, UnknownTrack, Wish
+from songray.search.ranking import RankingOptions, Searcher
 from songray.search.shard import EVERYTHING, Row
 
 API_VERSION = "1.16.1"
@@ -124,7 +125,7 @@ async def _token_info(searcher: Searcher, parameters: Parameters) -> dict[str, A
 
 
 async def _similar(searcher: Searcher, parameters: Parameters) -> dict[str, Any]:
-    wish = Wish(k=_count(parameters, 10, 1))
+    wish = RankingOptions(k=_count(parameters, 10, 1))
     found = await recommender.similar(searcher, _required(parameters, "id"), wish)
     return {"sonicMatch": [{"entry": child(one.track), "similarity": one.similarity} for one in found]}
 
@@ -145,7 +146,7 @@ async def _longest_path(searcher: Searcher, start: str, end: str, most: int) -> 
     """Of that many steps; of half as many, and so on, where there are not enough tracks."""
     try:
         return await recommender.path(searcher, start, end, most, EVERYTHING)
-    except TooFew:
+    except NotEnoughTracks:
         return await _longest_path(searcher, start, end, max(2, most // 2))
 
 

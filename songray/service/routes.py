@@ -19,12 +19,12 @@ from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import QueryParams
 
+from songray.errors import NotEnoughTracks, UnknownTrack
 from songray.learning import runs
-from songray.learning.runs import Vectors
-from songray.library import Library
+from songray.library import Library, Vectors
 from songray.search import ranking as recommender
 from songray.search import version as versions
-from songray.search.ranking import Recommendation, Searcher, TooFew, UnknownTrack
+from songray.search.ranking import Recommendation, Searcher
 from songray.search.shard import Place, Points, Row
 from songray.search.version import Manifest
 from songray.service import playlists, problems
@@ -94,8 +94,8 @@ def application(service: Callable[[], Service]) -> FastAPI:
     async def unknown(request: Request, error: UnknownTrack) -> Response:
         return problems.answer(404, str(error))
 
-    @api.exception_handler(TooFew)
-    async def too_few(request: Request, error: TooFew) -> Response:
+    @api.exception_handler(NotEnoughTracks)
+    async def too_few(request: Request, error: NotEnoughTracks) -> Response:
         return problems.answer(422, str(error))
 
     @api.get("/", include_in_schema=False)
@@ -296,8 +296,8 @@ def matches(found: Sequence[Recommendation]) -> list[dict[str, Any]]:
         {
             "track": shown(one.track),
             "similarity": one.similarity,
-            "because": one.because,
-            "because_similarity": one.because_similarity,
+            "nearest_seed": one.nearest_seed,
+            "nearest_seed_similarity": one.nearest_seed_similarity,
         }
         for one in found
     ]

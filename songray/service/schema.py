@@ -52,8 +52,8 @@ class Tracks(Answer):
 class Match(BaseModel):
     track: Track
     similarity: float = Field(ge=0, le=1, description="with what was asked for: (1 + cosine) / 2")
-    because: str | None = Field(description="which of the liked tracks it sounds most like")
-    because_similarity: float | None = Field(description="with that one")
+    nearest_seed: str | None = Field(description="which of the liked tracks it sounds most like")
+    nearest_seed_similarity: float | None = Field(description="with that one")
 
 
 class Matches(Answer):
@@ -164,8 +164,10 @@ class Choice(BaseModel):
     per_artist: int = Field(default=3, ge=0, le=MOST_RESULTS, description="at most; 0: any number")
     per_album: int = Field(default=2, ge=0, le=MOST_RESULTS, description="at most; 0: any number")
 
-    def wish(self, filters: Filters) -> recommender.Wish:
-        return recommender.Wish(self.k, filters.meant(), self.diversity, self.per_artist, self.per_album)
+    def wish(self, filters: Filters) -> recommender.RankingOptions:
+        return recommender.RankingOptions(
+            self.k, filters.meant(), self.diversity, self.per_artist, self.per_album
+        )
 
 
 class SimilarChoice(Choice, Filters):

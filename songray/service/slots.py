@@ -17,8 +17,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from songray.learning import runs
-from songray.learning.runs import Vectors
-from songray.library import Library
+from songray.library import Library, Vectors
 from songray.search.shard import Candidates, Filters, Place, Points, Row
 from songray.search.version import Index, Manifest, manifests, merged
 from songray.service.problems import overloaded

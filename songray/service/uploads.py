@@ -16,11 +16,10 @@ import pyarrow as pa
 import ray
 from ray import serve
 
-from songray.audio.transform import SPECS, TransformConfig, stored, transform_batch
+from songray.audio.transform import SPECS, TransformConfig, from_bytes, transform_batch
 from songray.learning import runs
 from songray.learning.embed import vectors
-from songray.learning.runs import Vectors
-from songray.library import TABLES, Library, read_json
+from songray.library import TABLES, Library, Vectors, read_json
 
 MOST_SECONDS = 15 * 60.0  # of sound
 DECODE_SECONDS = 20.0  # a decoder that takes longer is given up
@@ -66,7 +65,7 @@ class Encoder:
 
     @serve.batch(max_batch_size=BATCH, batch_wait_timeout_s=BATCH_WAIT_SECONDS)  # type: ignore[untyped-decorator]
     async def encode(self, spectrograms: list[bytes]) -> list[Vectors]:
-        planes = [stored(one, SPECS[self.spec]) for one in spectrograms]
+        planes = [from_bytes(one, SPECS[self.spec]) for one in spectrograms]
         return list(await asyncio.to_thread(vectors, self.encoder, planes))
 
 

@@ -15,7 +15,8 @@ from conftest import tone
 from hypothesis import given
 from hypothesis import strategies as st
 
-from songray.audio.decode import AudioError, Excerpt, decode, read
+from songray.audio.decode import Excerpt, decode, read
+from songray.errors import AudioError
 
 
 def pitch(samples: np.ndarray, rate: int) -> float:

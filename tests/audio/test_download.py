@@ -120,7 +120,7 @@ def test_a_host_that_wants_silence_for_long_is_left_alone() -> None:
         started = time.monotonic()
         rows, again = fetch(*(f"{url}/{number}" for number in range(40)))
         assert time.monotonic() - started < FAST.total_seconds
-    assert not rows and set(again) <= {"http_429", "left_alone"} and again["left_alone"]
+    assert not rows and set(again) <= {"http_429", "rate_limited"} and again["rate_limited"]
 
 
 def test_links_of_public_catalogues_lead_to_no_private_address(host: str) -> None:

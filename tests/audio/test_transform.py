@@ -11,48 +11,23 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from conftest import tone
+from samples import librosa_reference, previews
 
-from songray.audio.decode import AudioError, Excerpt, decode
+from songray.audio.decode import Excerpt, decode
 from songray.audio.transform import (
     SPECS,
-    Spec,
     TransformConfig,
     compute,
+    from_bytes,
     quantise,
-    stored,
     transform,
     transform_batch,
 )
+from songray.errors import AudioError
 from songray.library import TABLES, Library, track_key
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = TransformConfig()
-
-
-def reference(samples: np.ndarray, spec: Spec) -> np.ndarray:
-    """librosa's own, (frames, bins)."""
-    common = {"sr": spec.rate, "n_fft": spec.n_fft, "hop_length": spec.hop_length}
-    if spec.n_chroma:
-        return librosa.feature.chroma_stft(y=samples, n_chroma=spec.n_chroma, tuning=0.0, **common).T
-    if not spec.n_mels:
-        amplitudes = np.abs(librosa.stft(samples, n_fft=spec.n_fft, hop_length=spec.hop_length))
-        return librosa.amplitude_to_db(amplitudes, ref=np.max, top_db=80).T
-    power = librosa.feature.melspectrogram(y=samples, n_mels=spec.n_mels, fmax=spec.fmax, **common)
-    decibels = librosa.power_to_db(power, ref=np.max, top_db=80)
-    return librosa.feature.mfcc(S=decibels, n_mfcc=spec.n_mfcc).T if spec.n_mfcc else decibels.T
-
-
-def previews(*sounds: bytes | str) -> pa.Table:
-    rows = [
-        {"track_key": number, "track_id": str(number)}
-        | (
-            {"audio": sound, "location": None}
-            if isinstance(sound, bytes)
-            else {"audio": None, "location": sound}
-        )
-        for number, sound in enumerate(sounds)
-    ]
-    return pa.Table.from_pylist(rows)
 
 
 TIME = np.arange(3 * 22050) / 22050
@@ -74,7 +49,7 @@ SYNTHETIC = {
 def test_every_spec_is_what_librosa_makes_of_edge_cases(sound: str, name: str) -> None:
     samples, spec = SYNTHETIC[sound].astype(np.float32), SPECS[name]
     with warnings.catch_warnings(action="ignore"):  # librosa warns of short and of empty sounds
-        expected = reference(samples, spec)
+        expected = librosa_reference(samples, spec)
     found = compute(samples, [name])[name]
     assert found.shape == expected.shape == (1 + samples.size // spec.hop_length, spec.bins)
     assert np.abs(found - expected).max() < 0.05
@@ -85,7 +60,7 @@ def test_every_spec_is_what_librosa_makes_of_a_clip(clips: Path) -> None:
         samples = librosa.load(clips / file, sr=22050, mono=True)[0]
         planes = compute(decode(str(clips / file), 22050, Excerpt()), list(SPECS))
         for name, spec in SPECS.items():
-            expected = reference(samples, spec)
+            expected = librosa_reference(samples, spec)
             assert planes[name].shape == expected.shape
             assert np.abs(planes[name] - expected).max() < 0.05, (file, name)
 
@@ -117,7 +92,7 @@ def test_a_row_is_read_back_by_plain_numpy(tmp_path: Path) -> None:
     assert row["seconds"] == pytest.approx(2)
     assert row["missing_seconds"] == 0
     cells = np.frombuffer(row["mel128"], np.uint8).reshape(-1, 128)
-    assert np.array_equal(cells, stored(row["mel128"], SPECS["mel128"]))
+    assert np.array_equal(cells, from_bytes(row["mel128"], SPECS["mel128"]))
     assert cells.max() == 255  # the loudest bin is 0 dB
     loudest = librosa.mel_frequencies(130, fmin=0, fmax=11025)[1:-1][cells.mean(axis=0).argmax()]
     assert loudest == pytest.approx(440, abs=20)
@@ -128,8 +103,8 @@ def test_a_set_has_a_column_for_each_of_its_specs(tmp_path: Path) -> None:
     table, _ = transform_batch(previews(path), TransformConfig(specs=("linear257", "chroma12")))
     assert set(SPECS) & set(table.column_names) == {"linear257", "chroma12"}
     (row,) = table.to_pylist()
-    assert stored(row["linear257"], SPECS["linear257"]).shape == (431, 257)
-    assert stored(row["chroma12"], SPECS["chroma12"]).shape == (216, 12)
+    assert from_bytes(row["linear257"], SPECS["linear257"]).shape == (431, 257)
+    assert from_bytes(row["chroma12"], SPECS["chroma12"]).shape == (216, 12)
     alone = transform_batch(previews(path), TransformConfig(specs=("chroma12",)))[0]
     assert alone["chroma12"] == table["chroma12"]  # a spec does not depend on its company
 

@@ -41,7 +41,7 @@ from songray.catalogue.sources.synthetic.source import SyntheticSource, song_of
 from songray.evaluation.evaluate import LABELS, cluster, nearest
 from songray.learning import runs
 from songray.learning.factorize import FactorizeConfig, factorize_entries
-from songray.learning.loop import Limits, Metrics, judge, learner, run_epoch, seeded
+from songray.learning.loop import Limits, Metrics, learner, run_epoch, seeded, validate
 from songray.learning.models import MODELS
 from songray.learning.models.base import Batch, Embedder, LearningConfig, ModelConfig
 from songray.learning.windows import Clips, Split, jackknifed, learning_batches, placed, scaled, split, tile
@@ -79,7 +79,7 @@ class Music:
         keys = np.array([self.rows[place]["track_key"] for place in places])
         targets = [self.factors[self.rows[place]["track_id"]] for place in places] if model.target else None
         several = self.spectrograms(model.spec)
-        recordings = np.array([self.parts.twins.get(key, key) for key in keys.tolist()])
+        recordings = np.array([self.parts.same_recording.get(key, key) for key in keys.tolist()])
         chosen = [several[place] for place in places]
         return Clips(keys, recordings, chosen, np.stack(targets) if targets else None)
 
@@ -192,7 +192,7 @@ def fit(
     curve: Metrics = {}
     while curve.get("seconds", 0) < seconds and curve.get("epoch", 0) < config.epochs:
         curve = run_epoch(learns, batches(train, model, count, seed, curve), limits, curve)
-    found = judge(learns, (placed(one, CPU) for one in learning_batches(held, model, count, 0, 0)))
+    found = validate(learns, (placed(one, CPU) for one in learning_batches(held, model, count, 0, 0)))
     measured = {"s": curve["seconds"], "steps": learns.steps}
     return model.eval(), measured | {"unexplained": found.get("validation_unexplained")}
 

@@ -20,7 +20,7 @@ import torch
 from bench_models import CPU, batches, real_music
 from tabulate import tabulate
 
-from songray.learning.loop import Limits, Metrics, judge, learner, run_epoch, seeded
+from songray.learning.loop import Limits, Metrics, learner, run_epoch, seeded, validate
 from songray.learning.models.ali import ALI, ALIConfig
 from songray.learning.models.base import Batch, Embedder, LearningConfig
 from songray.learning.models.cae import CAEConfig
@@ -63,11 +63,11 @@ def trained(
     unseen = [placed(one, CPU) for one in learning_batches(held, model, config.batch_size, 0, 0)]
     learns = learner(model, config)
     limits = Limits(10**9, seconds, time.process_time)
-    before, curve = judge(learns, unseen) | look(model, unseen), []
+    before, curve = validate(learns, unseen) | look(model, unseen), []
     while len(curve) < epochs and not (curve and curve[-1]["seconds"] > seconds):
         batches_of = batches(train, model, config.batch_size, 0, curve[-1] if curve else {})
         measured = run_epoch(learns, batches_of, limits, curve[-1] if curve else {})
-        curve.append(measured | judge(learns, unseen) | look(model, unseen))
+        curve.append(measured | validate(learns, unseen) | look(model, unseen))
     return Course(model, before, curve)
 
 

@@ -43,7 +43,7 @@ from songray.learning.runs import Encoder, Run
 from songray.library import Library
 from songray.search import ranking as recommender
 from songray.search.build import IndexConfig, index
-from songray.search.ranking import Wish
+from songray.search.ranking import RankingOptions
 from songray.search.version import Index
 from songray.service.app import IngressConfig, ServeConfig, bound, served
 from songray.service.routes import matches, shown
@@ -83,7 +83,9 @@ def peer() -> FastAPI:
     async def similar(track_id: str, k: int = 10) -> Response:
         seeds = await recommender.find(opened, [track_id])
         (row,) = await opened.rows(recommender.places(seeds.candidates))
-        found = await recommender.nearest_to(opened, seeds.vectors[0], Wish(k=k), seeds, seeds.candidates)
+        found = await recommender.nearest_to(
+            opened, seeds.vectors[0], RankingOptions(k=k), seeds, seeds.candidates
+        )
         return Response(orjson.dumps({"track": shown(row), "similar": matches(found)}))
 
     return api
@@ -172,7 +174,7 @@ def test_questions_a_second(library: Library, tmp_path: Path) -> None:
     opened = Index.open(library, manifest_of(library, "bench"))
     loop, started = asyncio.new_event_loop(), time.perf_counter()
     for number in range(300):
-        loop.run_until_complete(recommender.similar(opened, f"a:{number}", Wish()))
+        loop.run_until_complete(recommender.similar(opened, f"a:{number}", RankingOptions()))
     milliseconds = (time.perf_counter() - started) / 0.3
     headers = ["", "questions/s", "p50 (ms)", "p99 (ms)", "errors", "of plain"]
     print(

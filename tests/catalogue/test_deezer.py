@@ -21,6 +21,7 @@ from songray import web
 from songray.catalogue.crawl import CrawlConfig, crawl
 from songray.catalogue.sources.base import Contents, Page
 from songray.catalogue.sources.deezer import DeezerApi, DeezerSource, Preview
+from songray.errors import FetchError
 from songray.library import Library
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -177,7 +178,7 @@ def test_a_service_that_asks_for_a_day_is_left_alone_and_its_pages_stay_unread()
         first, second = Walk(source), Walk(replace(source, artists=(2,)))
         forget_silence()
         assert first.all.problems[0].startswith("http_429: artist/1/top")
-        assert second.all.problems[0].startswith("left_alone: artist/2/top")
+        assert second.all.problems[0].startswith("rate_limited: artist/2/top")
         assert first.unread == ["artist/1/top"]
         assert len(fake.faults.paths) == 1
         third = Walk(source, before=first)
@@ -254,9 +255,9 @@ def test_a_preview_that_is_not_to_be_had_has_a_class(reference: str, kind: str) 
     with deezer() as (fake, api):
         fake.without_preview.add(4101)
         fake.unreadable.add(4102)
-        with pytest.raises(web.Failure) as failure:
+        with pytest.raises(FetchError) as failure:
             with_session(lambda session: api.preview(session, reference))
-    assert (failure.value.kind, failure.value.passing) == (kind, False)
+    assert (failure.value.kind, failure.value.retryable) == (kind, False)
 
 
 def test_a_preview_is_asked_for_again_within_the_deadlines() -> None:

@@ -243,7 +243,7 @@ def test_a_service_that_asks_for_hours_of_silence_is_left_alone(serve: Serve) ->
     assert not told.finished and "QUOTA_EXCEEDED" in told.problems[0] and not told.pages
     fake.requests.clear()
     left = dict(source.read(others))
-    assert {problem.split(":")[0] for told in left.values() for problem in told.problems} == {"left_alone"}
+    assert {problem.split(":")[0] for told in left.values() for problem in told.problems} == {"rate_limited"}
     assert not any(told.finished for told in left.values()) and not fake.requests
 
 

@@ -21,8 +21,8 @@ from torch.nn.parallel import DistributedDataParallel
 from songray.audio.decode import Excerpt, read
 from songray.audio.transform import SPECS, Spectrogram, compute, quantise
 from songray.learning import runs
-from songray.learning.embed import embed_batch, matrix, vectors
-from songray.learning.loop import Totals, judge, learner, seeded, step
+from songray.learning.embed import embed_batch, vectors
+from songray.learning.loop import Totals, learner, seeded, step, validate
 from songray.learning.models import MODELS
 from songray.learning.models.ali import ALIConfig
 from songray.learning.models.base import Batch, Embedder, LearningConfig, ModelConfig
@@ -31,7 +31,7 @@ from songray.learning.models.cae2d import CAE2DConfig
 from songray.learning.models.dualaxis import DualAxisConfig
 from songray.learning.runs import Encoder, Run
 from songray.learning.windows import Clips, jackknifed, learning_batches, placed, pooled
-from songray.library import Library
+from songray.library import Library, matrix
 
 SMALL = {
     "ali": {"width": 4},
@@ -163,10 +163,10 @@ def test_a_model_that_learns_does_and_all_its_weights_with_it(
     batch = batches_of(real[model.spec][:4], model, count=4)[0]
     start = {key: weights.clone() for key, weights in model.named_parameters()}
     losses = []
-    for _ in range(8 if len(model.turns) == 1 else len(model.turns)):
+    for _ in range(8 if len(model.optimizer_groups) == 1 else len(model.optimizer_groups)):
         losses.append(step(learns, batch)["loss"].item())
     assert np.isfinite(losses).all()
-    if len(model.turns) == 1:  # each of several players spoils the others' losses
+    if len(model.optimizer_groups) == 1:  # each of several players spoils the others' losses
         assert np.mean(losses[-4:]) < np.mean(losses[:4])
     still = [key for key, weights in model.named_parameters() if torch.equal(weights, start[key])]
     assert not still
@@ -176,7 +176,7 @@ def test_a_model_that_learns_does_and_all_its_weights_with_it(
 def test_every_weight_of_the_player_gets_a_gradient_and_no_other(name: str) -> None:
     model = seeded(small(name), 0)
     batch = batches_of(noise(model, 600, 600, 600), model, count=3)[0]
-    for player in dict.fromkeys(model.turns):
+    for player in dict.fromkeys(model.optimizer_groups):
         for weights in model.parameters():
             weights.requires_grad_(True).grad = None
         mine = set(model.get_submodule(player).parameters())
@@ -192,7 +192,7 @@ def test_judging_changes_nothing(name: str) -> None:
     learns = learner(model, small(name))
     batches = batches_of(noise(model, 600, 600), model, count=2)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    measured = judge(learns, batches)
+    measured = validate(learns, batches)
     assert np.isfinite(list(measured.values())).all()
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert model.training
@@ -212,10 +212,10 @@ def learn_together(name: str, rank: int, results: str) -> None:
     torch.manual_seed(rank)
     config = small(name)
     model = seeded(config, 0)
-    together = DistributedDataParallel(model, find_unused_parameters=len(set(model.turns)) > 1)
+    together = DistributedDataParallel(model, find_unused_parameters=len(set(model.optimizer_groups)) > 1)
     learns = learner(model, config, together)
     clips = noise(model, 600, 600, 600, 600)[2 * rank : 2 * rank + 2]
-    for batch in batches_of(clips, model, count=2)[:1] * (len(model.turns) + 1):
+    for batch in batches_of(clips, model, count=2)[:1] * (len(model.optimizer_groups) + 1):
         step(learns, batch)
     torch.save(dict(model.named_parameters()), f"{results}/{name}-{rank}.pt")
 
@@ -300,8 +300,8 @@ def test_the_schedules_are_those_published() -> None:
 def test_alis_tricks_can_be_switched_off() -> None:
     off = ALIConfig(generator_turns=1, kernel_penalty=0, smooth_labels=False, noise_variance=0)
     model = seeded(off, 0)
-    assert model.turns == ("generator", "discriminator")
-    assert ALIConfig().build().turns == ("generator",) * 4 + ("discriminator",)
+    assert model.optimizer_groups == ("generator", "discriminator")
+    assert ALIConfig().build().optimizer_groups == ("generator",) * 4 + ("discriminator",)
     batch = batches_of(noise(model, 500), model, count=1)[0]
     pair = model.eval()(batch, "discriminator")["loss"]
     torch.manual_seed(0)

@@ -16,21 +16,21 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import torch
+from conftest import job
 from hypothesis import given
 from hypothesis import strategies as st
-from test_stages import job
 
-from songray.audio.transform import SPECS, stored
+from songray.audio.transform import SPECS, from_bytes
 from songray.learning import fit as fitting
 from songray.learning import runs
-from songray.learning.embed import EmbedConfig, embed, matrix, vectors
+from songray.learning.embed import EmbedConfig, embed, vectors
 from songray.learning.feed import clips_of
 from songray.learning.loop import Curve, load_curve
 from songray.learning.models import MODELS
 from songray.learning.runs import Run
 from songray.learning.train import TrainConfig, declared, stop, train
 from songray.learning.windows import Split, pooled
-from songray.library import Library, track_key
+from songray.library import Library, matrix, track_key
 
 SMALL = {"dense_units": 64, "latent": 16, "batch_size": 8}
 
@@ -131,7 +131,7 @@ def test_two_workers_learn_together_and_leave_a_curve(library: Library) -> None:
 def assert_the_clip_alone_gets_the_same_vector(library: Library, run: Run, rows: pa.Table) -> None:
     encoder = runs.load(library, run)
     (first,) = library.table("spectrograms", "default").read().slice(0, 1).to_pylist()
-    alone = vectors(encoder, [stored(first["mel128"], SPECS["mel128"])])[0]
+    alone = vectors(encoder, [from_bytes(first["mel128"], SPECS["mel128"])])[0]
     written = matrix(rows["embedding"])[rows["track_key"].to_pylist().index(first["track_key"])]
     assert np.abs(alone - written).max() < 1e-5
 
@@ -186,7 +186,7 @@ def test_where_files_are_many_the_tracks_of_a_few_tell_the_scale(
     keys = rows["track_key"].to_numpy()
     learned = np.sort(keys)[::2]
     model = MODELS["mfcc"]().build()
-    clips = [stored(cell.as_py(), SPECS["mel128"]) for cell in rows["mel128"]]
+    clips = [from_bytes(cell.as_py(), SPECS["mel128"]) for cell in rows["mel128"]]
     means = [
         pooled(model, [clips[place] for place in range(first, first + 10) if keys[place] in learned]).mean(0)
         for first in (0, 10, 20)

@@ -159,10 +159,10 @@ def test_takes_of_a_recording_have_its_number_and_are_no_others_of_each_other() 
     isrcs = pa.array([None, "GB1", None, "GB2", "GB1", None], pa.string())
     table = table.set_column(table.schema.get_field_index("isrc"), "isrc", isrcs)
     keys = table["track_key"].to_pylist()
-    twins = split(table, 0.5, 0).twins
-    named = [twins.get(key, key) for key in keys]
+    same_recording = split(table, 0.5, 0).same_recording
+    named = [same_recording.get(key, key) for key in keys]
     assert named[0] == named[2] == min(keys[0], keys[2]) and named[1] == named[4] == min(keys[1], keys[4])
-    assert (named[3], named[5]) == (keys[3], keys[5]) and len(twins) == 2
+    assert (named[3], named[5]) == (keys[3], keys[5]) and len(same_recording) == 2
     of = Clips(np.array(keys), np.array(named), [counted(100)] * 6)
     batch = learning_batch(of, Pairs(), 0, 1, 0)
     assert batch.recordings.tolist() == np.repeat(named, Pairs.views).tolist()

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from songray.learning.runs import Vectors
+from songray.errors import NotEnoughTracks, UnknownTrack
+from songray.library import Vectors
 from songray.search import ranking as recommender
-from songray.search.ranking import Arc, Seed, TooFew, UnknownTrack, Wish
+from songray.search.ranking import Arc, RankingOptions, Seed
 from songray.search.shard import CANDIDATE, Candidates, Filters, Place, Row
 
 
@@ -55,7 +56,7 @@ def asked(question: object) -> list[str]:
     return [str((one if isinstance(one, dict) else one.track)["track_id"]) for one in found]
 
 
-ANYTHING = Wish(k=1000, per_artist=0, per_album=0)
+ANYTHING = RankingOptions(k=1000, per_artist=0, per_album=0)
 spaces = st.builds(
     lambda count, seed: np.random.default_rng(seed).normal(size=(count, 5)),
     st.integers(2, 40),
@@ -72,7 +73,7 @@ def test_a_track_s_neighbours_are_all_others_by_cosine(vectors: np.ndarray) -> N
     for one in asyncio.run(recommender.similar(space, "0", replace(ANYTHING, k=3))):
         cosine = cosines[int(one.track["track_id"])]
         assert one.similarity == pytest.approx((1 + cosine) / 2, abs=1e-6)
-        assert (one.because, one.because_similarity) == ("0", one.similarity)
+        assert (one.nearest_seed, one.nearest_seed_similarity) == ("0", one.similarity)
 
 
 def test_unknown_tracks_are_told_together() -> None:
@@ -98,8 +99,8 @@ def test_each_answer_names_the_liked_track_that_it_sounds_most_like(vectors: np.
     assert {one.track["track_id"] for one in found} == {str(n) for n in range(len(vectors))} - set(liked)
     for one in found:
         cosines = space.all[: len(liked)] @ space.all[int(one.track["track_id"])]
-        assert one.because_similarity == pytest.approx((1 + cosines.max()) / 2, abs=1e-6)
-        assert cosines[int(one.because)] == pytest.approx(cosines.max(), abs=1e-6)
+        assert one.nearest_seed_similarity == pytest.approx((1 + cosines.max()) / 2, abs=1e-6)
+        assert cosines[int(one.nearest_seed)] == pytest.approx(cosines.max(), abs=1e-6)
 
 
 @given(spaces, st.integers(1, 3), st.integers(1, 3), st.integers(0, 9), st.floats(0, 1))
@@ -108,7 +109,7 @@ def test_at_most_so_many_of_an_artist_and_an_album(
 ) -> None:
     draw = np.random.default_rng(seed)
     artists, albums = draw.integers(0, 4, len(vectors)), draw.integers(0, 6, len(vectors))  # 0: unknown
-    wish = Wish(k=1000, per_artist=per_artist, per_album=per_album, diversity=diversity)
+    wish = RankingOptions(k=1000, per_artist=per_artist, per_album=per_album, diversity=diversity)
     found = [
         int(one)
         for one in asked(recommender.similar(Space(vectors, artist=artists, album=albums), "0", wish))
@@ -132,7 +133,7 @@ def test_k_come_whenever_k_exist(seed: int, k: int) -> None:
         artist=[7] * 100 + [0] * 10,
         recording=[1 + number % 10 for number in range(100)] + [0] * 10,
     )
-    assert len(asked(recommender.similar(space, "0", Wish(k=k)))) == k
+    assert len(asked(recommender.similar(space, "0", RankingOptions(k=k)))) == k
 
 
 def test_one_recording_is_answered_once_and_never_the_seed_s_own() -> None:
@@ -173,7 +174,7 @@ def test_a_way_has_its_length_and_goes_on(vectors: np.ndarray, steps: int) -> No
     space, last = Space(vectors), len(vectors) - 1
     question = recommender.path(space, "0", str(last), steps, Filters())
     if steps > len(vectors):
-        with pytest.raises(TooFew):
+        with pytest.raises(NotEnoughTracks):
             asked(question)
         return
     way = [int(one) for one in asked(question)]

@@ -44,7 +44,7 @@ from songray.library import Library
 from songray.search.build import IndexConfig, index
 from songray.service import middleware as door
 from songray.service.app import IngressConfig, ServeConfig, bound, build, deploy, served
-from songray.service.external import Elsewhere
+from songray.service.external import ExternalSources
 from songray.service.middleware import KEYS
 from songray.service.problems import Refusal
 from songray.service.uploads import Encoder, memory_limited
@@ -61,7 +61,7 @@ def sounds(folder: Path) -> Library:
 
 
 @pytest.fixture(scope="module")
-def elsewhere(folder: Path) -> Iterator[Elsewhere]:
+def elsewhere(folder: Path) -> Iterator[ExternalSources]:
     """Sources whose every preview is the sound of t:5."""
 
     async def preview(request: web.Request) -> web.Response:
@@ -70,11 +70,11 @@ def elsewhere(folder: Path) -> Iterator[Elsewhere]:
     deezer, itunes = FakeDeezer(), FakeItunes()
     deezer._preview = itunes._preview = preview
     with fakes.served(deezer.application()) as of_deezer, fakes.served(itunes.application()) as of_itunes:
-        yield Elsewhere(DeezerApi(of_deezer), of_itunes, ("127.0.0.1",))
+        yield ExternalSources(DeezerApi(of_deezer), of_itunes, ("127.0.0.1",))
 
 
 @pytest.fixture(scope="module")
-def config(folder: Path, elsewhere: Elsewhere) -> ServeConfig:
+def config(folder: Path, elsewhere: ExternalSources) -> ServeConfig:
     ingress = IngressConfig(
         watch_seconds=0.3,
         max_ongoing=4,
@@ -114,7 +114,7 @@ def test_similar_tracks_come_with_the_reason(client: httpx.Client, sounds: Libra
     for one in answer["similar"]:
         cosine = float(vectors[12] @ vectors[int(one["track"]["track_id"][2:])])
         assert one["similarity"] == pytest.approx((1 + cosine) / 2, abs=1e-5)
-        assert (one["because"], one["because_similarity"]) == ("t:12", one["similarity"])
+        assert (one["nearest_seed"], one["nearest_seed_similarity"]) == ("t:12", one["similarity"])
     few = client.get("/v1/tracks/t:12/similar", params={"k": 50, "per_artist": 1}).json()["similar"]
     assert len({one["track"]["artist_ids"][0] for one in few}) == len(few) == SOUNDS // 4
     folk = {"k": 50, "per_artist": 0, "genres": "folk", "not_tracks": ["t:0", "t:2"], "year_to": 1990}
@@ -128,7 +128,7 @@ def test_likes_and_dislikes(client: httpx.Client) -> None:
     found = client.post("/v1/recommend", json=question | filters).json()["similar"]
     assert len(found) == 6
     assert not {one["track"]["track_id"] for one in found} & {"t:3", "t:5", "t:20"}
-    assert {one["because"] for one in found} <= {"t:3", "t:5"}
+    assert {one["nearest_seed"] for one in found} <= {"t:3", "t:5"}
     unknown = client.post("/v1/recommend", json=question | {"unlike": [{"id": "x"}, {"id": "y"}]})
     assert problem(unknown) == (404, "not in the index: x, y")
 
@@ -299,14 +299,14 @@ def test_a_decoder_s_memory_is_limited(cluster: None) -> None:
 
 
 @pytest.mark.parametrize("source", ["deezer", "itunes"])
-def test_a_song_is_searched_elsewhere(client: httpx.Client, elsewhere: Elsewhere, source: str) -> None:
+def test_a_song_is_searched_elsewhere(client: httpx.Client, elsewhere: ExternalSources, source: str) -> None:
     found = client.post("/v1/similar", params={"source": source, "q": "artist 7"}).json()
     assert found["heard"].startswith(f"{source}:7")
     assert found["similar"][0]["track"]["track_id"] == "t:5"
     assert found["similar"][0]["similarity"] == pytest.approx(1, abs=1e-5)
     nothing = client.post("/v1/similar", params={"source": source, "q": "artist 999"})
     assert problem(nothing) == (404, f"{source} finds nothing for 'artist 999'")
-    guarded = replace(elsewhere, preview_hosts=Elsewhere().preview_hosts)
+    guarded = replace(elsewhere, preview_hosts=ExternalSources().preview_hosts)
     with pytest.raises(Refusal, match=r"lies on '127\.0\.0\.1', which is none of dzcdn\.net"):
         asyncio.run(guarded.first(source, "artist 7"))
 

@@ -10,6 +10,7 @@ from typing import ClassVar, Protocol
 import aiohttp
 
 from songray import web
+from songray.errors import FetchError
 
 
 @dataclass(frozen=True)
@@ -113,9 +114,9 @@ def read_at_once(
     async def answer(page: Page, session: aiohttp.ClientSession) -> tuple[Page, Contents]:
         try:
             return page, replace(await ask(page, session), finished=True)
-        except web.Failure as failure:
+        except FetchError as failure:
             problem = f"{failure.kind}: {page.name}: {failure}"
-            return page, Contents(problems=[problem], finished=not failure.passing)
+            return page, Contents(problems=[problem], finished=not failure.retryable)
 
     async def answers() -> list[tuple[Page, Contents]]:
         async with web.session() as session:

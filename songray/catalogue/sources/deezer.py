@@ -16,6 +16,7 @@ import aiohttp
 
 from songray import web
 from songray.catalogue.sources.base import Artist, Contents, Page, PlaylistEntry, Track, read_at_once
+from songray.errors import FetchError
 
 LIST_LIMIT = 100  # items of a list in one answer
 WINDOW_SECONDS = 5.0  # over which Deezer counts requests
@@ -54,44 +55,44 @@ class DeezerApi:
     async def preview(self, session: aiohttp.ClientSession, reference: str) -> Preview:
         """Where a track's preview can be had now; `reference` is its number, or "isrc:" and an ISRC.
 
-        Raises web.Failure: "no_match" where no track has that ISRC, "no_preview", or what `ask` raises.
+        Raises FetchError: "no_match" where no track has that ISRC, "no_preview", or what `ask` raises.
         """
         try:
             item = await self.ask(session, f"track/{quote(reference, safe=':')}")
-        except web.Failure as failure:
+        except FetchError as failure:
             if failure.kind == "no_data" and reference.startswith("isrc:"):
-                raise web.Failure("no_match", f"Deezer has no track of {reference}", 200) from failure
+                raise FetchError("no_match", f"Deezer has no track of {reference}", 200) from failure
             raise
         if not item.get("id"):
-            raise web.Failure("malformed", f"track/{reference} has no id", 200, passing=True)
+            raise FetchError("malformed", f"track/{reference} has no id", 200, retryable=True)
         if not _can_be_heard(item):
-            raise web.Failure("no_preview", f"Deezer has no preview of track/{reference}", 200)
+            raise FetchError("no_preview", f"Deezer has no preview of track/{reference}", 200)
         return Preview(item["preview"], f"deezer:{item['id']}")
 
     async def ask(
         self, session: aiohttp.ClientSession, path: str, parameters: dict[str, str] | None = None
     ) -> Item:
-        """The answer to one request; raises web.Failure, also for the errors that come with HTTP 200."""
+        """The answer to one request; raises FetchError, also for the errors that come with HTTP 200."""
 
         async def request() -> Item:
             async with session.get(f"{self.deezer_url}/{path}", params=parameters) as response:
                 retry_after = response.headers.get("Retry-After")
                 web.check_status(response.status, str(response.url), retry_after)
                 body = await response.json(content_type=None)
-            self._check(body, str(response.url), web.seconds_of(retry_after))
+            self._check(body, str(response.url), web.retry_after_seconds(retry_after))
             return dict(body)
 
         return await web.Client(session, "deezer", self.limit).ask(request)
 
     def _check(self, body: Any, url: str, silence_seconds: float) -> None:
         if not isinstance(body, dict):
-            raise web.Failure("malformed", f"{url} answered {str(body)[:80]!r}", 200, passing=True)
+            raise FetchError("malformed", f"{url} answered {str(body)[:80]!r}", 200, retryable=True)
         if not (error := body.get("error")):
             return
         code = error.get("code") if isinstance(error, dict) else None
         kind = KINDS.get(code or 0, f"deezer_{code}")
         pause = silence_seconds or self.deezer_pause_seconds if kind == "quota" else 0.0
-        raise web.Failure(kind, f"{url} answered {error}", 200, kind in PASSING, pause)
+        raise FetchError(kind, f"{url} answered {error}", 200, kind in PASSING, pause)
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class DeezerSource:
             return self._contents(page, path, known, body)
         except MISSHAPEN as error:
             detail = f"an answer of unknown shape: {error!r}"
-            raise web.Failure("malformed", detail, 200, passing=True) from error
+            raise FetchError("malformed", detail, 200, retryable=True) from error
 
     def _contents(self, page: Page, path: str, known: Known, body: Item) -> Contents:
         match path.split("/"):

@@ -15,6 +15,7 @@ import aiohttp
 
 from songray import web
 from songray.catalogue.sources.base import Artist, Contents, Page, Track, read_at_once
+from songray.errors import FetchError
 
 MOST_RESULTS = 200  # of one request; Apple documents no way to the next ones
 THROTTLED = (403, 429)
@@ -58,18 +59,18 @@ class ItunesSource:
     async def _read_page(self, page: Page, session: aiohttp.ClientSession) -> Contents:
         async def request() -> Any:
             async with session.get(f"{self.itunes_url}/{page.name}") as response:
-                url, silence = str(response.url), web.seconds_of(response.headers.get("Retry-After"))
+                url, silence = str(response.url), web.retry_after_seconds(response.headers.get("Retry-After"))
                 if response.status in THROTTLED:
                     detail = f"{url} answered {response.status}: too many requests"
                     pause = silence or self.itunes_pause_seconds
-                    raise web.Failure("throttled", detail, response.status, True, pause)
+                    raise FetchError("throttled", detail, response.status, True, pause)
                 web.check_status(response.status, url, response.headers.get("Retry-After"))
                 return await response.json(content_type=None)
 
         limit = web.Limit.at(self.itunes_requests_per_minute / 60, window_seconds=60)
         body = await web.Client(session, self.name, limit, attempts=3).ask(request)
         if not isinstance(body, dict) or not isinstance(body.get("results"), list):
-            raise web.Failure("malformed", f"answered {str(body)[:80]!r}", 200, passing=True)
+            raise FetchError("malformed", f"answered {str(body)[:80]!r}", 200, retryable=True)
         return _songs(page.name, body["results"])
 
 

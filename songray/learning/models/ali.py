@@ -50,13 +50,13 @@ class ALI(Embedder):
     spec = "linear257"
     frames = FRAMES
     windows_per_clip = 10
-    judged_by = None  # the losses of adversaries tell balance, not quality
+    validation_metric = None  # the losses of adversaries tell balance, not quality
 
     def __init__(self, config: ALIConfig) -> None:
         super().__init__()
         self.config = config
         self.dimension = config.latent
-        self.turns = ("generator",) * config.generator_turns + ("discriminator",)
+        self.optimizer_groups = ("generator",) * config.generator_turns + ("discriminator",)
         channels = (1, *(config.width * factor for factor in (1, 2, 4, 8, 8)))  # 430 × 257 → 13 × 8
         parts = {"encoder": encoder(channels, config.latent), "decoder": decoder(channels, config.latent)}
         self.generator = nn.ModuleDict(parts)

@@ -33,9 +33,10 @@ class Embedder(nn.Module):
     windows_per_clip: int = 4  # that an epoch takes of each clip, at random places
     target: str | None = None  # table that holds what is to be predicted of each track
     dimension: int  # of a vector
-    turns: tuple[str, ...] = ("",)  # the players, submodules that learn in turn; "" is the whole model
+    optimizer_groups: tuple[str, ...] = ("",)  # submodules that learn alternately; ""
+    # is the whole model
     fitted: bool = False  # without players, by `fit`
-    judged_by: str | None = "loss"  # what the best epoch has least of on held-out tracks; None keeps the last
+    validation_metric: str | None = "loss"  # minimised by the best epoch; None: the last
     scale: Literal["whiten", "steady", "standardise", "centre"] = "whiten"  # of vectors, by the run
     max_norm: float | None = None  # longer gradients are cut to it
 

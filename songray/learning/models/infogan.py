@@ -44,8 +44,8 @@ class InfoGAN(Embedder):
     """A generator draws windows that a discriminator must take for real, and whose codes Q must read."""
 
     frames = 128
-    turns = ("discriminator", "generator")
-    judged_by = None
+    optimizer_groups = ("discriminator", "generator")
+    validation_metric = None
 
     def __init__(self, config: InfoGANConfig) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""An app's access to Spotify: spotipy with its credentials and its token; failures become web.Failure."""
+"""An app's access to Spotify: spotipy with its credentials and its token; failures become FetchError."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from spotipy.cache_handler import MemoryCacheHandler
 from spotipy.oauth2 import SpotifyClientCredentials, SpotifyOauthError
 
 from songray import web
+from songray.errors import FetchError
 
 CREDENTIALS = "SPOTIPY_CLIENT_ID and SPOTIPY_CLIENT_SECRET"
 CONNECT_SECONDS = 10.0
@@ -38,7 +39,7 @@ class App:
         for name in ("spotipy.client", "spotipy.oauth2"):  # at DEBUG they log the secret and the token
             logging.getLogger(name).addFilter(_nothing)
         timeout = (min(CONNECT_SECONDS, timeout_seconds), timeout_seconds)
-        self.refused: defaultdict[tuple[str, int], list[web.Failure]] = defaultdict(list)
+        self.refused: defaultdict[tuple[str, int], list[FetchError]] = defaultdict(list)
         self._token = MemoryCacheHandler()
         self._token_lock = threading.Lock()
         try:
@@ -58,22 +59,22 @@ class App:
         self._spotify.prefix = spotify_url
 
     def answer(self, request: Callable[[spotipy.Spotify], Any]) -> Any:
-        """What spotipy returns; raises web.Failure, or RuntimeError where Spotify refuses the credentials."""
+        """What spotipy returns; raises FetchError, or RuntimeError where Spotify refuses the credentials."""
         try:
             with self._token_lock:  # one thread asks for a token, and the others find it
                 token = self._credentials.get_access_token(as_dict=False)
             answer = request(self._spotify)
         except requests.Timeout as error:
-            raise web.Failure("timeout", str(error), passing=True) from error
+            raise FetchError("timeout", str(error), retryable=True) from error
         except requests.RequestException as error:
-            raise web.Failure("connection", str(error), passing=True) from error
-        except web.Failure as failure:
+            raise FetchError("connection", str(error), retryable=True) from error
+        except FetchError as failure:
             if failure.status != 401:
                 raise
             self._forget(token)
-            raise web.Failure("token_refused", str(failure), 401, passing=True) from failure
+            raise FetchError("token_refused", str(failure), 401, retryable=True) from failure
         if answer is None:  # what spotipy makes of a body that is no JSON
-            raise web.Failure("connection", "the answer was cut short", passing=True)
+            raise FetchError("connection", "the answer was cut short", retryable=True)
         return answer
 
     def _forget(self, token: str) -> None:
@@ -94,7 +95,7 @@ def _session(check: Callable[..., None]) -> requests.Session:
 
 
 def _check(response: requests.Response, **_: Any) -> None:
-    """Raise web.Failure unless all is well: as for any service, and before spotipy would log it."""
+    """Raise FetchError unless all is well: as for any service, and before spotipy would log it."""
     if not response.ok:
         place = f"{response.url.split('?')[0]} ({_message(response)})"
         web.check_status(response.status_code, place, response.headers.get("Retry-After"))

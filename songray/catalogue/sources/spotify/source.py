@@ -22,6 +22,7 @@ from songray.catalogue.sources.base import Contents, Page, read_at_once
 from songray.catalogue.sources.spotify import answers
 from songray.catalogue.sources.spotify.answers import LETTERS, MOST, Question, page_of
 from songray.catalogue.sources.spotify.app import app
+from songray.errors import FetchError
 
 WINDOW_SECONDS = 30  # in which Spotify counts requests
 MOST_IN_DEVELOPMENT = 10  # entries of a search or of an artist's albums; a request for more is refused
@@ -96,7 +97,7 @@ class _Reader:
         self._client: web.Client | None = None
 
     async def ask(self, page: Page, session: aiohttp.ClientSession) -> Contents:
-        """What one request tells of a page, or how to go on without it; raises web.Failure."""
+        """What one request tells of a page, or how to go on without it; raises FetchError."""
         question = Question.of(page)
         endpoint = ENDPOINTS[question.kind]
         refused = self._app.refused[question.kind, question.limit]
@@ -104,7 +105,7 @@ class _Reader:
             return _without(question, endpoint, refused[-1])
         try:
             answer = await self._answer(question, endpoint, session)
-        except web.Failure as failure:
+        except FetchError as failure:
             if failure.status in endpoint.refusals:
                 refused.append(failure)
             return _without(question, endpoint, failure)
@@ -112,7 +113,7 @@ class _Reader:
         try:
             return endpoint.tell(question, answer)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise web.Failure("bad_answer", f"{type(error).__name__}: {error}"[:LETTERS]) from error
+            raise FetchError("bad_answer", f"{type(error).__name__}: {error}"[:LETTERS]) from error
 
     async def _answer(
         self, question: Question, endpoint: _Endpoint, session: aiohttp.ClientSession
@@ -125,7 +126,7 @@ class _Reader:
         return answer
 
 
-def _without(question: Question, endpoint: _Endpoint, failure: web.Failure) -> Contents:
+def _without(question: Question, endpoint: _Endpoint, failure: FetchError) -> Contents:
     """The pages that stand in for a refused one, or else the problem that it is missing."""
     if failure.status in endpoint.refusals and (pages := endpoint.instead(question)):
         return Contents(pages=pages)

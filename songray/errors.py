@@ -1,0 +1,118 @@
+"""Every error that songray raises on purpose. A job prints one of these as a sentence; any other error is a
+defect and keeps its traceback.
+
+    SongrayError
+    ├── InvalidOption        an option, or several together, cannot work
+    ├── MissingInput         a table, a run or an index must exist first
+    ├── Conflict             a table was made with other settings than these
+    ├── CorruptData          a stored file cannot be read
+    ├── StorageError         the storage of the library, or a file beside it, refuses
+    ├── StageFailed          more rows failed than --max-failed-share allows
+    ├── TrainingFailed       a training ended without an epoch that can be used
+    ├── FetchError           a service on the web gave no usable answer
+    ├── AudioError           a recording cannot be decoded or used
+    └── QueryError           the index cannot answer
+        ├── UnknownTrack     a track id that is not in the index
+        └── NotEnoughTracks  fewer tracks fit than the query needs
+"""
+
+from __future__ import annotations
+
+
+class SongrayError(Exception):
+    """The base of the tree. Its text is a whole message: what is wrong, where, and what to do next."""
+
+
+class InvalidOption(SongrayError, ValueError):
+    """A ValueError too, since pydantic reports only those as problems of the input that it validates."""
+
+
+class MissingInput(SongrayError):
+    """A table, a run or an index that must exist first."""
+
+
+class Conflict(SongrayError):
+    """A table holds rows that were made with other settings."""
+
+
+class CorruptData(SongrayError):
+    """A stored file that cannot be read, or that is not what its checksum says."""
+
+
+class StorageError(SongrayError):
+    """The storage of a library refused a request: missing permission, full disk, unreachable bucket."""
+
+
+class StageFailed(SongrayError):
+    """More rows failed than the stage was allowed."""
+
+
+class TrainingFailed(SongrayError):
+    """A training that ended without an epoch that can be used."""
+
+
+class FetchError(SongrayError):
+    """A service on the web gave no usable answer.
+
+    `kind` is a class that a person can count, `status` the HTTP status where there was one. `retryable` says
+    whether a later attempt may succeed; `retry_after_seconds`, how long the service asks to wait before it.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        detail: str,
+        status: int | None = None,
+        retryable: bool = False,
+        retry_after_seconds: float = 0.0,
+    ) -> None:
+        super().__init__(kind, detail, status, retryable, retry_after_seconds)  # so that it can be unpickled
+        self.kind, self.detail, self.status = kind, detail, status
+        self.retryable, self.retry_after_seconds = retryable, retry_after_seconds
+
+    def __str__(self) -> str:
+        return self.detail
+
+
+class AudioError(SongrayError):
+    """A recording that cannot be decoded or used; `kind` is a class that a person can count."""
+
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(kind, detail)
+        self.kind, self.detail = kind, detail
+
+    def __str__(self) -> str:
+        return self.detail
+
+
+class QueryError(SongrayError):
+    """The index cannot answer a query."""
+
+
+class UnknownTrack(QueryError):
+    """A track id that is not in the index."""
+
+
+class NotEnoughTracks(QueryError):
+    """Fewer tracks fit than the query needs."""
+
+
+def songray_error(error: BaseException | None) -> SongrayError | None:
+    """The SongrayError that an error is, or that it was raised for; None where there is none.
+
+    An error of a worker arrives wrapped: in Ray's RayTaskError (`cause`), in Ray Data's UserCodeException
+    (`__cause__`), or in Ray Train's WorkerGroupError (`worker_failures`). This is the one place that knows.
+    """
+    seen: set[int] = set()
+    waiting = [error]
+    while waiting:
+        one = waiting.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        cause = getattr(one, "cause", None)  # Ray makes a class of its own that is a SongrayError too
+        if isinstance(one, SongrayError) and not isinstance(cause, BaseException):
+            return one
+        waiting += [one.__cause__, *getattr(one, "worker_failures", {}).values()]
+        waiting.append(cause if isinstance(cause, BaseException) else None)
+    return None

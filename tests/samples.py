@@ -1,0 +1,35 @@
+"""Rows of previews, and what librosa makes of samples: shared by tests and benchmarks."""
+
+from __future__ import annotations
+
+import librosa
+import numpy as np
+import pyarrow as pa
+
+from songray.audio.transform import Spec
+
+
+def librosa_reference(samples: np.ndarray, spec: Spec) -> np.ndarray:
+    """librosa's own, (frames, bins)."""
+    common = {"sr": spec.rate, "n_fft": spec.n_fft, "hop_length": spec.hop_length}
+    if spec.n_chroma:
+        return librosa.feature.chroma_stft(y=samples, n_chroma=spec.n_chroma, tuning=0.0, **common).T
+    if not spec.n_mels:
+        amplitudes = np.abs(librosa.stft(samples, n_fft=spec.n_fft, hop_length=spec.hop_length))
+        return librosa.amplitude_to_db(amplitudes, ref=np.max, top_db=80).T
+    power = librosa.feature.melspectrogram(y=samples, n_mels=spec.n_mels, fmax=spec.fmax, **common)
+    decibels = librosa.power_to_db(power, ref=np.max, top_db=80)
+    return librosa.feature.mfcc(S=decibels, n_mfcc=spec.n_mfcc).T if spec.n_mfcc else decibels.T
+
+
+def previews(*sounds: bytes | str) -> pa.Table:
+    rows = [
+        {"track_key": number, "track_id": str(number)}
+        | (
+            {"audio": sound, "location": None}
+            if isinstance(sound, bytes)
+            else {"audio": None, "location": sound}
+        )
+        for number, sound in enumerate(sounds)
+    ]
+    return pa.Table.from_pylist(rows)
