@@ -1,7 +1,7 @@
 """Ways from sound to vector: siblings behind one interface (base.Embedder)."""
 
 from songray.learning.models.ali import ALIConfig
-from songray.learning.models.base import ModelConfig
+from songray.learning.models.options import ModelConfig
 from songray.learning.models.cae import CAEConfig
 from songray.learning.models.cae2d import CAE2DConfig
 from songray.learning.models.contrastive import ContrastiveConfig

@@ -62,20 +62,20 @@ class ALI(Embedder):
         self.generator = nn.ModuleDict(parts)
         self.discriminator = Discriminator(channels, config.latent)
 
-    def forward(self, batch: Batch, player: str = "generator") -> dict[str, torch.Tensor]:
+    def forward(self, batch: Batch, group: str = "generator") -> dict[str, torch.Tensor]:
         prior = torch.randn(len(batch.windows), self.dimension, device=batch.windows.device)
         vectors = self.embed(batch.windows)
-        drawn = self.draw(prior)
+        drawn = self.decode(prior)
         real = self.discriminator(self._noisy(batch.windows), vectors)
         fake = self.discriminator(self._noisy(drawn), prior)
-        if player == "discriminator":
+        if group == "discriminator":
             loss = real.square().mean() + (fake - self._positive(fake)).square().mean()
             losses = {"loss": loss + self.config.kernel_penalty * self.discriminator.squared_kernels()}
         else:
             losses = {"loss": (real - self._positive(real)).square().mean() + fake.square().mean()}
-        losses |= {f"{player}_loss": losses["loss"].detach()}
+        losses |= {f"{group}_loss": losses["loss"].detach()}
         if not self.training:
-            losses["squared_error"] = (self.draw(vectors) - batch.windows).square().mean()
+            losses["squared_error"] = (self.decode(vectors) - batch.windows).square().mean()
         return losses
 
     def _noisy(self, windows: torch.Tensor) -> torch.Tensor:
@@ -90,13 +90,13 @@ class ALI(Embedder):
         vectors: torch.Tensor = self.generator["encoder"](windows[:, None])
         return vectors
 
-    def draw(self, vectors: torch.Tensor) -> torch.Tensor:
+    def decode(self, vectors: torch.Tensor) -> torch.Tensor:
         """(batch, latent) → (batch, frames, bins)"""
         drawn: torch.Tensor = self.generator["decoder"](vectors)[:, 0, :FRAMES, :BINS]
         return drawn
 
-    def optimizer(self, player: str, learning_rate: float) -> torch.optim.Optimizer:
-        weights = self.get_submodule(player).parameters()
+    def optimizer(self, group: str, learning_rate: float) -> torch.optim.Optimizer:
+        weights = self.get_submodule(group).parameters()
         return torch.optim.Adam(weights, lr=learning_rate, betas=(0.5, 0.999), fused=True)
 
 

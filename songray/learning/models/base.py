@@ -1,49 +1,54 @@
-"""What every model offers: how it turns windows of a spectrogram into vectors, and what it learns from."""
+"""The interface that all models share: their input, their optimizer groups, their loss and their vectors."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple
 
 import torch
 from torch import nn
 
-Short = Literal["repeat", "silence"]
+from songray.learning.models.options import LearningConfig as LearningConfig
+from songray.learning.models.options import ModelConfig as ModelConfig
+
+Padding = Literal["repeat", "silence"]
+Scale = Literal["whiten", "wccn", "standardise", "centre"]
 
 
 class Batch(NamedTuple):
-    """What a step learns from. The views of one clip lie beside each other."""
+    """The input of one training step. The views of one clip are adjacent."""
 
     windows: torch.Tensor  # (windows, frames, bins), 0…1
-    recordings: torch.Tensor  # (windows,) numbers of those that they are from
-    targets: torch.Tensor | None = None  # (windows, …) what the model's `target` holds of that clip
+    recordings: torch.Tensor  # (windows,), number of the recording that each window is cut from
+    targets: torch.Tensor | None = None  # (windows, …), row of the table `target` for each window's track
 
 
 class Embedder(nn.Module):
-    """A model, without Ray: it declares what it eats, names its players, owns its loss, and embeds.
+    """Maps windows of a spectrogram to vectors; declares its input and owns its loss. Independent of Ray.
 
-    Windows are (batch, frames, bins), float in 0…1: the stored dB, scaled.
+    Windows are (batch, frames, bins), float in 0…1: the stored decibels, scaled.
     """
 
-    spec: str = "mel128"  # of SPECS
-    frames: int | None  # of a window; None takes the whole clip as one window
-    hop: int | None = None  # frames from one window to the next when it embeds; None: side by side
-    short: Short = "repeat"  # what fills the window of a clip that is too short
-    views: int = 1  # windows of one clip that it learns from together
-    windows_per_clip: int = 4  # that an epoch takes of each clip, at random places
-    target: str | None = None  # table that holds what is to be predicted of each track
-    dimension: int  # of a vector
-    optimizer_groups: tuple[str, ...] = ("",)  # submodules that learn alternately; ""
-    # is the whole model
-    fitted: bool = False  # without players, by `fit`
-    validation_metric: str | None = "loss"  # minimised by the best epoch; None: the last
-    scale: Literal["whiten", "steady", "standardise", "centre"] = "whiten"  # of vectors, by the run
-    max_norm: float | None = None  # longer gradients are cut to it
+    spec: str = "mel128"  # name in SPECS
+    frames: int | None  # length of a window; None: the whole clip is one window
+    hop: int | None = None  # frames between the starts of windows when embedding; None: `frames`
+    padding: Padding = "repeat"  # how a clip shorter than a window is extended
+    views: int = 1  # windows of a clip that are in a batch together
+    windows_per_clip: int = 4  # random windows of each clip in an epoch
+    target: str | None = None  # table with the regression targets, one row a track
+    dimension: int  # length of a vector
+    optimizer_groups: tuple[str, ...] = ("",)  # submodules that alternating steps optimise, in this order;
+    # a name may repeat, "" is the whole model
+    is_fitted: bool = False  # fitted by `fit`, without gradients
+    validation_metric: str | None = "loss"  # minimal in the best epoch; None: the last epoch is kept
+    scale: Scale = "whiten"  # how a run scales the vectors; "wccn": within-class covariance normalisation
+    max_gradient_norm: float | None = None  # gradients are clipped to this norm
 
-    def forward(self, batch: Batch, player: str = "") -> dict[str, torch.Tensor]:
-        """`loss` of a player to go down, and what else is worth a curve; DDP watches this call.
+    def forward(self, batch: Batch, group: str = "") -> dict[str, torch.Tensor]:
+        """`loss`, which a step of this optimizer group minimises, and further scalars to record.
 
-        A model that draws its windows again gives `squared_error` too, the mean over their numbers.
+        DistributedDataParallel synchronises the gradients of this call only. A model that reconstructs its
+        input returns `squared_error` too, the mean over the elements of the windows.
         """
         raise TypeError(f"{type(self).__name__} is not trained")
 
@@ -52,28 +57,12 @@ class Embedder(nn.Module):
         raise NotImplementedError
 
     def fit(self, windows: Iterable[torch.Tensor]) -> None:
-        """Learn from batches of windows in one pass, without gradients; most models have nothing to fit."""
+        """Fit in one pass over batches of windows, where `is_fitted`."""
 
-    def optimizer(self, player: str, learning_rate: float) -> torch.optim.Optimizer:
-        """Of one player; its learning rate is that of the start, times `rate`."""
-        return torch.optim.Adam(self.get_submodule(player).parameters(), lr=learning_rate, fused=True)
+    def optimizer(self, group: str, learning_rate: float) -> torch.optim.Optimizer:
+        """The optimizer of one group; its learning rate is multiplied by `learning_rate_factor`."""
+        return torch.optim.Adam(self.get_submodule(group).parameters(), lr=learning_rate, fused=True)
 
-    def rate(self, progress: float) -> float:
-        """The learning rate after a share of the training, as a share of the given one."""
+    def learning_rate_factor(self, progress: float) -> float:
+        """The factor of the learning rate at `progress`, the share of the training that is done."""
         return 1.0
-
-
-class ModelConfig(Protocol):
-    """A frozen dataclass of a model's options, beside the model."""
-
-    def build(self) -> Embedder:
-        """The model with fresh weights, drawn from torch's global generator."""
-
-
-@runtime_checkable
-class LearningConfig(ModelConfig, Protocol):
-    """Of a model that learns: the schedule that was published for it."""
-
-    learning_rate: float
-    batch_size: int  # windows, over all workers
-    epochs: int

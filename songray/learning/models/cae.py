@@ -57,7 +57,7 @@ class CAE(Embedder):
             *_decoder_convolutions(),
         )
 
-    def forward(self, batch: Batch, player: str = "") -> dict[str, torch.Tensor]:
+    def forward(self, batch: Batch, group: str = "") -> dict[str, torch.Tensor]:
         drawn = self.decoder(self.embed(batch.windows)).transpose(1, 2)  # (batch, frames, bins)
         loss = functional.mse_loss(drawn, batch.windows)
         return {"loss": loss, "squared_error": loss.detach()}

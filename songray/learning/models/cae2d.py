@@ -51,7 +51,7 @@ class CAE2D(Embedder):
         self.encoder = nn.Sequential(*_downwards(filters, pools))
         self.decoder = nn.Sequential(*_upwards(filters, pools))
 
-    def forward(self, batch: Batch, player: str = "") -> dict[str, torch.Tensor]:
+    def forward(self, batch: Batch, group: str = "") -> dict[str, torch.Tensor]:
         pictures = stretched(batch.windows)[:, None]
         loss = functional.mse_loss(self.decoder(self.encoder(pictures)), pictures)
         return {"loss": loss, "squared_error": loss.detach()}

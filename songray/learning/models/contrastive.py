@@ -66,8 +66,8 @@ class Contrastive(Embedder):
     frames = 216  # 5.0 s
     views = 2
     windows_per_clip = 8
-    scale = "steady"
-    max_norm = 1.0
+    scale = "wccn"
+    max_gradient_norm = 1.0
 
     def __init__(self, config: ContrastiveConfig) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class Contrastive(Embedder):
             nn.Linear(self.dimension, 256), nn.BatchNorm1d(256), nn.ReLU(), nn.Linear(256, 64)
         )
 
-    def forward(self, batch: Batch, player: str = "") -> dict[str, torch.Tensor]:
+    def forward(self, batch: Batch, group: str = "") -> dict[str, torch.Tensor]:
         windows = augmented(batch.windows, self.config) if self.training else batch.windows
         mine = functional.normalize(self.head(self.embed(windows)).float(), dim=1)
         vectors, recordings, first = of_all_workers(mine, batch.recordings)
@@ -100,11 +100,11 @@ class Contrastive(Embedder):
             found += [pictures.mean(2).flatten(1), deviation(pictures).flatten(1)]
         return torch.cat(found, dim=1)
 
-    def optimizer(self, player: str, learning_rate: float) -> torch.optim.Optimizer:
+    def optimizer(self, group: str, learning_rate: float) -> torch.optim.Optimizer:
         decay = self.config.weight_decay
         return torch.optim.AdamW(self.parameters(), lr=learning_rate, weight_decay=decay, fused=True)
 
-    def rate(self, progress: float) -> float:
+    def learning_rate_factor(self, progress: float) -> float:
         return min(1.0, (progress + 1e-3) / WARM_UP) * (1 + math.cos(math.pi * progress)) / 2
 
 

@@ -49,7 +49,7 @@ class DualAxis(Embedder):
             nn.Linear(config.latent, 256 * 8 * 8), nn.Unflatten(1, (256, 8, 8)), *_upwards()
         )
 
-    def forward(self, batch: Batch, player: str = "") -> dict[str, torch.Tensor]:
+    def forward(self, batch: Batch, group: str = "") -> dict[str, torch.Tensor]:
         drawn = self.decoder(self.embed(batch.windows))[:, 0]
         loss = functional.mse_loss(drawn, batch.windows)
         return {"loss": loss, "squared_error": loss.detach()}

@@ -63,7 +63,7 @@ class Factors(Embedder):
             nn.Linear(config.dense_units, config.factors),
         )
 
-    def forward(self, batch: Batch, player: str = "") -> dict[str, torch.Tensor]:
+    def forward(self, batch: Batch, group: str = "") -> dict[str, torch.Tensor]:
         assert batch.targets is not None
         heard = self.embed(batch.windows)
         cosine = functional.cosine_similarity(heard, batch.targets).mean()

@@ -55,7 +55,7 @@ class InfoGAN(Embedder):
         self.generator = nn.ModuleDict({"drawing": drawing, "q": nn.Sequential(*_seeing(self.dimension))})
         self.discriminator = nn.Sequential(*_seeing(1))
 
-    def forward(self, batch: Batch, player: str = "generator") -> dict[str, torch.Tensor]:
+    def forward(self, batch: Batch, group: str = "generator") -> dict[str, torch.Tensor]:
         count, device = len(batch.windows), batch.windows.device
         category = torch.randint(self.config.categories, (count,), device=device)
         codes = torch.rand(count, self.config.codes, device=device) * 2 - 1
@@ -63,7 +63,7 @@ class InfoGAN(Embedder):
         chosen = functional.one_hot(category, self.config.categories)
         drawn = self.generator["drawing"](torch.cat([noise, chosen, codes], dim=1))
         fake = self.discriminator(drawn)[:, 0]
-        if player == "discriminator":
+        if group == "discriminator":
             real = self.discriminator(batch.windows[:, None])[:, 0]
             loss = functional.softplus(-real).mean() + functional.softplus(fake).mean()
             return {"loss": loss, "discriminator_loss": loss.detach()}
@@ -78,8 +78,8 @@ class InfoGAN(Embedder):
         read: torch.Tensor = self.generator["q"](windows[:, None])
         return read
 
-    def optimizer(self, player: str, learning_rate: float) -> torch.optim.Optimizer:
-        weights = self.get_submodule(player).parameters()
+    def optimizer(self, group: str, learning_rate: float) -> torch.optim.Optimizer:
+        weights = self.get_submodule(group).parameters()
         return torch.optim.Adam(weights, lr=learning_rate, betas=(0.5, 0.999), fused=True)
 
 

@@ -27,7 +27,7 @@ class PCA(Embedder):
     """The best that a linear map can do at drawing windows again from so few numbers."""
 
     scale = "centre"
-    fitted = True
+    is_fitted = True
 
     def __init__(self, config: PCAConfig) -> None:
         super().__init__()
@@ -60,6 +60,6 @@ class PCA(Embedder):
     def embed(self, windows: torch.Tensor) -> torch.Tensor:
         return (windows.flatten(1) - self.mean) @ self.components.T
 
-    def draw(self, vectors: torch.Tensor) -> torch.Tensor:
+    def decode(self, vectors: torch.Tensor) -> torch.Tensor:
         """(batch, components) → (batch, frames, bins)"""
         return (vectors @ self.components + self.mean).view(len(vectors), -1, BINS)

@@ -41,7 +41,7 @@ class VAE(Embedder):
     """Each 2.97-s window becomes a cloud of vectors, from any of which it must be drawn again."""
 
     frames = 128
-    max_norm = 10.0  # the exponential of the spread can make a first step very long
+    max_gradient_norm = 10.0  # the exponential of the spread can make a first step very long
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class VAE(Embedder):
             nn.Linear(config.latent, FLAT), nn.ReLU(), nn.Unflatten(1, (CHANNELS[-1], 8, 8)), *_upwards()
         )
 
-    def forward(self, batch: Batch, player: str = "") -> dict[str, torch.Tensor]:
+    def forward(self, batch: Batch, group: str = "") -> dict[str, torch.Tensor]:
         """The negative evidence lower bound a number of the window, but for a constant."""
         mean, log_variance = self.encoder(batch.windows[:, None]).chunk(2, dim=1)
         noise = torch.randn_like(mean) if self.training else torch.zeros_like(mean)
