@@ -1,30 +1,24 @@
-"""Ways from sound to vector: siblings behind one interface (base.Embedder)."""
+"""The models, interchangeable behind one interface. Importing this package does not load torch.
 
-from songray.learning.models.ali import ALIConfig
-from songray.learning.models.options import ModelConfig
-from songray.learning.models.cae import CAEConfig
-from songray.learning.models.cae2d import CAE2DConfig
-from songray.learning.models.contrastive import ContrastiveConfig
-from songray.learning.models.dualaxis import DualAxisConfig
-from songray.learning.models.factors import FactorsConfig
-from songray.learning.models.infogan import InfoGANConfig
-from songray.learning.models.mfcc import MFCCConfig
-from songray.learning.models.pca import PCAConfig
-from songray.learning.models.random import RandomConfig
-from songray.learning.models.raw import RawConfig
-from songray.learning.models.vae import VAEConfig
+In reading order:
 
-MODELS: dict[str, type[ModelConfig]] = {
-    "contrastive": ContrastiveConfig,
-    "factors": FactorsConfig,
-    "cae": CAEConfig,
-    "cae2d": CAE2DConfig,
-    "dualaxis": DualAxisConfig,
-    "vae": VAEConfig,
-    "ali": ALIConfig,
-    "infogan": InfoGANConfig,
-    "mfcc": MFCCConfig,
-    "pca": PCAConfig,
-    "random": RandomConfig,
-    "raw": RawConfig,
-}
+options      the options of every model, and MODELS, the registry by name; without torch
+formats      names of parameters and options in runs that an earlier version stored; without torch
+base         Embedder, the interface
+contrastive  windows of one recording against those of others, by NT-Xent on a small ConvNeXt
+factors      regression of collaborative filtering factors
+cae          convolutional autoencoder over time
+cae2d        convolutional autoencoder over time and frequency
+dualaxis     autoencoder with a branch over time and a branch over frequency
+vae          variational autoencoder
+ali          adversarially learned inference
+infogan      InfoGAN
+mfcc         baseline: statistics of the MFCCs
+pca          baseline: principal components
+random       baseline: another model's encoder with its initial weights
+raw          baseline: the flattened window
+"""
+
+from songray.learning.models.options import MODELS, LearningConfig, ModelConfig
+
+__all__ = ["MODELS", "LearningConfig", "ModelConfig"]

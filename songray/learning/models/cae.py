@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -10,32 +9,14 @@ from torch import nn
 from torch.nn import functional
 
 from songray.learning.models.base import Batch, Embedder
+from songray.learning.models.options import CAEConfig
 
 BINS = 128
 CHANNELS = (256, 256, 512)
 
 
-@dataclass(frozen=True)
-class CAEConfig:
-    latent: int = 256
-    """Length of a vector."""
-    dense_layers: int = 3
-    """Hidden layers on each side of the vector: the text says three, the authors' code ran two."""
-    dense_units: int = 2048
-    """Units of each hidden layer."""
-    learning_rate: float = 2e-4
-    """Of Adam."""
-    batch_size: int = 32
-    """Windows a step, over all workers."""
-    epochs: int = 50
-    """Passes over the training tracks, each of which gives four windows."""
-
-    def build(self) -> CAE:
-        return CAE(self)
-
-
 class CAE(Embedder):
-    """Each 5.94-s window is squeezed into a short vector, from which it must be drawn again."""
+    """Encodes a window of 5.94 s as a latent vector and reconstructs the window from it."""
 
     frames = 256
     windows_per_clip = 4
@@ -58,12 +39,12 @@ class CAE(Embedder):
         )
 
     def forward(self, batch: Batch, group: str = "") -> dict[str, torch.Tensor]:
-        drawn = self.decoder(self.embed(batch.windows)).transpose(1, 2)  # (batch, frames, bins)
-        loss = functional.mse_loss(drawn, batch.windows)
+        decoded = self.decoder(self.embed(batch.windows))  # (batch, bins, frames)
+        loss = functional.mse_loss(decoded.transpose(1, 2), batch.windows)
         return {"loss": loss, "squared_error": loss.detach()}
 
     def embed(self, windows: torch.Tensor) -> torch.Tensor:
-        latent: torch.Tensor = self.encoder(windows.transpose(1, 2))  # (batch, bins, frames) goes in
+        latent: torch.Tensor = self.encoder(windows.transpose(1, 2))  # from (batch, bins, frames)
         return latent
 
 
@@ -74,7 +55,7 @@ def _dense(units: list[int]) -> list[nn.Module]:
 def _encoder_convolutions() -> list[nn.Module]:
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise((BINS, *CHANNELS)):
-        same = nn.ConstantPad1d((0, 1), 0.0)  # keeps the length under kernels of two
+        same = nn.ConstantPad1d((0, 1), 0.0)  # "same" padding for kernels of 2
         layers += [same, nn.Conv1d(inputs, outputs, 2), nn.ReLU(), nn.MaxPool1d(2)]
     return layers
 

@@ -1,17 +1,16 @@
-"""Ours: windows of one recording, each altered in its own way, must find each other among those of others.
+"""Contrastive encoder: augmented windows of one recording are positives, all others in the batch negatives.
 
 The loss is NT-Xent (Chen et al., 2020, arXiv:2002.05709) with all windows of a recording as positives
-(Khosla et al., 2020, arXiv:2004.11362): it may come several times in a batch, under several ids or because
-the catalogue is small, and is no negative of itself. The encoder is a small ConvNeXt (Liu et al., 2022,
-arXiv:2201.03545), of which all stages are heard (Lee and Nam, 2017, arXiv:1703.01793), each by mean and
-deviation over time, as X-vectors are (Snyder et al., 2018): how a track moves tells it apart as much as its
-colour does.
+(Khosla et al., 2020, arXiv:2004.11362): a recording that is in a batch more than once, under several track
+ids or because the catalogue is small, must not be a negative of itself. The encoder is a small ConvNeXt (Liu
+et al., 2022, arXiv:2201.03545). A vector concatenates the features of all its stages (Lee and Nam, 2017,
+arXiv:1703.01793), each with mean and standard deviation over time, the statistics pooling of x-vectors
+(Snyder et al., 2018).
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -20,48 +19,16 @@ from torch import nn
 from torch.nn import functional
 
 from songray.learning.models.base import Batch, Embedder
+from songray.learning.models.options import ContrastiveConfig
 
 BINS = 128
-PATCH = 8  # frames and bins that the encoder takes as one: with 4, a step costs four times as much
-DB = 80.0  # that 0…1 stands for
+PATCH = 8  # frames and bins of a patch; a step with patches of 4 takes four times as long
+DECIBELS = 80.0  # range of a spectrogram, scaled to 0…1
 WARM_UP = 0.03  # share of the training
 
 
-@dataclass(frozen=True)
-class ContrastiveConfig:
-    widths: tuple[int, ...] = (48, 96, 128)
-    """Channels of the encoder's stages; from one to the next, time and frequency are halved."""
-    blocks: int = 1
-    """Residual blocks of each stage."""
-    temperature: float = 0.2
-    """Of the cosines: the lower, the more the nearest negatives count."""
-    gain_db: float = 6.0
-    """A window is made louder or softer by at most so much."""
-    tilt_db: float = 2.0
-    """Its highest bins are raised over its lowest, or lowered, by at most so much: another equaliser."""
-    noise_db: float = 1.0
-    """The largest deviation of noise on each number."""
-    shift_bins: int = 3
-    """It is moved up or down by at most so many bins: about another key."""
-    masked_bins: int = 12
-    """The widest band of frequencies that is silenced."""
-    masked_frames: int = 24
-    """The longest stretch of time that is silenced."""
-    learning_rate: float = 2e-3
-    """Of AdamW, after a short warm-up; then it falls along a cosine to zero."""
-    weight_decay: float = 0.05
-    """Of AdamW."""
-    batch_size: int = 64
-    """Windows a step, over all workers; two of each clip."""
-    epochs: int = 40
-    """Passes over the training tracks, each of which gives eight windows."""
-
-    def build(self) -> Contrastive:
-        return Contrastive(self)
-
-
 class Contrastive(Embedder):
-    """Learns what stays the same throughout a track, and differs between tracks."""
+    """Learns what is invariant within a recording and differs between recordings."""
 
     frames = 216  # 5.0 s
     views = 2
@@ -75,59 +42,55 @@ class Contrastive(Embedder):
         bands = [BINS // PATCH >> stage for stage in range(len(config.widths))]
         self.dimension = 2 * sum(width * count for width, count in zip(config.widths, bands, strict=True))
         self.stages = nn.ModuleList(_stages(config.widths, config.blocks))
-        self.head = nn.Sequential(  # what it throws away to tell tracks apart, a vector keeps
+        self.head = nn.Sequential(  # projection head, for the loss alone
             nn.Linear(self.dimension, 256), nn.BatchNorm1d(256), nn.ReLU(), nn.Linear(256, 64)
         )
 
     def forward(self, batch: Batch, group: str = "") -> dict[str, torch.Tensor]:
-        windows = augmented(batch.windows, self.config) if self.training else batch.windows
-        mine = functional.normalize(self.head(self.embed(windows)).float(), dim=1)
-        vectors, recordings, first = of_all_workers(mine, batch.recordings)
-        own = torch.arange(len(mine), device=mine.device) + first
-        cosines = (mine @ vectors.T).scatter(1, own[:, None], -math.inf)  # (windows, windows of all)
-        is_same = (batch.recordings[:, None] == recordings).scatter(1, own[:, None], False)
-        chances = functional.log_softmax(cosines / self.config.temperature, dim=1)
-        per_window = chances.masked_fill(~is_same, 0).sum(1) / is_same.sum(1).clamp_min(1)
-        found = is_same.gather(1, cosines.argmax(1, keepdim=True)).float().mean()
-        return {"loss": -per_window.mean(), "found": found}
+        windows = augment(batch.windows, self.config) if self.training else batch.windows
+        local = functional.normalize(self.head(self.embed(windows)).float(), dim=1)  # (windows, 64)
+        vectors, recordings, offset = gather(local, batch.recordings)  # of all workers
+        itself = torch.arange(len(local), device=local.device)[:, None] + offset
+        cosines = (local @ vectors.T).scatter(1, itself, -math.inf)  # (windows, windows of all workers)
+        positive = (batch.recordings[:, None] == recordings).scatter(1, itself, False)
+        log_probabilities = functional.log_softmax(cosines / self.config.temperature, dim=1)
+        likelihood = log_probabilities.masked_fill(~positive, 0).sum(1) / positive.sum(1).clamp_min(1)
+        accuracy = positive.gather(1, cosines.argmax(1, keepdim=True)).float().mean()
+        return {"loss": -likelihood.mean(), "top1_accuracy": accuracy}
 
     def embed(self, windows: torch.Tensor) -> torch.Tensor:
-        pictures = windows[:, None].contiguous(memory_format=torch.channels_last)
-        found = []
+        features = windows[:, None].contiguous(memory_format=torch.channels_last)
+        statistics = []
         for stage in self.stages:
-            pictures = stage(pictures)  # (batch, channels, time, frequency)
-            # When it was heard tells nothing, how high it was does.
-            found += [pictures.mean(2).flatten(1), deviation(pictures).flatten(1)]
-        return torch.cat(found, dim=1)
+            features = stage(features)  # (batch, channels, time, frequency)
+            # Pooled over time alone: a vector is invariant to time, and not to frequency.
+            statistics += [features.mean(2).flatten(1), deviation(features).flatten(1)]
+        return torch.cat(statistics, dim=1)
 
     def optimizer(self, group: str, learning_rate: float) -> torch.optim.Optimizer:
         decay = self.config.weight_decay
         return torch.optim.AdamW(self.parameters(), lr=learning_rate, weight_decay=decay, fused=True)
 
     def learning_rate_factor(self, progress: float) -> float:
+        """Linear warm-up times cosine decay."""
         return min(1.0, (progress + 1e-3) / WARM_UP) * (1 + math.cos(math.pi * progress)) / 2
 
 
 def _stages(widths: tuple[int, ...], blocks: int) -> list[nn.Sequential]:
-    ways = [nn.Conv2d(1, widths[0], PATCH, PATCH)]
-    ways += [nn.Conv2d(narrow, wide, 2, 2) for narrow, wide in pairwise(widths)]
+    downsampling = [nn.Conv2d(1, widths[0], PATCH, PATCH)]
+    downsampling += [nn.Conv2d(narrow, wide, 2, 2) for narrow, wide in pairwise(widths)]
     return [
-        nn.Sequential(way, nn.BatchNorm2d(width), *(Block(width) for _ in range(blocks)))
-        for way, width in zip(ways, widths, strict=True)
+        nn.Sequential(convolution, nn.BatchNorm2d(width), *(Block(width) for _ in range(blocks)))
+        for convolution, width in zip(downsampling, widths, strict=True)
     ]
 
 
-def deviation(pictures: torch.Tensor) -> torch.Tensor:
-    """Over time: (batch, channels, time, frequency) → (batch, channels, frequency)."""
-    return (pictures.var(2, correction=0) + 1e-4).sqrt()  # nothing may move: the slope stays finite
-
-
 class Block(nn.Module):
-    """Looks around in each channel, then mixes the channels; adds what it found."""
+    """Residual block: a depthwise convolution, then two pointwise ones."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.found = nn.Sequential(
+        self.residual = nn.Sequential(
             nn.Conv2d(width, width, 5, padding=2, groups=width),
             nn.BatchNorm2d(width),
             nn.Conv2d(width, 2 * width, 1),
@@ -135,46 +98,54 @@ class Block(nn.Module):
             nn.Conv2d(2 * width, width, 1),
         )
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        summed: torch.Tensor = pictures + self.found(pictures)
-        return summed
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        added: torch.Tensor = features + self.residual(features)
+        return added
 
 
-def augmented(windows: torch.Tensor, config: ContrastiveConfig) -> torch.Tensor:
-    """Each window as another recording, another room or another key could have made it; (batch, frames,
-    bins), 0…1, drawn from torch's global generator."""
+def deviation(features: torch.Tensor) -> torch.Tensor:
+    """Standard deviation over time: (batch, channels, time, frequency) → (batch, channels, frequency)."""
+    return (features.var(2, correction=0) + 1e-4).sqrt()  # the constant bounds the gradient at zero
+
+
+def augment(windows: torch.Tensor, config: ContrastiveConfig) -> torch.Tensor:
+    """Random gain, tilt, noise, frequency shift and masks for each window, (batch, frames, bins) in 0…1.
+
+    The randomness is from torch's global generator.
+    """
     count, frames, bins = windows.shape
     random = torch.rand(5, count, 1, 1, device=windows.device) * 2 - 1
     slope = torch.linspace(-0.5, 0.5, bins, device=windows.device)
     noise = torch.randn_like(windows) * (random[2].abs() * config.noise_db)
-    altered = windows + (random[0] * config.gain_db + random[1] * config.tilt_db * slope + noise) / DB
+    gain = random[0] * config.gain_db + random[1] * config.tilt_db * slope + noise
+    augmented = windows + gain / DECIBELS
     if config.shift_bins:
-        altered = shifted(altered, (random[3] * (config.shift_bins + 0.5)).round().long())
-    in_time = stretches(frames, count, config.masked_frames, windows.device)[:, :, None]
-    in_frequency = stretches(bins, count, config.masked_bins, windows.device)[:, None]
-    return altered.clamp(0, 1).masked_fill(in_time | in_frequency, 0)
+        augmented = shift(augmented, (random[3] * (config.shift_bins + 0.5)).round().long())
+    time_mask = random_spans(frames, count, config.masked_frames, windows.device)[:, :, None]
+    frequency_mask = random_spans(bins, count, config.masked_bins, windows.device)[:, None]
+    return augmented.clamp(0, 1).masked_fill(time_mask | frequency_mask, 0)
 
 
-def shifted(windows: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
-    """Each window moved by so many bins, (batch, 1, 1); its edge is repeated where nothing comes in."""
+def shift(windows: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+    """Shift each window by its offset in bins, (batch, 1, 1); the edge bin is repeated."""
     bins = windows.shape[2]
-    source = (torch.arange(bins, device=windows.device) - by).clamp(0, bins - 1)
+    source = (torch.arange(bins, device=windows.device) - offsets).clamp(0, bins - 1)
     return windows.gather(2, source.expand(windows.shape))
 
 
-def stretches(length: int, count: int, longest: int, device: torch.device) -> torch.Tensor:
-    """For each of so many windows one stretch at random: (count, length), True inside."""
+def random_spans(length: int, count: int, longest: int, device: torch.device) -> torch.Tensor:
+    """`count` masks with one random span each: (count, length), True inside the span."""
     sizes = torch.rand(count, 1, device=device) * longest
     starts = torch.rand(count, 1, device=device) * (length - sizes)
-    places = torch.arange(length, device=device)
-    return (places >= starts) & (places < starts + sizes)
+    positions = torch.arange(length, device=device)
+    return (positions >= starts) & (positions < starts + sizes)
 
 
-def of_all_workers(vectors: torch.Tensor, recordings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """The windows of all workers, through which gradients flow, and the place of the first of ours."""
+def gather(vectors: torch.Tensor, recordings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Vectors and recordings of all workers, with gradients, and the position of this worker's first."""
     if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
         return vectors, recordings, 0
-    gathered = torch.distributed.nn.functional.all_gather(vectors)  # type: ignore[no-untyped-call]
-    names = [torch.empty_like(recordings) for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather(names, recordings)
-    return torch.cat(gathered), torch.cat(names), torch.distributed.get_rank() * len(vectors)
+    all_vectors = torch.distributed.nn.functional.all_gather(vectors)  # type: ignore[no-untyped-call]
+    all_recordings = [torch.empty_like(recordings) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(all_recordings, recordings)
+    return torch.cat(all_vectors), torch.cat(all_recordings), torch.distributed.get_rank() * len(vectors)

@@ -1,44 +1,26 @@
-"""Dual-axis autoencoder, over time and over frequency, and the plain one that it was compared with."""
+"""Dual-axis autoencoder, over time and over frequency, and the plain one of its comparison."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from songray.learning.models.base import Batch, Embedder
+from songray.learning.models.options import DualAxisConfig
 
 BINS = 128
 CHANNELS = (32, 64, 128, 256)
 
 
-@dataclass(frozen=True)
-class DualAxisConfig:
-    encoder: Literal["dual", "plain"] = "dual"
-    """Two branches of 1-D convolutions, over time and over frequency; or its sibling: one of 2-D ones."""
-    latent: int = 256
-    """Length of a vector, half from each branch."""
-    learning_rate: float = 1e-3
-    """Of Adam."""
-    batch_size: int = 32
-    """Windows a step, over all workers."""
-    epochs: int = 20
-    """Passes over the training tracks, each of which gives four windows."""
-
-    def build(self) -> DualAxis:
-        return DualAxis(self)
-
-
 class DualAxis(Embedder):
-    """Reads a square of spectrogram once along time and once along frequency, and draws it again."""
+    """Encodes a square window along time and along frequency, and reconstructs it from both."""
 
     spec = "mel128-8k"
     frames = 128
-    hop = 37  # 32 windows of a clip of 30 s
+    hop = 37  # 32 windows in a clip of 30 s
 
     def __init__(self, config: DualAxisConfig) -> None:
         super().__init__()
@@ -46,12 +28,12 @@ class DualAxis(Embedder):
         dual = config.encoder == "dual"
         self.encoder = DualEncoder(config.latent) if dual else plain_encoder(config.latent)
         self.decoder = nn.Sequential(
-            nn.Linear(config.latent, 256 * 8 * 8), nn.Unflatten(1, (256, 8, 8)), *_upwards()
+            nn.Linear(config.latent, 256 * 8 * 8), nn.Unflatten(1, (256, 8, 8)), *_decoder_layers()
         )
 
     def forward(self, batch: Batch, group: str = "") -> dict[str, torch.Tensor]:
-        drawn = self.decoder(self.embed(batch.windows))[:, 0]
-        loss = functional.mse_loss(drawn, batch.windows)
+        decoded = self.decoder(self.embed(batch.windows))[:, 0]  # (batch, frames, bins)
+        loss = functional.mse_loss(decoded, batch.windows)
         return {"loss": loss, "squared_error": loss.detach()}
 
     def embed(self, windows: torch.Tensor) -> torch.Tensor:
@@ -60,6 +42,8 @@ class DualAxis(Embedder):
 
 
 class DualEncoder(nn.Module):
+    """Concatenates the vectors of two branches of 1-D convolutions."""
+
     def __init__(self, latent: int) -> None:
         super().__init__()
         self.over_time = _branch(latent // 2)
@@ -84,7 +68,7 @@ def plain_encoder(latent: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(CHANNELS[-1] * 8 * 8, latent))
 
 
-def _upwards() -> list[nn.Module]:
+def _decoder_layers() -> list[nn.Module]:
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise((256, 256, 128, 64, 32)):
         layers += [nn.ConvTranspose2d(inputs, outputs, 5, 2, 2, 1), nn.ReLU(), nn.BatchNorm2d(outputs)]

@@ -1,29 +1,19 @@
-"""Baseline without learning: mean and standard deviation of the cepstral coefficients of a clip."""
+"""Baseline without training: mean and standard deviation of a clip's MFCCs."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 import scipy.fft
 import torch
 
 from songray.learning.models.base import Embedder
+from songray.learning.models.options import MFCCConfig
 
 BINS = 128
 
 
-@dataclass(frozen=True)
-class MFCCConfig:
-    coefficients: int = 20
-    """Cepstral coefficients a frame; a vector has twice as many numbers."""
-
-    def build(self) -> MFCC:
-        return MFCC(self)
-
-
 class MFCC(Embedder):
-    """What librosa.feature.mfcc makes of the same mel-spectrogram, over the whole clip."""
+    """The coefficients of librosa.feature.mfcc on the same mel spectrogram, pooled over the whole clip."""
 
     frames = None
     scale = "standardise"

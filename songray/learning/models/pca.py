@@ -1,30 +1,20 @@
-"""Baseline: the first principal components of flattened windows, fitted batch by batch."""
+"""Baseline: the first principal components of flattened windows, fitted incrementally."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import torch
 
+from songray.errors import InvalidOption
 from songray.learning.models.base import Embedder
+from songray.learning.models.options import PCAConfig
 
 BINS = 128
 
 
-@dataclass(frozen=True)
-class PCAConfig:
-    components: int = 64
-    """Length of a vector."""
-    frames: int = 216
-    """Of a window: 5 s."""
-
-    def build(self) -> PCA:
-        return PCA(self)
-
-
 class PCA(Embedder):
-    """The best that a linear map can do at drawing windows again from so few numbers."""
+    """The linear map of this dimension with the smallest reconstruction error."""
 
     scale = "centre"
     is_fitted = True
@@ -32,27 +22,27 @@ class PCA(Embedder):
     def __init__(self, config: PCAConfig) -> None:
         super().__init__()
         self.frames, self.dimension = config.frames, config.components
-        pixels = config.frames * BINS
-        self.register_buffer("mean", torch.zeros(pixels))
-        self.register_buffer("components", torch.zeros(config.components, pixels))
+        elements = config.frames * BINS
+        self.register_buffer("mean", torch.zeros(elements))
+        self.register_buffer("components", torch.zeros(config.components, elements))
         self.mean: torch.Tensor
         self.components: torch.Tensor
 
     def fit(self, windows: Iterable[torch.Tensor]) -> None:
-        """Raises ValueError where there are fewer windows than components. Memory: two batches' worth of
-        windows, and the components."""
-        from sklearn.decomposition import IncrementalPCA  # here: it takes as long to load as torch
+        """Keeps at most `components` windows and one batch in memory. Raises InvalidOption where there are
+        fewer windows than components."""
+        from sklearn.decomposition import IncrementalPCA  # it takes as long to load as torch
 
         pca = IncrementalPCA(self.dimension)
-        waiting = torch.empty(0, self.mean.numel())
+        buffer = torch.empty(0, self.mean.numel())  # (windows, elements)
         for batch in windows:
-            waiting = torch.cat([waiting, batch.flatten(1)])
-            if len(waiting) >= self.dimension:  # it takes no smaller part
-                pca.partial_fit(waiting.numpy())
-                waiting = waiting[:0]
+            buffer = torch.cat([buffer, batch.flatten(1)])
+            if len(buffer) >= self.dimension:  # the least that partial_fit accepts
+                pca.partial_fit(buffer.numpy())
+                buffer = buffer[:0]
         if not hasattr(pca, "components_"):
-            raise ValueError(
-                f"{len(waiting)} windows are too few for {self.dimension} components: lower --components"
+            raise InvalidOption(
+                f"{len(buffer)} windows are too few for {self.dimension} components: lower --components"
             )
         self.mean.copy_(torch.from_numpy(pca.mean_))
         self.components.copy_(torch.from_numpy(pca.components_))

@@ -1,34 +1,19 @@
-"""Baseline: the encoder of another model with the weights that it starts from."""
+"""Baseline: the encoder of another model with its initial weights."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
 from songray.learning.models.base import Embedder
-from songray.learning.models.cae import CAEConfig
-from songray.learning.models.contrastive import ContrastiveConfig
-
-ENCODERS = {"cae": CAEConfig, "contrastive": ContrastiveConfig}
-
-
-@dataclass(frozen=True)
-class RandomConfig:
-    encoder: Literal["cae", "contrastive"] = "contrastive"
-    """Of which model."""
-
-    def build(self) -> RandomEncoder:
-        return RandomEncoder(self)
+from songray.learning.models.options import MODELS, RandomConfig
 
 
 class RandomEncoder(Embedder):
-    """Shows how much of a result comes from the architecture, before anything is learned."""
+    """Measures how much of a result is due to the architecture rather than to training."""
 
     def __init__(self, config: RandomConfig) -> None:
         super().__init__()
-        self.untrained = ENCODERS[config.encoder]().build()
+        self.untrained = MODELS[config.encoder]().build()
         self.frames, self.dimension = self.untrained.frames, self.untrained.dimension
         self.scale = self.untrained.scale
 

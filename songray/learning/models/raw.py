@@ -1,27 +1,17 @@
-"""Baseline without learning: the window itself, flattened."""
+"""Baseline without training: the flattened window."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 
 from songray.learning.models.base import Embedder
+from songray.learning.models.options import RawConfig
 
 BINS = 128
 
 
-@dataclass(frozen=True)
-class RawConfig:
-    frames: int = 216
-    """Of a window: 5 s."""
-
-    def build(self) -> Raw:
-        return Raw(self)
-
-
 class Raw(Embedder):
-    """What a comparison of pictures, bin by bin, would find: long vectors, for comparison only."""
+    """Compares spectrograms element by element. The vectors are long: for evaluation only."""
 
     scale = "centre"
 
