@@ -110,7 +110,9 @@ def crawl(library: Library, source: Source, config: CrawlConfig) -> CrawlSummary
 def read_batch(pages: pa.Table, source: Source) -> Iterator[pa.Table]:
     """The pieces of some pages, in the schema PIECES."""
     for page, contents in source.read([Page(**row) for row in pages.to_pylist()]):
+        problems = [problem._asdict() for problem in contents.problems]
         row = {"page": page.name, "fingerprint": page.fingerprint} | dataclasses.asdict(contents)
+        row["problems"] = problems
         yield pa.Table.from_pylist([row], PIECES)
 
 
@@ -126,7 +128,7 @@ PIECES = pa.schema(
         "tracks": _fields(Track, "tracks", audio_version=pa.string()),
         "artists": _fields(Artist, "artists"),
         "playlist_entries": _fields(PlaylistEntry, "playlists"),
-        "problems": pa.list_(pa.string()),
+        "problems": pa.list_(pa.struct({"kind": pa.string(), "detail": pa.string()})),
         "pages": TABLES["pages"].columns["links"],
         "finished": pa.bool_(),
     }
@@ -201,15 +203,18 @@ class Catalog:
 
     def _add_page(self, piece: dict[str, Any]) -> None:
         for problem in piece["problems"]:
-            kind = problem.split(":", 1)[0]
-            self.summary.problems[kind] += 1
-            self.summary.examples.setdefault(kind, problem)
+            self.summary.problems[problem["kind"]] += 1
+            self.summary.examples.setdefault(problem["kind"], f"{problem['kind']}: {problem['detail']}")
         whole = self._unfinished[piece["page"]]
         whole["problems"].extend(piece["problems"])
         whole["links"].extend(self.frontier.follow(piece["page"], (Page(**link) for link in piece["pages"])))
         if piece["finished"]:
             self.summary.counts["read"] += 1
-            row = {"page": piece["page"], "fingerprint": piece["fingerprint"], "problems": whole["problems"]}
+            row = {
+                "page": piece["page"],
+                "fingerprint": piece["fingerprint"],
+                "page_problems": whole["problems"],
+            }
             links = [dataclasses.asdict(link) for link in whole["links"]]
             self._parts["pages"].rows.append(row | {"links": links})
             del self._unfinished[piece["page"]]
@@ -328,7 +333,7 @@ class _Known:
             return "new", 0
         poorer = checksum & FULLNESS < stored[1] & FULLNESS
         foreign = not track_id.startswith(f"{self._source.name}:")
-        if checksum == stored[1] or foreign or (poorer and not self._source.tells_all):
+        if checksum == stored[1] or foreign or (poorer and not self._source.is_complete):
             return "unchanged", stored[2]
         return "changed", stored[2] + (stored[0] != audio_checksum)
 

@@ -1,4 +1,8 @@
-"""Where songs come from: siblings behind one interface (base.Source), all listed in registry.
+"""The sources of tracks: siblings that implement base.Source, each one module or folder. In reading order:
 
-Nothing is imported here: a worker that resolves a link of one service need not load the libraries of all.
+base         the interface, and what pages contain
+names        the names of all sources
+reading      the two ways to read pages
+folder, manifest, deezer, itunes, spotify, synthetic
+registry     all sources by name, and the services that locate audio
 """

@@ -1,30 +1,24 @@
-"""What every source of songs offers: pages to read, and the place of a track's audio."""
+"""The interface of a source: pages to read, and what they contain."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import ClassVar, Protocol
-
-import aiohttp
-
-from songray import web
-from songray.errors import FetchError
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple, Protocol
 
 
 @dataclass(frozen=True)
 class Track:
-    """What a catalogue knows of one song; unknown fields stay empty.
+    """The metadata of a track; fields without a value stay empty.
 
-    `audio_version` changes when the sound behind the id does, and only then: a change of it makes
-    a new revision, which the later stages compute anew. All other changes only update the row.
+    `audio_version` changes when, and only when, the audio behind the id does. A change of it makes a new
+    revision, which the later stages compute again; any other change only updates the row.
     """
 
     track_id: str  # "<source>:<id within the source>"
     title: str
-    location: str | None  # of the audio: URL, absolute path, or "<source>:<id>" where that source tells
-    # the URL just before the download (previews.LOCATORS)
+    location: str | None  # of the audio: URL, absolute path, or "<source>:<reference>", which that source
+    # resolves to a URL at download time (registry.AudioServices.locate)
     artist_ids: list[str] = field(default_factory=list)
     artist_names: list[str] = field(default_factory=list)
     album_id: str | None = None
@@ -35,7 +29,7 @@ class Track:
     genres: list[str] = field(default_factory=list)
     isrc: str | None = None
     explicit: bool | None = None
-    recording: str | None = None  # groups ids that are one recording
+    recording: str | None = None  # the same for all ids of one recording
     audio_version: str = ""
 
 
@@ -56,70 +50,56 @@ class PlaylistEntry:
 
 @dataclass(frozen=True)
 class Page:
-    """A piece of a catalogue that is read as a whole: a file, a block of lines, an answer.
+    """A part of a catalogue that is read as a whole: a file, a block of rows, one response of an API.
 
-    A page whose name and fingerprint were read before is not read again.
+    A page that was read is not read again while its fingerprint stays the same.
     """
 
     name: str  # unique within the source
-    fingerprint: str | None = ""  # differs whenever the content does; "" where that cannot be told without
-    # reading it: read once, and again when a refresh is asked for; None: read again by every crawl
-    step: int = 0  # 1 where following the link to it leads a step further away from what the user named
+    fingerprint: str | None = ""  # changes with the content. "": unknown before reading, so the page is read
+    # once, and again by a crawl with `refresh`; None: read by every crawl
+    step: int = 0  # depth that following a link to this page adds: 0 or 1
+
+
+class Problem(NamedTuple):
+    """Something in a page that cannot be read or used."""
+
+    kind: str  # the class by which problems are counted
+    detail: str  # a sentence that names the place
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a piece of a page held. A problem is "class: sentence with the place"."""
+    """What a piece of a page contains."""
 
     tracks: list[Track] = field(default_factory=list)
     artists: list[Artist] = field(default_factory=list)
     playlist_entries: list[PlaylistEntry] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    pages: list[Page] = field(default_factory=list)  # that it leads to
-    finished: bool = False  # nothing more comes of this page; else it counts as not read
+    problems: list[Problem] = field(default_factory=list)
+    pages: list[Page] = field(default_factory=list)  # linked from it
+    finished: bool = False  # the last piece of its page; a page without one counts as not read
+
+
+@dataclass(frozen=True)
+class AudioLocation:
+    """Where the audio of a track is."""
+
+    url: str  # an http(s) URL, or an absolute path
+    audio_id: str | None = None  # id of the track that the audio belongs to, where the service reports it
+    is_public: bool = False  # no request may reach a private address, redirects included
+    expires: bool = False  # HTTP 403 may mean that the link has expired: locate the audio once more
 
 
 class Source(Protocol):
-    """A frozen dataclass of its options: it travels to the workers by pickle."""
+    """A frozen dataclass of options, which travels to the workers by pickle."""
 
     name: ClassVar[str]
-    tells_all: ClassVar[bool]  # each page tells all that there is to know of its tracks
+    is_complete: ClassVar[bool]  # each page contains all metadata of its tracks
+    is_public: ClassVar[bool]  # a public catalogue, whose links must not lead to private addresses
 
     def pages(self) -> Iterator[Page]:
-        """Where to begin, cheaply; raises ValueError on options that cannot work."""
+        """The pages to start from, without reading them. Raises InvalidOption."""
 
     def read(self, pages: Sequence[Page]) -> Iterator[tuple[Page, Contents]]:
-        """Some pages, on any worker, in pieces that fit memory; a bad item is a problem, not an exception."""
-
-
-def read_in_turn(
-    pages: Sequence[Page], read: Callable[[Page], Iterator[Contents]]
-) -> Iterator[tuple[Page, Contents]]:
-    """One page after the other, for sources that work rather than wait."""
-    for page in pages:
-        try:
-            for contents in read(page):
-                yield page, contents
-            yield page, Contents(finished=True)
-        except (OSError, ValueError) as error:
-            yield page, Contents(problems=[f"unreadable: {page.name}: {error}"], finished=True)
-
-
-def read_at_once(
-    pages: Sequence[Page], ask: Callable[[Page, aiohttp.ClientSession], Awaitable[Contents]]
-) -> Iterator[tuple[Page, Contents]]:
-    """All pages together, each an answer of a service on the web. A failure that may pass leaves its page
-    unread, for the next run; any other is a problem of the page."""
-
-    async def answer(page: Page, session: aiohttp.ClientSession) -> tuple[Page, Contents]:
-        try:
-            return page, replace(await ask(page, session), finished=True)
-        except FetchError as failure:
-            problem = f"{failure.kind}: {page.name}: {failure}"
-            return page, Contents(problems=[problem], finished=not failure.retryable)
-
-    async def answers() -> list[tuple[Page, Contents]]:
-        async with web.session() as session:
-            return await asyncio.gather(*(answer(page, session) for page in pages))
-
-    yield from asyncio.run(answers())
+        """Read pages, on any worker, in pieces that fit into memory. A malformed item is a Problem of its
+        page and raises nothing."""

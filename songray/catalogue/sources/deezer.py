@@ -1,7 +1,7 @@
-"""Deezer's catalogue, open to everyone without a key.
+"""Deezer's catalogue, which needs no key.
 
-A page is named by the request that it is, relative to the root of the API. Behind "#" stands what an earlier
-answer said of all items of a list (a playlist's title, an album's genres), for the list does not repeat it.
+A page is named by its request, relative to the root of the API. Its fragment, after "#", carries metadata of
+a list (the title of a playlist, the genres of an album) that the items of the list do not repeat.
 """
 
 from __future__ import annotations
@@ -9,29 +9,33 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import parse_qs, parse_qsl, quote, urlencode, urlsplit
 
-import aiohttp
-
 from songray import web
-from songray.catalogue.sources.base import Artist, Contents, Page, PlaylistEntry, Track, read_at_once
-from songray.errors import FetchError
+from songray.catalogue.sources.base import (
+    Artist,
+    AudioLocation,
+    Contents,
+    Page,
+    PlaylistEntry,
+    Problem,
+    Track,
+)
+from songray.catalogue.sources.reading import read_concurrently
+from songray.errors import FetchError, InvalidOption
 
-LIST_LIMIT = 100  # items of a list in one answer
-WINDOW_SECONDS = 5.0  # over which Deezer counts requests
-KINDS = {4: "quota", 200: "forbidden", 700: "busy", 800: "no_data"}  # developers.deezer.com/api/errors
-PASSING = ("quota", "busy")
-MISSHAPEN = (AttributeError, KeyError, TypeError, ValueError)
+if TYPE_CHECKING:
+    import aiohttp
+
+LIST_LIMIT = 100  # items of a list in one response
+WINDOW_SECONDS = 5.0  # in which Deezer counts requests
+ERROR_KINDS = {4: "quota", 200: "forbidden", 700: "busy", 800: "no_data"}  # developers.deezer.com/api/errors
+RETRYABLE_KINDS = ("quota", "busy")
+MALFORMED = (AttributeError, KeyError, TypeError, ValueError)  # raised by reading an unexpected shape
 
 Item = dict[str, Any]
-Known = dict[str, list[str]]  # what stands behind "#"
-
-
-@dataclass(frozen=True)
-class Preview:
-    url: str  # signed; dies after about 15 minutes
-    track_id: str
+Fragment = dict[str, list[str]]
 
 
 @dataclass(frozen=True)
@@ -39,81 +43,97 @@ class DeezerApi:
     deezer_url: str = "https://api.deezer.com"
     """Root of Deezer's API."""
     deezer_requests_per_second: float = 9.0
-    """Of all workers together; Deezer allows 50 in 5 seconds from one address."""
+    """Requests to Deezer a second by all workers together; it allows 50 in 5 seconds from one address."""
     deezer_pause_seconds: float = 5.0
-    """How long nobody asks once Deezer has answered that the quota is used up."""
+    """Seconds without any request to Deezer after it has reported that the quota is exceeded."""
+    deezer_preview_hosts: tuple[str, ...] = ("dzcdn.net",)
+    """Hosts, with all domains below them, from which the service may fetch Deezer's previews."""
 
     def __post_init__(self) -> None:
         if self.deezer_requests_per_second <= 0:
-            given = self.deezer_requests_per_second
-            raise ValueError(f"--deezer-requests-per-second {given}: must be above 0")
+            value = self.deezer_requests_per_second
+            raise InvalidOption(f"--deezer-requests-per-second {value}: must be above 0")
 
     @property
     def limit(self) -> web.Limit:
         return web.Limit.at(self.deezer_requests_per_second, WINDOW_SECONDS)
 
-    async def preview(self, session: aiohttp.ClientSession, reference: str) -> Preview:
-        """Where a track's preview can be had now; `reference` is its number, or "isrc:" and an ISRC.
+    async def locate(self, session: aiohttp.ClientSession, reference: str) -> AudioLocation:
+        """The preview of a track, by a signed link that expires after about 15 minutes.
 
-        Raises FetchError: "no_match" where no track has that ISRC, "no_preview", or what `ask` raises.
+        `reference` is the number of the track, or "isrc:<ISRC>". Raises FetchError: "no_match" where no
+        track has that ISRC, "no_preview", or what `request` raises.
         """
         try:
-            item = await self.ask(session, f"track/{quote(reference, safe=':')}")
-        except FetchError as failure:
-            if failure.kind == "no_data" and reference.startswith("isrc:"):
-                raise FetchError("no_match", f"Deezer has no track of {reference}", 200) from failure
+            item = await self.request(session, f"track/{quote(reference, safe=':')}")
+        except FetchError as error:
+            if error.kind == "no_data" and reference.startswith("isrc:"):
+                raise FetchError("no_match", f"Deezer has no track of {reference}", 200) from error
             raise
         if not item.get("id"):
             raise FetchError("malformed", f"track/{reference} has no id", 200, retryable=True)
-        if not _can_be_heard(item):
+        if not _has_preview(item):
             raise FetchError("no_preview", f"Deezer has no preview of track/{reference}", 200)
-        return Preview(item["preview"], f"deezer:{item['id']}")
+        return AudioLocation(item["preview"], f"deezer:{item['id']}", is_public=True, expires=True)
 
-    async def ask(
+    async def preview(self, session: aiohttp.ClientSession, reference: str) -> Preview:
+        location = await self.locate(session, reference)
+        return Preview(location.url, str(location.audio_id))
+
+    async def request(
         self, session: aiohttp.ClientSession, path: str, parameters: dict[str, str] | None = None
     ) -> Item:
-        """The answer to one request; raises FetchError, also for the errors that come with HTTP 200."""
+        """The body of one response. Raises FetchError, also for errors that Deezer reports with HTTP 200."""
 
-        async def request() -> Item:
+        async def get() -> Item:
             async with session.get(f"{self.deezer_url}/{path}", params=parameters) as response:
                 retry_after = response.headers.get("Retry-After")
                 web.check_status(response.status, str(response.url), retry_after)
                 body = await response.json(content_type=None)
-            self._check(body, str(response.url), web.retry_after_seconds(retry_after))
+            self._check_body(body, str(response.url), web.retry_after_seconds(retry_after))
             return dict(body)
 
-        return await web.Client(session, "deezer", self.limit).ask(request)
+        return await web.Client(session, "deezer", self.limit).request(get)
 
-    def _check(self, body: Any, url: str, silence_seconds: float) -> None:
+    def _check_body(self, body: Any, url: str, retry_after_seconds: float) -> None:
         if not isinstance(body, dict):
-            raise FetchError("malformed", f"{url} answered {str(body)[:80]!r}", 200, retryable=True)
+            raise FetchError("malformed", f"{url} returned {str(body)[:80]!r}", 200, retryable=True)
         if not (error := body.get("error")):
             return
         code = error.get("code") if isinstance(error, dict) else None
-        kind = KINDS.get(code or 0, f"deezer_{code}")
-        pause = silence_seconds or self.deezer_pause_seconds if kind == "quota" else 0.0
-        raise FetchError(kind, f"{url} answered {error}", 200, kind in PASSING, pause)
+        kind = ERROR_KINDS.get(code or 0, f"deezer_{code}")
+        pause = retry_after_seconds or self.deezer_pause_seconds if kind == "quota" else 0.0
+        raise FetchError(kind, f"{url} returned {error}", 200, kind in RETRYABLE_KINDS, pause)
+
+
+@dataclass(frozen=True)
+class Preview:
+    url: str
+    track_id: str
 
 
 @dataclass(frozen=True)
 class DeezerSource:
     name: ClassVar[str] = "deezer"
-    tells_all: ClassVar[bool] = False
+    is_complete: ClassVar[bool] = False
+    is_public: ClassVar[bool] = True
 
     search: tuple[str, ...] = ()
-    """What to search for, such as 'artist:"x" track:"y"'; found tracks come without genres and ISRC."""
+    """Searches, such as 'artist:"x" track:"y"'; their results come without genres and ISRC."""
     playlists: tuple[int, ...] = ()
-    """Playlists by their number; read again when they have changed."""
+    """Playlists by number; a playlist is read again when it has changed."""
     charts: tuple[int, ...] = ()
-    """Genres whose charts to read, 0 for the chart of all; what they list besides tracks is a step away."""
+    """Genres whose charts are read, 0 for the overall chart; the artists, albums and playlists of a chart are
+    one link away."""
     genres: tuple[int, ...] = ()
-    """Genres from whose artists to begin."""
+    """Genres whose artists the crawl starts from."""
     artists: tuple[int, ...] = ()
-    """Artists from whom to begin; each link to related artists is a step."""
+    """Artists that the crawl starts from; related artists are one link away."""
     albums: tuple[int, ...] = ()
-    """Albums by their number."""
+    """Albums by number."""
     discography: bool = False
-    """Of each artist all albums (two requests an album; with genres and ISRC), not the top tracks."""
+    """Read all albums of each artist instead of the top tracks: two requests an album, with genres and
+    ISRC."""
     api: DeezerApi = DeezerApi()
 
     def pages(self) -> Iterator[Page]:
@@ -122,59 +142,59 @@ class DeezerSource:
             *(_playlist(number) for number in self.playlists),
             *(Page(f"chart/{number}") for number in self.charts),
             *(Page(f"genre/{number}/artists") for number in self.genres),
-            *(page for number in self.artists for page in self._of_artist(number)),
+            *(page for number in self.artists for page in self._artist_pages(number)),
             *(Page(f"album/{number}") for number in self.albums),
         ]
         if not pages:
-            raise ValueError("nothing is asked of Deezer: name --search, --playlists, --charts, --genres, "
-                             "--artists or --albums")  # fmt: skip
+            raise InvalidOption("the crawl of Deezer has no start: name --search, --playlists, --charts, "
+                                "--genres, --artists or --albums")  # fmt: skip
         yield from dict.fromkeys(pages)
 
     def read(self, pages: Sequence[Page]) -> Iterator[tuple[Page, Contents]]:
-        return read_at_once(pages, self._read_page)
+        return read_concurrently(pages, self._fetch_page)
 
-    async def _read_page(self, page: Page, session: aiohttp.ClientSession) -> Contents:
-        path, parameters, known = _parts(page.name)
-        body = await self.api.ask(session, path, parameters | {"limit": str(LIST_LIMIT)})
+    async def _fetch_page(self, page: Page, session: aiohttp.ClientSession) -> Contents:
+        path, parameters, fragment = _parse_name(page.name)
+        body = await self.api.request(session, path, parameters | {"limit": str(LIST_LIMIT)})
         try:
-            return self._contents(page, path, known, body)
-        except MISSHAPEN as error:
-            detail = f"an answer of unknown shape: {error!r}"
+            return self._contents(page, path, fragment, body)
+        except MALFORMED as error:
+            detail = f"a response of unknown shape: {error!r}"
             raise FetchError("malformed", detail, 200, retryable=True) from error
 
-    def _contents(self, page: Page, path: str, known: Known, body: Item) -> Contents:
+    def _contents(self, page: Page, path: str, fragment: Fragment, body: Item) -> Contents:
         match path.split("/"):
-            case ["playlist", _]:  # read for its checksum: its tracks only where that is another
+            case ["playlist", _]:  # read for its checksum: the tracks are read only if it has changed
                 title = {"playlist": [body["title"]]}
-                return Contents(pages=[Page(_name(f"{path}/tracks", known=title), body.get("checksum"))])
+                return Contents(pages=[Page(_name(f"{path}/tracks", fragment=title), body.get("checksum"))])
             case ["album", _]:
                 genres = [genre["name"] for genre in body.get("genres", {}).get("data", [])]
-                said = {"album": [body["title"]], "date": [body.get("release_date") or ""], "genres": genres}
-                return Contents(pages=[Page(_name(f"{path}/tracks", known=said))])
+                album = {"album": [body["title"]], "date": [body.get("release_date") or ""], "genres": genres}
+                return Contents(pages=[Page(_name(f"{path}/tracks", fragment=album))])
             case ["chart", _]:
                 return self._chart(page, body)
             case ["artist", _, "albums"]:
                 albums = [Page(f"album/{album['id']}") for album in body["data"]]
-                return Contents(pages=albums + _rest_of_list(page, body))
+                return Contents(pages=albums + _next_pages(page, body))
             case [_, _, "related" | "artists"]:
                 artists = body["data"]
-                pages = [follow for artist in artists for follow in self._of_artist(artist["id"])]
+                pages = [link for artist in artists for link in self._artist_pages(artist["id"])]
                 return Contents(
-                    artists=[_artist(item) for item in artists], pages=pages + _rest_of_list(page, body)
+                    artists=[_artist(item) for item in artists], pages=pages + _next_pages(page, body)
                 )
             case _:
-                return replace(_tracks(page, body["data"]), pages=_rest_of_list(page, body))
+                return replace(_tracks(page, body["data"]), pages=_next_pages(page, body))
 
     def _chart(self, page: Page, body: Item) -> Contents:
         contents = _tracks(page, body["tracks"]["data"])
         for artist in body["artists"]["data"]:
             contents.artists.append(_artist(artist))
-            contents.pages.extend(self._of_artist(artist["id"], step=1))
+            contents.pages.extend(self._artist_pages(artist["id"], step=1))
         contents.pages.extend(Page(f"album/{album['id']}", step=1) for album in body["albums"]["data"])
         contents.pages.extend(_playlist(playlist["id"], step=1) for playlist in body["playlists"]["data"])
         return contents
 
-    def _of_artist(self, number: int, step: int = 0) -> list[Page]:
+    def _artist_pages(self, number: int, step: int = 0) -> list[Page]:
         tracks = "albums" if self.discography else "top"
         return [Page(f"artist/{number}/{tracks}", step=step), Page(f"artist/{number}/related", step=step + 1)]
 
@@ -183,57 +203,58 @@ def _playlist(number: int, step: int = 0) -> Page:
     return Page(f"playlist/{number}", fingerprint=None, step=step)
 
 
-def _name(path: str, parameters: dict[str, str] | None = None, known: Known | None = None) -> str:
+def _name(path: str, parameters: dict[str, str] | None = None, fragment: Fragment | None = None) -> str:
     query = f"?{urlencode(parameters)}" if parameters else ""
-    return path + query + (f"#{urlencode(known, doseq=True)}" if known else "")
+    return path + query + (f"#{urlencode(fragment, doseq=True)}" if fragment else "")
 
 
-def _parts(name: str) -> tuple[str, dict[str, str], Known]:
-    """What _name put together."""
-    request, _, known = name.partition("#")
+def _parse_name(name: str) -> tuple[str, dict[str, str], Fragment]:
+    """The path, the parameters and the fragment of a page."""
+    request, _, fragment = name.partition("#")
     path, _, query = request.partition("?")
-    return path, dict(parse_qsl(query)), parse_qs(known, keep_blank_values=True)
+    return path, dict(parse_qsl(query)), parse_qs(fragment, keep_blank_values=True)
 
 
-def _rest_of_list(page: Page, body: Item) -> list[Page]:
-    """All further pages of a list, told by its first."""
-    path, parameters, known = _parts(page.name)
+def _next_pages(page: Page, body: Item) -> list[Page]:
+    """All further pages of a list, linked from its first one."""
+    path, parameters, fragment = _parse_name(page.name)
     if "index" in parameters or not body.get("next"):
         return []
     items = int(parse_qs(urlsplit(body["next"]).query)["index"][0])
     starts = range(items, max(body.get("total", 0), items + 1), items)
-    names = [_name(path, parameters | {"index": str(start)}, known) for start in starts]
+    names = [_name(path, parameters | {"index": str(start)}, fragment) for start in starts]
     return [Page(name, page.fingerprint) for name in names]
 
 
 def _tracks(page: Page, items: list[Item]) -> Contents:
-    """Tracks of a list, and their places in it where it is a playlist."""
-    path, parameters, known = _parts(page.name)
+    """The tracks of a list, with their positions where it is a playlist."""
+    path, parameters, fragment = _parse_name(page.name)
     contents = Contents()
     for position, item in enumerate(items, int(parameters.get("index", 0))):
         try:
-            track, artists = _describe(_album_of(path, known) | item, known.get("genres", []))
-        except MISSHAPEN as error:
-            contents.problems.append(f"bad_item: number {position} of {page.name}: {error!r}")
+            track, artists = _describe(_album(path, fragment) | item, fragment.get("genres", []))
+        except MALFORMED as error:
+            detail = f"item {position} of {page.name}: {error!r}"
+            contents.problems.append(Problem("bad_item", detail))
             continue
         contents.tracks.append(track)
         contents.artists.extend(artists)
-        for title in known.get("playlist", []):
+        for title in fragment.get("playlist", []):
             playlist_id = f"deezer:playlist:{path.split('/')[1]}"
             contents.playlist_entries.append(PlaylistEntry(playlist_id, title, position, track.track_id))
     return contents
 
 
-def _album_of(path: str, known: Known) -> Item:
-    """What each track of a list would say of its album, were it not the list of an album."""
-    if "album" not in known:
+def _album(path: str, fragment: Fragment) -> Item:
+    """The album that the items of an album's list do not repeat."""
+    if "album" not in fragment:
         return {}
-    title, release_date = known["album"][0], known["date"][0]
+    title, release_date = fragment["album"][0], fragment["date"][0]
     return {"album": {"id": path.split("/")[1], "title": title, "release_date": release_date}}
 
 
 def _describe(item: Item, genres: list[str]) -> tuple[Track, list[Artist]]:
-    """An item as a track and its artists; raises one of MISSHAPEN on what is none."""
+    """An item as a track and its artists. Raises one of MALFORMED."""
     if item["type"] != "track":
         raise ValueError(f"a {item['type']}, not a track")
     artists = [_artist(artist) for artist in item.get("contributors") or [item["artist"]]]
@@ -242,7 +263,7 @@ def _describe(item: Item, genres: list[str]) -> tuple[Track, list[Artist]]:
     track = Track(
         track_id=f"deezer:{item['id']}",
         title=str(item["title"]),
-        location=f"deezer:{item['id']}" if _can_be_heard(item) else None,
+        location=f"deezer:{item['id']}" if _has_preview(item) else None,
         artist_ids=[artist.artist_id for artist in artists],
         artist_names=[artist.name for artist in artists],
         album_id=f"deezer:album:{album['id']}" if album else None,
@@ -266,12 +287,12 @@ def _text(value: object) -> str | None:
     return str(value) if value else None
 
 
-def _can_be_heard(item: Item) -> bool:
+def _has_preview(item: Item) -> bool:
     return bool(item.get("preview")) and item.get("readable", True) is not False
 
 
 def _date(text: str | None) -> str | None:
-    """None also for 0000-00-00, by which Deezer says that it does not know."""
+    """None also for 0000-00-00, which stands for an unknown date."""
     try:
         return date.fromisoformat(text or "").isoformat()
     except ValueError:

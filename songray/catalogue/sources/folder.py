@@ -1,4 +1,4 @@
-"""A person's music folder: files found recursively, described by their tags."""
+"""A personal music folder, searched recursively; its files are described by their tags."""
 
 from __future__ import annotations
 
@@ -11,33 +11,35 @@ from pathlib import Path
 from typing import ClassVar
 from urllib.parse import quote
 
-import av
 from tinytag import TinyTag, TinyTagException
 
-from songray.catalogue.sources.base import Artist, Contents, Page, Track, read_in_turn
+from songray.catalogue.sources.base import Artist, Contents, Page, Problem, Track
+from songray.catalogue.sources.reading import read_sequentially
+from songray.errors import InvalidOption
 
 SUFFIXES = (".mp3", ".m4a", ".m4b", ".mp4", ".aac", ".flac", ".ogg", ".oga", ".opus", ".wav", ".aif", ".aiff",
             ".aifc", ".wma", ".wv", ".ape", ".mpc")  # fmt: skip
-HASHED_BYTES = 8 << 20  # of the sound: most MP3 files whole, a minute of FLAC
+HASHED_BYTES = 8 << 20  # of compressed audio: most MP3 files as a whole, a minute of FLAC
 
 
 @dataclass(frozen=True)
 class FolderSource:
     name: ClassVar[str] = "folder"
-    tells_all: ClassVar[bool] = True
+    is_complete: ClassVar[bool] = True
+    is_public: ClassVar[bool] = False
 
     folder: Path | None = None
-    """Music folder; searched recursively."""
+    """Music folder, searched recursively."""
 
     def pages(self) -> Iterator[Page]:
         if self.folder is None or not self.folder.expanduser().is_dir():
-            raise ValueError(f"--folder {self.folder}: name a folder that exists")
+            raise InvalidOption(f"--folder {self.folder}: name a folder that exists")
         for path in sorted(_audio_files(self.folder.expanduser().resolve())):
             state = path.stat()
             yield Page(str(path), f"{state.st_size} bytes, {state.st_mtime_ns} ns")
 
     def read(self, pages: Sequence[Page]) -> Iterator[tuple[Page, Contents]]:
-        return read_in_turn(pages, _read_file)
+        return read_sequentially(pages, _read_file)
 
 
 def _read_file(page: Page) -> Iterator[Contents]:
@@ -47,7 +49,7 @@ def _read_file(page: Page) -> Iterator[Contents]:
         yield _describe(path, identity, TinyTag.get(path))
     except (TinyTagException, OSError, ValueError) as error:
         track = Track(f"folder:{identity}", path.stem, str(path), audio_version=str(path))
-        yield Contents([track], problems=[f"no_tags: {path}: {error}"])
+        yield Contents([track], problems=[Problem("no_tags", f"{path}: {error}")])
 
 
 def _audio_files(folder: Path) -> Iterator[Path]:
@@ -58,9 +60,13 @@ def _audio_files(folder: Path) -> Iterator[Path]:
 
 
 def sound_hash(path: Path) -> str:
-    """Hash of the sound alone, in hexadecimal: the same wherever the file lies and whatever its
-    tags say. It covers the first HASHED_BYTES of the compressed packets; where no packets can be
-    found, the first HASHED_BYTES of the file."""
+    """Hash of the audio alone, in hexadecimal, which depends neither on the path nor on the tags.
+
+    It covers the first HASHED_BYTES of the compressed packets; of a file that cannot be demuxed, the first
+    HASHED_BYTES of the file.
+    """
+    import av  # too slow to load for a job's --help
+
     try:
         return _packet_hash(path)
     except (av.FFmpegError, IndexError, ValueError):
@@ -70,6 +76,8 @@ def sound_hash(path: Path) -> str:
 
 
 def _packet_hash(path: Path) -> str:
+    import av
+
     digest = hashlib.blake2b(digest_size=10)
     hashed = 0
     with av.open(str(path), metadata_errors="ignore") as container:
@@ -80,7 +88,7 @@ def _packet_hash(path: Path) -> str:
             if hashed > HASHED_BYTES:
                 break
     if hashed == 0:
-        raise ValueError(f"{path} holds no packets of audio")
+        raise ValueError(f"{path} contains no packets of audio")
     return digest.hexdigest()
 
 
@@ -103,7 +111,7 @@ def _describe(path: Path, identity: str, tag: TinyTag) -> Contents:
         duration_seconds=tag.duration,
         genres=list(dict.fromkeys(filter(None, [tag.genre, *tag.other.get("genre", [])]))),
         isrc=next(iter(tag.other.get("isrc", [])), None),
-        audio_version=str(path),  # previews refer to the file where it lies
+        audio_version=str(path),  # previews refer to the file by its path
     )
     return Contents([track], artists)
 

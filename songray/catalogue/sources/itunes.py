@@ -1,6 +1,6 @@
-"""Apple's iTunes Search API: open to everyone and slow; its previews are AAC in .m4a at lasting links.
+"""Apple's iTunes Search API, which needs no key and is slow; its previews are AAC at permanent links.
 
-A page is named by the request that it is, relative to the root of the API.
+A page is named by its request, relative to the root of the API.
 """
 
 from __future__ import annotations
@@ -8,98 +8,117 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlencode, urlsplit
 
-import aiohttp
-
 from songray import web
-from songray.catalogue.sources.base import Artist, Contents, Page, Track, read_at_once
-from songray.errors import FetchError
+from songray.catalogue.sources.base import Artist, Contents, Page, Problem, Track
+from songray.catalogue.sources.reading import read_concurrently
+from songray.errors import FetchError, InvalidOption
 
-MOST_RESULTS = 200  # of one request; Apple documents no way to the next ones
-THROTTLED = (403, 429)
+if TYPE_CHECKING:
+    import aiohttp
+
+MAX_RESULTS = 200  # of one request; the API has no further pages
+THROTTLED_STATUSES = (403, 429)
+WINDOW_SECONDS = 60.0  # in which Apple counts requests
 
 Item = dict[str, Any]
 
 
 @dataclass(frozen=True)
+class ItunesApi:
+    itunes_url: str = "https://itunes.apple.com"
+    """Root of the iTunes Search API."""
+    itunes_requests_per_minute: float = 20.0
+    """Requests to iTunes a minute by all workers together; Apple allows about 20 from one address."""
+    itunes_pause_seconds: float = 60.0
+    """Seconds without any request to iTunes after it has refused one (403 or 429) without Retry-After."""
+    itunes_preview_hosts: tuple[str, ...] = ("itunes.apple.com", "mzstatic.com")
+    """Hosts, with all domains below them, from which the service may fetch previews of iTunes."""
+
+    def __post_init__(self) -> None:
+        if self.itunes_requests_per_minute <= 0:
+            value = self.itunes_requests_per_minute
+            raise InvalidOption(f"--itunes-requests-per-minute {value}: must be above 0")
+
+    async def request(self, session: aiohttp.ClientSession, path: str) -> list[Item]:
+        """The results in one response. Raises FetchError."""
+
+        async def get() -> Any:
+            async with session.get(f"{self.itunes_url}/{path}") as response:
+                url, retry_after = str(response.url), response.headers.get("Retry-After")
+                if response.status in THROTTLED_STATUSES:
+                    detail = f"{url} returned {response.status}: too many requests"
+                    pause = web.retry_after_seconds(retry_after) or self.itunes_pause_seconds
+                    raise FetchError("throttled", detail, response.status, True, pause)
+                web.check_status(response.status, url, retry_after)
+                return await response.json(content_type=None)
+
+        limit = web.Limit.at(self.itunes_requests_per_minute / 60, WINDOW_SECONDS)
+        body = await web.Client(session, "itunes", limit, attempts=3).request(get)
+        if not isinstance(body, dict) or not isinstance(body.get("results"), list):
+            raise FetchError("malformed", f"returned {str(body)[:80]!r}", 200, retryable=True)
+        results: list[Item] = body["results"]
+        return results
+
+
+@dataclass(frozen=True)
 class ItunesSource:
     name: ClassVar[str] = "itunes"
-    tells_all: ClassVar[bool] = True
+    is_complete: ClassVar[bool] = True
+    is_public: ClassVar[bool] = True
 
     search: tuple[str, ...] = ()
-    """What to search for; Apple gives at most 200 songs of each."""
+    """Searches; the API returns at most 200 songs of each."""
     ids: tuple[int, ...] = ()
-    """Artists, albums or songs by their iTunes id; of each Apple gives at most 200 songs."""
+    """Artists, albums or songs by iTunes id; the API returns at most 200 songs of each."""
     country: str = "US"
-    """Whose shop to ask, in two letters."""
-    itunes_url: str = "https://itunes.apple.com"
-    """Root of the API."""
-    itunes_requests_per_minute: float = 20.0
-    """Of all workers together; Apple allows about 20 from one address."""
-    itunes_pause_seconds: float = 60.0
-    """How long nobody asks once Apple has refused (403 or 429) without saying for how long."""
+    """Country of the store, as two letters."""
+    api: ItunesApi = ItunesApi()
 
     def pages(self) -> Iterator[Page]:
-        if self.itunes_requests_per_minute <= 0:
-            given = self.itunes_requests_per_minute
-            raise ValueError(f"--itunes-requests-per-minute {given}: must be above 0")
         if not (self.search or self.ids):
-            raise ValueError("nothing is asked of iTunes: name --search or --ids")
-        songs: dict[str, str | int] = {"entity": "song", "limit": MOST_RESULTS, "country": self.country}
+            raise InvalidOption("the crawl of iTunes has no start: name --search or --ids")
+        songs: dict[str, str | int] = {"entity": "song", "limit": MAX_RESULTS, "country": self.country}
         for term in dict.fromkeys(self.search):
             yield Page(f"search?{urlencode({'term': term, 'media': 'music'} | songs)}")
         for number in dict.fromkeys(self.ids):
             yield Page(f"lookup?{urlencode({'id': number} | songs)}")
 
     def read(self, pages: Sequence[Page]) -> Iterator[tuple[Page, Contents]]:
-        return read_at_once(pages, self._read_page)
+        return read_concurrently(pages, self._fetch_page)
 
-    async def _read_page(self, page: Page, session: aiohttp.ClientSession) -> Contents:
-        async def request() -> Any:
-            async with session.get(f"{self.itunes_url}/{page.name}") as response:
-                url, silence = str(response.url), web.retry_after_seconds(response.headers.get("Retry-After"))
-                if response.status in THROTTLED:
-                    detail = f"{url} answered {response.status}: too many requests"
-                    pause = silence or self.itunes_pause_seconds
-                    raise FetchError("throttled", detail, response.status, True, pause)
-                web.check_status(response.status, url, response.headers.get("Retry-After"))
-                return await response.json(content_type=None)
-
-        limit = web.Limit.at(self.itunes_requests_per_minute / 60, window_seconds=60)
-        body = await web.Client(session, self.name, limit, attempts=3).ask(request)
-        if not isinstance(body, dict) or not isinstance(body.get("results"), list):
-            raise FetchError("malformed", f"answered {str(body)[:80]!r}", 200, retryable=True)
-        return _songs(page.name, body["results"])
+    async def _fetch_page(self, page: Page, session: aiohttp.ClientSession) -> Contents:
+        return _contents(page.name, await self.api.request(session, page.name))
 
 
-def _songs(place: str, results: list[Item]) -> Contents:
+def _contents(page: str, results: list[Item]) -> Contents:
     contents = Contents()
     for number, item in enumerate(results):
         try:
             _add(contents, item)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            contents.problems.append(f"bad_item: number {number} of {place}: {error!r}")
+            contents.problems.append(Problem("bad_item", f"item {number} of {page}: {error!r}"))
     if not results:
-        contents.problems.append(f"no_data: {place}: iTunes has nothing of that")
-    if len(results) >= MOST_RESULTS:
-        contents.problems.append(
-            f"cut_off: {place}: there may be more than {MOST_RESULTS} results: ask for albums"
-        )
+        contents.problems.append(Problem("no_data", f"{page}: iTunes has no result"))
+    if len(results) >= MAX_RESULTS:
+        detail = f"{page}: there may be more than {MAX_RESULTS} results: crawl the albums by --ids"
+        contents.problems.append(Problem("cut_off", detail))
     return contents
 
 
 def _add(contents: Contents, item: Item) -> None:
-    """Take one result; raises AttributeError, KeyError, TypeError or ValueError on what cannot be read."""
+    """Add one result. Raises AttributeError, KeyError, TypeError or ValueError where it is malformed."""
     wrapper, kind = item.get("wrapperType"), item.get("kind")
-    if wrapper == "artist":  # asked for by its id, it precedes its songs
+    if wrapper == "artist":  # the response to a lookup of an artist begins with it
         contents.artists.append(_artist(item, [genre] if (genre := item.get("primaryGenreName")) else []))
     elif (wrapper, kind) == ("track", "song"):
         contents.tracks.append(_describe(item))
         contents.artists.append(_artist(item, []))
-    elif wrapper != "collection":  # that precedes its songs, too, which tell all that is needed of it
-        contents.problems.append(f"not_a_song: {kind or wrapper} {item.get('trackId')}: skipped")
+    elif wrapper != "collection":  # an album precedes its songs, which repeat its title
+        detail = f"{kind or wrapper} {item.get('trackId')} is skipped"
+        contents.problems.append(Problem("not_a_song", detail))
 
 
 def _artist(item: Item, genres: list[str]) -> Artist:
@@ -124,5 +143,5 @@ def _describe(item: Item) -> Track:
         duration_seconds=milliseconds / 1000 if milliseconds else None,
         genres=[item["primaryGenreName"]] if item.get("primaryGenreName") else [],
         explicit=explicitness == "explicit" if explicitness else None,
-        audio_version=posixpath.basename(urlsplit(preview or "").path),  # named after the sound, on any host
+        audio_version=posixpath.basename(urlsplit(preview or "").path),  # the file name, on whichever host
     )

@@ -1,4 +1,4 @@
-"""The layout of the Million Playlist Dataset: JSON of playlists with tracks of Spotify."""
+"""The format of the Million Playlist Dataset: JSON playlists of Spotify tracks."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from typing import Any, BinaryIO
 import ijson
 
 from songray.catalogue.sources.base import Artist, Track
+from songray.errors import CorruptData
+from songray.library import Row
 
 URI = re.compile(r"spotify:(track|artist|album):(\w+)")
 
 
-def rows(stream: BinaryIO, place: str) -> Iterator[dict[str, Any]]:
-    """Each track in each playlist: the dataset's own columns, and playlist_id, playlist, position and track.
+def rows(stream: BinaryIO, path: str) -> Iterator[Row]:
+    """Each track of each playlist: the fields of the dataset, and playlist_id, playlist, position and track.
 
-    One playlist is in memory at a time. Raises ValueError on what is not such a file.
+    Only one playlist is in memory at a time. Raises CorruptData.
     """
     playlists = 0
     try:
@@ -24,27 +26,27 @@ def rows(stream: BinaryIO, place: str) -> Iterator[dict[str, Any]]:
             playlists += 1
             yield from _rows_of(playlist)
     except ijson.JSONError as error:
-        raise ValueError(f"{place} is broken JSON: {error}") from error
+        raise CorruptData(f"{path} is broken JSON: {error}") from error
     if not playlists:
-        raise ValueError(f"{place} has no playlists: a .json is one of the Million Playlist Dataset")
+        raise CorruptData(f"{path} has no playlists: a .json file must be of the Million Playlist Dataset")
 
 
-def _rows_of(playlist: Any) -> Iterator[dict[str, Any]]:
+def _rows_of(playlist: Any) -> Iterator[Row]:
     if not isinstance(playlist, dict) or not isinstance(playlist.get("tracks"), list):
         yield {"not a playlist": str(playlist)[:80]}
         return
-    named = {"playlist_id": playlist.get("pid"), "playlist": playlist.get("name")}
+    names = {"playlist_id": playlist.get("pid"), "playlist": playlist.get("name")}
     for item in playlist["tracks"]:
         row = item if isinstance(item, dict) else {"not an object": item}
-        yield named | {"position": row.get("pos"), "track": row.get("track_uri")} | row
+        yield names | {"position": row.get("pos"), "track": row.get("track_uri")} | row
 
 
-def describe(row: dict[str, Any]) -> tuple[Track, Artist]:
-    """A row as a track without audio, which another source may have; raises ValueError on what is none."""
+def describe(row: Row) -> tuple[Track, Artist]:
+    """A row as a track without audio, and its artist. Raises ValueError."""
     track_id = _id(row, "track")
     milliseconds = row.get("duration_ms")
     if not isinstance(milliseconds, int | float | None):
-        raise ValueError(f"duration_ms {milliseconds!r} is no number")
+        raise ValueError(f"duration_ms {milliseconds!r} is not a number")
     artist = Artist(f"spotify:artist:{_id(row, 'artist')}", str(row.get("artist_name") or ""))
     track = Track(
         track_id=f"spotify:{track_id}",
@@ -59,7 +61,7 @@ def describe(row: dict[str, Any]) -> tuple[Track, Artist]:
     return track, artist
 
 
-def _id(row: dict[str, Any], kind: str) -> str:
+def _id(row: Row, kind: str) -> str:
     uri = row.get(f"{kind}_uri")
     if (match := URI.fullmatch(str(uri))) and match[1] == kind:
         return match[2]

@@ -1,7 +1,7 @@
-"""Lists of songs and of playlists in files.
+"""Files that list tracks or playlists.
 
-Songs: CSV, JSON lines or Parquet, with id, url and whatever else is known. Playlists: the same formats
-with the columns playlist, position and track, or the JSON of the Million Playlist Dataset.
+Tracks: CSV, JSON lines or Parquet, with the columns id, url and optional metadata. Playlists: the same
+formats with the columns playlist, position and track, or the JSON of the Million Playlist Dataset.
 """
 
 from __future__ import annotations
@@ -15,66 +15,68 @@ import posixpath
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet
 
-from songray.catalogue.sources.base import Artist, Contents, Page, PlaylistEntry, Track, read_in_turn
+from songray.catalogue.sources.base import Artist, Contents, Page, PlaylistEntry, Problem, Track
 from songray.catalogue.sources.manifest import million
+from songray.catalogue.sources.names import SOURCE_NAMES
+from songray.catalogue.sources.reading import read_sequentially
+from songray.errors import CorruptData, InvalidOption
+from songray.library import Row
 
-ROWS_AT_ONCE = 1000
-LIST_SEPARATOR = ";"  # between several artists or genres in one cell
+ROWS_PER_PIECE = 1000
+LIST_SEPARATOR = ";"  # between artists or genres in one cell
 DATE = re.compile(r"\d{4}(-\d{2}(-\d{2})?)?")
-WHOLE_ID = re.compile(
-    r"(deezer|folder|itunes|manifest|spotify|synthetic):."
-)  # any other is the manifest's own
+QUALIFIED_ID = re.compile(rf"({'|'.join(SOURCE_NAMES)}):.")  # any other id belongs to the manifest
 PLAYLIST_COLUMNS = {"playlist", "position", "track"}
 PRECISIONS = {4: "year", 7: "month", 10: "day"}
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class ManifestSource:
     name: ClassVar[str] = "manifest"
-    tells_all: ClassVar[bool] = True
+    is_complete: ClassVar[bool] = True
+    is_public: ClassVar[bool] = False
 
     manifest: str | None = None
     """File (.csv, .jsonl or .parquet; path or URI), or a folder of such files.
-    Columns: id, url (or path; or only isrc, where another source has the audio); where known title, artist,
-    album, date, duration, genre, isrc, explicit, recording. Several artists or genres in a cell stand with
-    ";" between them. Playlists: columns playlist, position (from 0) and track, which is an id; or a .json
-    file of the Million Playlist Dataset."""
+    Columns of tracks: id and url (or path; or only isrc, where another source has the audio); optionally
+    title, artist, album, date, duration, genre, isrc, explicit and recording. Artists or genres in one cell
+    are separated by ";". Columns of playlists: playlist, position (from 0) and track, which is an id. A .json
+    file is read as one of the Million Playlist Dataset."""
 
     def pages(self) -> Iterator[Page]:
         if not self.manifest:
-            raise ValueError(
+            raise InvalidOption(
                 "--manifest is empty: name a .csv, .jsonl, .parquet or .json file, or a folder of them"
             )
         filesystem, path = _resolve(self.manifest)
         info = filesystem.get_file_info(path)
         if info.type == pa.fs.FileType.NotFound:
-            raise ValueError(f"--manifest {self.manifest}: there is no such file or folder")
+            raise InvalidOption(f"--manifest {self.manifest}: there is no such file or folder")
         folder = pa.fs.FileSelector(path, recursive=True)
         infos = [info] if info.is_file else filesystem.get_file_info(folder)
         for file in sorted((file for file in infos if file.is_file), key=lambda file: file.path):
             yield Page(file.path, f"{file.size} bytes, {file.mtime_ns} ns")
 
     def read(self, pages: Sequence[Page]) -> Iterator[tuple[Page, Contents]]:
-        return read_in_turn(pages, self._read_file)
+        return read_sequentially(pages, self._read_file)
 
     def _read_file(self, page: Page) -> Iterator[Contents]:
         filesystem, _ = _resolve(str(self.manifest))
         numbered = enumerate(_rows(filesystem, page.name), 1)
-        while chunk := list(itertools.islice(numbered, ROWS_AT_ONCE)):
+        while rows := list(itertools.islice(numbered, ROWS_PER_PIECE)):
             contents = Contents()
-            for number, row in chunk:
+            for number, row in rows:
                 try:
                     _add(contents, row, posixpath.dirname(page.name))
                 except ValueError as error:
-                    contents.problems.append(f"bad_row: row {number} of {page.name}: {error}")
+                    detail = f"row {number} of {page.name}: {error}"
+                    contents.problems.append(Problem("bad_row", detail))
             yield contents
 
 
@@ -89,7 +91,7 @@ def _rows(filesystem: pa.fs.FileSystem, path: str) -> Iterator[Row]:
     suffix = posixpath.splitext(path)[1].lower()
     if suffix == ".parquet":
         with filesystem.open_input_file(path) as file:
-            for batch in pa.parquet.ParquetFile(file).iter_batches(ROWS_AT_ONCE):
+            for batch in pa.parquet.ParquetFile(file).iter_batches(ROWS_PER_PIECE):
                 yield from batch.to_pylist()
     elif suffix in (".csv", ".jsonl", ".ndjson"):
         with filesystem.open_input_stream(path) as stream:
@@ -99,11 +101,12 @@ def _rows(filesystem: pa.fs.FileSystem, path: str) -> Iterator[Row]:
         with filesystem.open_input_stream(path) as stream:
             yield from million.rows(stream, path)
     else:
-        raise ValueError(f"{path}: a manifest ends in .csv, .jsonl, .parquet or .json")
+        raise CorruptData(f"{path}: a manifest ends in .csv, .jsonl, .parquet or .json")
 
 
 def _parse_line(line: str) -> Row:
-    """A line of JSON as a row; one that is none keeps its text, for the message about it."""
+    """A line of JSON as a row. A malformed line becomes a row without the required columns, which keeps its
+    text for the message."""
     try:
         row = json.loads(line)
     except json.JSONDecodeError:
@@ -112,7 +115,7 @@ def _parse_line(line: str) -> Row:
 
 
 def _add(contents: Contents, row: Row, folder: str) -> None:
-    """Take a row for what its columns say that it is; raises ValueError on a bad one."""
+    """Add a row as a track, a playlist entry or both, according to its columns. Raises ValueError."""
     if "track_uri" in row:
         track, artist = million.describe(row)
         contents.tracks.append(track)
@@ -126,7 +129,7 @@ def _add(contents: Contents, row: Row, folder: str) -> None:
 
 
 def describe(row: Row, folder: str) -> tuple[Track, list[Artist]]:
-    """A row as a track and its artists; raises ValueError on what cannot be one."""
+    """A row as a track and its artists. Raises ValueError."""
     identity, location = _text(row, "id"), _text(row, "url") or _text(row, "path")
     isrc = _text(row, "isrc")
     if not identity or not (location or isrc):
@@ -157,9 +160,9 @@ def describe(row: Row, folder: str) -> tuple[Track, list[Artist]]:
 
 
 def _track_id(text: str) -> str:
-    """The id of a track: of another source where it names that, else the manifest's own."""
+    """An id that begins with the name of a source as it is, any other as one of the manifest."""
     text = text.replace("spotify:track:", "spotify:", 1)
-    return text if WHOLE_ID.match(text) else f"manifest:{text}"
+    return text if QUALIFIED_ID.match(text) else f"manifest:{text}"
 
 
 def _entry(row: Row) -> PlaylistEntry:
@@ -168,7 +171,7 @@ def _entry(row: Row) -> PlaylistEntry:
     if not identity or not track:
         raise ValueError(f"needs playlist, position and track, has {dict(itertools.islice(row.items(), 4))}")
     if not position or not re.fullmatch(r"\d{1,9}", position):
-        raise ValueError(f"position {position!r} in playlist {identity} is not a whole number from 0")
+        raise ValueError(f"position {position!r} in playlist {identity} is not an integer from 0")
     return PlaylistEntry(
         f"manifest:playlist:{identity}", playlist or identity, int(position), _track_id(track)
     )

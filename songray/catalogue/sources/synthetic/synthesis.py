@@ -1,12 +1,12 @@
-"""Made-up music from a seed: thirty seconds with bars, harmony, a melody and drums, as MP3.
+"""The audio of a synthetic song: thirty seconds with harmony, a melody and drums, as MP3.
 
-A style fixes the idiom; an artist, an album and a song each vary it less than the one before.
+A style sets the parameters; the artist, the album and the song vary them, each less than the one before.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeAlias, TypeVar
 
@@ -16,12 +16,21 @@ from numpy.random import Generator, default_rng
 from numpy.typing import NDArray
 from scipy import fft  # in single precision several times as fast as NumPy's
 
+from songray.catalogue.sources.synthetic.composition import (
+    VELOCITY,
+    Bar,
+    Key,
+    Note,
+    accompaniment,
+    form,
+    melody,
+)
+from songray.catalogue.sources.synthetic.songs import SONG_SECONDS, Song
 from songray.catalogue.sources.synthetic.styles import DRUMS, STYLES, TIMBRES, Drum, Mix, Style, Timbre
 
 SAMPLE_RATE = 22_050
-SECONDS = 30.0
 BITS_PER_SECOND = 64_000
-SAMPLES = int(SECONDS * SAMPLE_RATE)
+SAMPLES = int(SONG_SECONDS * SAMPLE_RATE)
 TRANSFORM_SAMPLES = 3 << 18  # the song and 5 s of what rings on, in a length at which the FFT is fast
 RELEASE_SECONDS = 0.08
 LEVEL_DB, LEVEL_SPREAD_DB = -17.0, 1.2  # the root mean square, below full scale
@@ -32,32 +41,6 @@ Signal: TypeAlias = NDArray[np.float32]
 Variable = TypeVar("Variable", "Timbre", "Drum", "Mix")
 
 
-@dataclass(frozen=True)
-class Song:
-    """What decides the sound of a song, beside the seed; numbers count over the whole catalogue."""
-
-    number: int
-    style: str  # key of STYLES
-    artist: int
-    album: int
-
-
-@dataclass(frozen=True)
-class Note:
-    step: int  # sixteenths from the start
-    steps: int
-    midi: int
-    velocity: float
-
-
-# Which of lead, chords, bass and drums play in each quarter of the song.
-ARRANGEMENTS = (
-    ("CB", "CBD", "LCBD", "LCBD"),
-    ("LC", "LCBD", "CBD", "LCBD"),
-    ("CBD", "LCBD", "LC", "LCBD"),
-    ("LCBD", "LCBD", "CB", "LCBD"),
-)
-VELOCITY = {"x": 1.0, "o": 0.45}
 ARTIST_SPREAD, ALBUM_SPREAD, SONG_SPREAD = 0.17, 0.1, 0.08
 
 
@@ -132,27 +115,6 @@ def _album_sound(seed: int, song: Song, style: Style) -> Sound:
     )
 
 
-@dataclass(frozen=True)
-class Bar:
-    root: int  # scale step of the chord's root
-    layers: str  # which of L, C, B and D play
-
-
-@dataclass(frozen=True)
-class Key:
-    tonic: int  # pitch class
-    scale: tuple[int, ...]  # semitones above the tonic
-
-    def midi(self, root: int, steps: int, lowest: int) -> int:
-        """The note that many scale steps above a root, which lies within the octave from lowest."""
-        root_midi = lowest + (self.tonic + self.semitones(root) - lowest) % 12
-        return root_midi + self.semitones(root + steps) - self.semitones(root)
-
-    def semitones(self, step: int) -> int:
-        octave, degree = divmod(step, len(self.scale))
-        return 12 * octave + self.scale[degree]
-
-
 def _compose(style: Style, sound: Sound, tonic: int, tempo_bpm: float, random: Generator) -> list[Signal]:
     """The lead, chords, bass and drums, each (SAMPLES,)."""
 
@@ -161,12 +123,12 @@ def _compose(style: Style, sound: Sound, tonic: int, tempo_bpm: float, random: G
 
     chord_pattern, bass_pattern = pick(style.chord_patterns), pick(style.bass_patterns)
     step_seconds = 60 / tempo_bpm / 4
-    bars = list(_form(int(SECONDS / step_seconds / len(bass_pattern)) + 1, pick, style))
+    bars = list(form(int(SONG_SECONDS / step_seconds / len(bass_pattern)) + 1, pick, style))
     key = Key(tonic, pick(style.scales))
     onset = _groove(step_seconds, sound.mix.swing)
-    lead = _melody(style, key, bars, len(bass_pattern), random)
-    chords = _accompaniment("C", chord_pattern, style.chord, key, bars, style.register - 22)
-    bass = _accompaniment("B", bass_pattern, style.chord, key, bars, 33)
+    lead = melody(style, key, bars, len(bass_pattern), random)
+    chords = accompaniment("C", chord_pattern, style.chord, key, bars, style.register - 22)
+    bass = accompaniment("B", bass_pattern, style.chord, key, bars, 33)
     return [
         _play(lead, sound.lead, onset, random),
         _play(chords, sound.chords, onset, random),
@@ -175,51 +137,9 @@ def _compose(style: Style, sound: Sound, tonic: int, tempo_bpm: float, random: G
     ]
 
 
-def _form(count: int, pick: Callable[[tuple[Any, ...]], Any], style: Style) -> Iterator[Bar]:
-    """Four sections; the third one has a progression of its own."""
-    verse, bridge, arrangement = pick(style.progressions), pick(style.progressions), pick(ARRANGEMENTS)
-    for number in range(count):
-        section = number * len(arrangement) // count
-        progression = bridge if section == 2 else verse
-        yield Bar(progression[number % len(progression)], arrangement[section])
-
-
 def _groove(step_seconds: float, swing: float) -> Callable[[int], int]:
     """When a step begins, in samples; off-beat eighths come late by the swing."""
     return lambda step: int((step + swing * (step % 4 == 2)) * step_seconds * SAMPLE_RATE)
-
-
-def _accompaniment(
-    layer: str, pattern: str, chord: tuple[int, ...], key: Key, bars: list[Bar], lowest: int
-) -> Iterator[Note]:
-    """The pattern over every bar in which the layer plays, on the chord of that bar."""
-    onsets = [step for step, sign in enumerate(pattern) if sign != "."]
-    ends = [*onsets[1:], len(pattern)]
-    for number, bar in enumerate(bars):
-        for onset, end in zip(onsets, ends, strict=True):
-            sign = pattern[onset]
-            for steps in (chord if sign in VELOCITY else (int(sign),)) if layer in bar.layers else ():
-                midi = key.midi(bar.root, steps, lowest)
-                yield Note(number * len(pattern) + onset, end - onset, midi, VELOCITY.get(sign, 0.8))
-
-
-def _melody(style: Style, key: Key, bars: list[Bar], bar_steps: int, random: Generator) -> Iterator[Note]:
-    """Two motifs of one bar as phrases A A B A, moved along with the harmony."""
-    motifs = [list(_motif(style.density, bar_steps, random)) for _ in range(2)]
-    for number, bar in enumerate(bars):
-        for onset, length, steps in motifs[number % 4 == 2] if "L" in bar.layers else ():
-            midi = key.midi(bar.root, steps, style.register - 8)
-            yield Note(number * bar_steps + onset, length, midi, float(random.uniform(0.7, 1.0)))
-
-
-def _motif(density: float, bar_steps: int, random: Generator) -> Iterator[tuple[int, int, int]]:
-    """Notes as (onset, length, scale steps above the chord's root), mostly on the beats."""
-    chance = np.array([1.6, 0.15, 0.9, 0.15] * (bar_steps // 4)) * density
-    onsets = np.flatnonzero(random.random(bar_steps) < chance).tolist() or [0]
-    steps = int(random.choice([0, 2, 4]))
-    for onset, end in zip(onsets, [*onsets[1:], bar_steps], strict=True):
-        yield onset, min(end - onset, 8), steps
-        steps = int(np.clip(steps + random.choice([-2, -1, -1, 0, 1, 1, 2]), -3, 8))
 
 
 def _play(notes: Iterable[Note], timbre: Timbre, onset: Callable[[int], int], random: Generator) -> Signal:
@@ -315,7 +235,7 @@ def _master(parts: list[Signal], mix: Mix, tempo_bpm: float, random: Generator) 
         for level, part in zip((mix.lead, mix.chords, mix.bass, mix.drums), parts, strict=True)
     )
     beat_seconds = 60 / tempo_bpm
-    time = _seconds_axis(SECONDS)
+    time = _seconds_axis(SONG_SECONDS)
     dry = lead + chords + bass
     if mix.pump:
         dry *= 1 - min(mix.pump, 0.9) * np.exp(-4 * (time / beat_seconds % 1))
@@ -328,7 +248,7 @@ def _master(parts: list[Signal], mix: Mix, tempo_bpm: float, random: Generator) 
     whole = np.tanh(np.float32(mix.drive / _root_mean_square(whole)) * whole)
     level = 10 ** (random.normal(LEVEL_DB, LEVEL_SPREAD_DB) / 20)
     whole = PEAK * np.tanh(np.float32(level / _root_mean_square(whole) / PEAK) * whole)
-    return np.asarray(whole * np.clip(np.minimum(time, SECONDS - time) / FADE_SECONDS, 0, 1), np.float32)
+    return np.asarray(whole * np.clip(np.minimum(time, SONG_SECONDS - time) / FADE_SECONDS, 0, 1), np.float32)
 
 
 def _root_mean_square(part: Signal) -> float:
