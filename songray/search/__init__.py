@@ -1,1 +1,15 @@
-"""From vectors to ranked tracks."""
+"""From vectors to ranked tracks. In reading order, and all but `build` run without Ray:
+
+hnsw          hnswlib graphs: build, measure recall, tune M
+text          text search over titles, artists and albums
+filters       which tracks a query may return
+reference     the sample of tracks behind hubness and the axes of the map
+version       versions of an index in storage: list, read, publish, prune
+shard         one shard of an index, opened for reading
+shard_files   writes the files of a shard
+index         one version of an index, opened in this process
+ranking       ranks the neighbours of seeds
+paths         paths between tracks, and continuations of playlists
+target        the tracks that an index should contain, read from the tables
+build         the stage: reads embeddings and tracks, writes a version of an index
+"""

@@ -1,8 +1,9 @@
-"""hnswlib graphs of unit vectors: how they are linked, and how well they find. No Ray."""
+"""hnswlib graphs of unit vectors: build, measure recall, tune M."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,71 +12,80 @@ import numpy as np
 
 from songray.library import Vectors
 
-K = 10  # neighbours that a search shall find
+K = 10  # neighbours a query over which recall is measured
 EFS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
-LINKS = (8, 12, 16, 24, 32, 48)
+M_VALUES = (8, 12, 16, 24, 32, 48)
 TUNING_EF = 64
-QUERIES = 256  # that recall is measured with: at most a tenth of the vectors
+RECALL_QUERIES = 256  # at most, and at most a tenth of the vectors
 
 
-class Linked(NamedTuple):
+@dataclass(frozen=True)
+class GraphOptions:
+    parameters: dict[str, int]  # hnswlib's M and ef_construction
+    recall_target: float
+    threads: int = -1  # -1: one a core
+
+
+class BuiltGraph(NamedTuple):
     graph: hnswlib.Index
-    ef: int  # hnswlib's: the candidates that a search keeps
-    recall: float  # at that ef
+    ef: int  # hnswlib's ef, the candidates that a search keeps
+    recall: float  # recall@10 at that ef
 
 
-def link(
+def build_graph(
     vectors: Vectors,
-    parameters: dict[str, int],
-    target: float,
+    options: GraphOptions,
     before: tuple[Path, Vectors] | None = None,
     efs: Sequence[int] = EFS,
-    threads: int = -1,
-) -> Linked:
-    """A graph of the vectors, (tracks, dimension), labelled by row, or one from a file and with its vectors,
-    to which they are added; and the least ef that reaches the recall, else the largest.
+) -> BuiltGraph:
+    """Build a graph of vectors, (tracks, dimension), whose labels are row numbers.
 
-    `parameters` are hnswlib's M and ef_construction. The last vectors, whose order should mean nothing, are
-    linked after they were searched for: what they are to the graph then, a listener's own song is."""
+    With `before`, the file of a graph and its vectors, they are added to that graph. Recall is measured with
+    the last vectors as queries, before they are added: like an uploaded song, they are not in the graph. The
+    order of the vectors must not depend on their content.
+    """
     graph = hnswlib.Index(space="cosine", dim=vectors.shape[1])
-    known = before[1] if before else vectors[:0]
-    count = len(known) + len(vectors)
+    existing = before[1] if before else vectors[:0]
+    count = len(existing) + len(vectors)
     if before:
         graph.load_index(str(before[0]), max_elements=count)
     else:
-        graph.init_index(max_elements=count, random_seed=0, **parameters)
-    early, late = np.split(vectors, [len(vectors) - min(QUERIES, len(vectors) // 10)])
-    labels = np.arange(len(known), count)
-    graph.add_items(early, labels[: len(early)], num_threads=threads)
-    linked = np.concatenate([known, early]) if before else early
-    ef, recall = measured(graph, linked, late, target, efs)
-    if len(late):
-        graph.add_items(late, labels[len(early) :], num_threads=threads)
-    return Linked(graph, ef, recall)
+        graph.init_index(max_elements=count, random_seed=0, **options.parameters)
+    added, queries = np.split(vectors, [len(vectors) - min(RECALL_QUERIES, len(vectors) // 10)])
+    labels = np.arange(len(existing), count)
+    graph.add_items(added, labels[: len(added)], num_threads=options.threads)
+    searched = np.concatenate([existing, added]) if before else added
+    ef, recall = measure_recall(graph, searched, queries, options.recall_target, efs)
+    if len(queries):
+        graph.add_items(queries, labels[len(added) :], num_threads=options.threads)
+    return BuiltGraph(graph, ef, recall)
 
 
-def measured(
+def measure_recall(
     graph: hnswlib.Index, vectors: Vectors, queries: Vectors, target: float, efs: Sequence[int]
 ) -> tuple[int, float]:
-    """The least ef at which the graph of these vectors finds the target's share of the 10 nearest to each
-    query, against comparing all, else the largest; and that share. Equals count as found."""
+    """The smallest ef whose recall reaches the target, else the largest, and the recall at it.
+
+    Recall is the share of the 10 nearest vectors of each query, by exact search, that the graph returns;
+    vectors at the same distance count as the same.
+    """
     if not len(queries):
-        return efs[0], 1.0  # of fewer than ten vectors, none is missed
+        return efs[0], 1.0  # fewer than ten vectors: any search returns all of them
     k = min(K, len(vectors))
-    least = np.partition(queries @ vectors.T, -k, axis=1)[:, -k] - 1e-6
+    least_cosine = np.partition(queries @ vectors.T, -k, axis=1)[:, -k] - 1e-6
     for ef in efs:
         graph.set_ef(ef)
         _, distances = graph.knn_query(queries, k=k)
-        recall = float((1 - distances >= least[:, None]).mean())
+        recall = float((1 - distances >= least_cosine[:, None]).mean())
         if recall >= target:
             break
     return ef, recall
 
 
-def tune(vectors: Vectors, ef_construction: int, target: float) -> int:
-    """The fewest links a vector (hnswlib's M) with which ef 64 reaches the recall among these vectors."""
-    for links in LINKS:
-        parameters = {"M": links, "ef_construction": ef_construction}
-        if link(vectors, parameters, target, efs=(TUNING_EF,)).recall >= target:
+def tune_m(vectors: Vectors, ef_construction: int, recall_target: float) -> int:
+    """The smallest M whose graph of these vectors reaches the recall at ef 64, else the largest."""
+    for m in M_VALUES:
+        options = GraphOptions({"M": m, "ef_construction": ef_construction}, recall_target)
+        if build_graph(vectors, options, efs=(TUNING_EF,)).recall >= recall_target:
             break
-    return links
+    return m

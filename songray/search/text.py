@@ -1,7 +1,7 @@
-"""Titles, artists and albums, found again by a text whose accents, letters and word ends may differ. No Ray.
+"""Text search over titles, artists and albums, tolerant of accents, spelling and unfinished words.
 
-names.sqlite holds the trigrams of their words (FTS5): the rare ones of a text lead to a few hundred names,
-which are compared with it letter by letter.
+names.sqlite holds the trigrams of each track's words (FTS5). The rarest trigrams of a query select a few
+hundred tracks, whose words are then compared with those of the query by edit distance.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from rapidfuzz.distance import OSA
 
 from songray.library import Vectors
 
-NAMES_LIMIT = 300  # that are compared with a text letter by letter
-GRAM_ROWS = 10_000  # that the rarest trigrams of a text lead to, all together
+MAX_QUERY_WORDS = 16
+MAX_CANDIDATES = 300  # tracks that are compared by edit distance, for each of the two selections
+MAX_GRAM_ROWS = 10_000  # rows that the rarest trigrams of a query select, all together
 MIN_SCORE = 0.6
 
 
 def fold(text: str) -> str:
-    """Without accents and capitals, so that "bjork" is "Björk"."""
+    """Remove accents and case: "Björk" becomes "bjork"."""
     if text.isascii():
         return text.lower()
     letters = unicodedata.normalize("NFKD", text)
@@ -42,19 +43,20 @@ _EDITION = (
     r"[^()\[\]]*\b(?:remaster(?:ed)?|live|mono|stereo|version|edit|mix|deluxe|bonus|anniversary|radio|single"
     r"|album|original|demo|acoustic|explicit|feat|ft|featuring)\b[^()\[\]]*"
 )
-
-
 _EDITIONS = re.compile(rf"\s*(?:\({_EDITION}\)|\[{_EDITION}\]|\s[-–—]\s{_EDITION}$)")
 
 
 def bare_title(title: str) -> str:
-    """A title's words, without what tells one edition from another: "(Remastered 2011)", " - Live at …"."""
+    """The words of a title without the name of an edition, such as "(Remastered 2011)" or " - Live at …"."""
     folded = fold(title)
     return " ".join(words(_EDITIONS.sub("", folded)) or words(folded))
 
 
-def write(path: Path, tracks: pa.Table, first: int) -> None:
-    """Make the names of tracks searchable, numbered from `first`."""
+def add_tracks(path: Path, tracks: pa.Table, first: int) -> None:
+    """Add the titles, artists and albums of tracks to a database, which is created where it does not exist.
+
+    Labels count from `first`.
+    """
     database = sqlite3.connect(path)
     database.execute("PRAGMA journal_mode = OFF")
     database.execute("PRAGMA synchronous = OFF")
@@ -64,7 +66,7 @@ def write(path: Path, tracks: pa.Table, first: int) -> None:
         database.executemany(
             "INSERT INTO names (rowid, name) VALUES (?, ?)",
             (
-                (label, _spaced(words(" ".join([title or "", *(artists or []), album or ""]))))
+                (label, _padded(words(" ".join([title or "", *(artists or []), album or ""]))))
                 for label, (title, artists, album) in enumerate(zip(*columns, strict=True), first)
             ),
         )
@@ -75,65 +77,78 @@ def write(path: Path, tracks: pa.Table, first: int) -> None:
     database.close()
 
 
-def _spaced(several: Iterable[str]) -> str:
-    """Two spaces before each word: so its first letter, and its first two, are trigrams too (as in
-    PostgreSQL's pg_trgm)."""
-    return "".join(f"  {word}" for word in several)
+def _padded(words: Iterable[str]) -> str:
+    """Words with two spaces before each, so that its first one and two letters are in trigrams as well, as in
+    PostgreSQL's pg_trgm."""
+    return "".join(f"  {word}" for word in words)
 
 
-class Names:
-    """The names of a shard's tracks; any thread may ask."""
+def _trigrams(word: str) -> set[str]:
+    return {_padded([word])[start : start + 3] for start in range(len(word))}
+
+
+class TextIndex:
+    """The text search of one shard. Threads may share it."""
 
     def __init__(self, path: Path) -> None:
         self._database = sqlite3.connect(f"file:{path}?immutable=1", uri=True, check_same_thread=False)
         self._database.execute("SELECT gram FROM grams LIMIT 1")  # opens the file, which may then be unlinked
 
     def search(self, text: str, limit: int, live: NDArray[np.bool_]) -> list[tuple[int, float]]:
-        """Labels, with a score up to 1, of the live tracks whose names hold words that are, start with or
-        nearly are those of the text, best first."""
-        asked = list(dict.fromkeys(words(text)))[:16]
-        rows = self._alike(asked, live)
-        scores = score(asked, [name.split() for _, name in rows]).tolist()
-        found = [(label, one) for (label, _), one in zip(rows, scores, strict=True) if one >= MIN_SCORE]
-        return sorted(found, key=lambda pair: (-pair[1], pair[0]))[:limit]
+        """Labels and scores, 0…1, of the live tracks that match a text, best first.
 
-    def _alike(self, asked: list[str], live: NDArray[np.bool_]) -> list[tuple[int, str]]:
-        """Tracks whose names share trigrams with the words, and these names: those with the rarest one of
-        each word, and those with any of the rarest of all."""
-        of_word = [{f"  {word}"[start : start + 3] for start in range(len(word))} for word in asked]
-        grams = sorted(set().union(*of_word))
-        sql = f"SELECT gram, tracks FROM grams WHERE gram IN ({', '.join('?' * len(grams))}) ORDER BY tracks"
-        counts = dict(self._database.execute(sql, grams))  # rarest first
-        rare = [
-            gram for gram, rows in zip(counts, accumulate(counts.values()), strict=True) if rows <= GRAM_ROWS
+        A track matches where its words equal, start with or nearly equal those of the text.
+        """
+        query = list(dict.fromkeys(words(text)))[:MAX_QUERY_WORDS]
+        candidates = self._candidates(query, live)
+        scores = score(query, [names.split() for _, names in candidates]).tolist()
+        matches = [
+            (label, value) for (label, _), value in zip(candidates, scores, strict=True) if value >= MIN_SCORE
         ]
+        return sorted(matches, key=lambda match: (-match[1], match[0]))[:limit]
+
+    def _candidates(self, query: Sequence[str], live: NDArray[np.bool_]) -> list[tuple[int, str]]:
+        """Labels and names of live tracks: those that contain the rarest trigram of every word, then those
+        that contain any of the rarest trigrams of the query."""
+        of_word = [_trigrams(word) for word in query]
+        counts = self._counts(set().union(*of_word))
         every = [
-            min(word & counts.keys(), key=lambda gram: (counts[gram], gram), default="") for word in of_word
+            min(grams & counts.keys(), key=lambda gram: (counts[gram], gram), default="") for grams in of_word
         ]
-        found: dict[int, str] = {}
-        for several, sign in ((every, " AND "), (rare or list(counts)[:1], " OR ")):
-            if several and all(several):
+        totals = zip(counts, accumulate(counts.values()), strict=True)
+        rare = [gram for gram, total in totals if total <= MAX_GRAM_ROWS] or list(counts)[:1]
+        candidates: dict[int, str] = {}
+        for grams, operator in ((every, " AND "), (rare, " OR ")):
+            if grams and all(grams):
+                expression = operator.join(f'"{gram}"' for gram in dict.fromkeys(grams))
                 sql = "SELECT rowid, name FROM names WHERE names MATCH ? ORDER BY rank"
-                asked_for = sign.join(f'"{gram}"' for gram in dict.fromkeys(several))
-                rows = self._database.execute(sql, (asked_for,))
-                found |= islice((row for row in rows if live[row[0]]), NAMES_LIMIT)
-        return list(found.items())
+                rows = self._database.execute(sql, (expression,))
+                candidates |= islice((row for row in rows if live[row[0]]), MAX_CANDIDATES)
+        return list(candidates.items())
+
+    def _counts(self, grams: set[str]) -> dict[str, int]:
+        """The number of tracks that contain each trigram, rarest first; trigrams of no track are left out."""
+        places = ", ".join("?" * len(grams))
+        sql = f"SELECT gram, tracks FROM grams WHERE gram IN ({places}) ORDER BY tracks"
+        return dict(self._database.execute(sql, sorted(grams)))
 
 
-def score(asked: Sequence[str], names: Sequence[Sequence[str]]) -> Vectors:
-    """How well each name, given as its words, holds the words that are asked for, 0…1: the mean, over these,
-    of the best likeness to a word or (a little less) to a word's beginning; a little more for short names.
+def score(query: Sequence[str], names: Sequence[Sequence[str]]) -> Vectors:
+    """How well each name, a list of words, contains the words of a query, 0…1.
 
-    Likeness is 1 − edits / letters, where swapped neighbours are one edit (optimal string alignment)."""
+    This is the mean over the words of the query of the highest likeness to a word, or, weighted by 0.95, to
+    the beginning of a word; shorter names score slightly higher. Likeness is 1 − edits / letters, where an
+    exchange of neighbouring letters is one edit (optimal string alignment).
+    """
     if not names:
         return np.empty(0, np.float32)
     lengths = np.array([len(name) for name in names])
     flat = [word for name in names for word in name]
-    whole = process.cdist(asked, flat, scorer=OSA.normalized_similarity)  # (asked, words)
-    for row, word in zip(whole, asked, strict=True):
+    likeness = process.cdist(query, flat, scorer=OSA.normalized_similarity)  # (query, words)
+    for row, word in zip(likeness, query, strict=True):
         beginnings = [other[: len(word)] for other in flat]
         begun = process.cdist([word], beginnings, scorer=OSA.normalized_similarity)[0]
         np.maximum(row, 0.95 * begun, out=row)
-    best = np.maximum.reduceat(whole, np.cumsum(lengths) - lengths, axis=1)  # (asked, names)
-    scores: Vectors = best.mean(axis=0) * (0.9 + 0.1 * np.minimum(1, len(asked) / lengths))
+    best = np.maximum.reduceat(likeness, np.cumsum(lengths) - lengths, axis=1)  # (query, names)
+    scores: Vectors = best.mean(axis=0) * (0.9 + 0.1 * np.minimum(1, len(query) / lengths))
     return scores

@@ -1,0 +1,101 @@
+"""The tracks that an index should contain, and their vectors and rows, read from the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+from numpy.typing import NDArray
+
+from songray.errors import MissingInput
+from songray.library import REVISION_BITS, Library, Vectors, matrix
+
+TARGET = np.dtype(
+    [
+        ("key", "i8"),  # of the embedding
+        ("file", "i4"),  # its index in Target.embedding_files
+        ("track_key", "i8"),  # of the row in `tracks`
+        ("track_file", "i4"),  # its index in Target.track_files
+        ("checksum", "i8"),  # of that row
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """Tracks that have both an embedding and a row in `tracks`, at their newest revisions."""
+
+    rows: NDArray[np.void]  # of TARGET, sorted by key, and so by track_key
+    embedding_files: list[str]
+    track_files: list[str]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def select(self, rows: NDArray[np.bool_] | NDArray[np.int64] | slice) -> Target:
+        return replace(self, rows=self.rows[rows])
+
+    def split(self, capacity: int) -> list[Target]:
+        """As few and as equal parts as fit; by files, so that each part reads few of them."""
+        if not len(self):
+            return []
+        by_file = np.argsort(self.rows["file"], kind="stable")
+        return [self.select(np.sort(part)) for part in np.array_split(by_file, -(-len(self) // capacity))]
+
+
+def find_target(library: Library, run: str) -> Target:
+    """Memory: 28 bytes a track, and the keys of both tables."""
+    embeddings = library.table("embeddings", run).newest(["track_key"])
+    tracks = library.table("tracks").newest(["track_key", "checksum"])
+    keys, track_keys = (table.rows["track_key"].to_numpy() for table in (embeddings, tracks))
+    _, embedded, described = np.intersect1d(
+        keys >> REVISION_BITS, track_keys >> REVISION_BITS, assume_unique=True, return_indices=True
+    )
+    rows = np.empty(len(embedded), TARGET)
+    rows["key"], rows["file"] = keys[embedded], embeddings.file[embedded]
+    rows["track_key"], rows["track_file"] = track_keys[described], tracks.file[described]
+    rows["checksum"] = pa.compute.fill_null(tracks.rows["checksum"], 0).to_numpy()[described]
+    return Target(rows, embeddings.files, tracks.files)
+
+
+def contains(tracks: NDArray[np.void], others: NDArray[np.void]) -> NDArray[np.bool_]:
+    """For each of the others, whether its key is among the tracks, with the same checksum."""
+    if not len(tracks):
+        return np.zeros(len(others), bool)
+    order = np.argsort(tracks["key"])
+    position = np.minimum(np.searchsorted(tracks["key"], others["key"], sorter=order), len(tracks) - 1)
+    nearest = tracks[order[position]]
+    same: NDArray[np.bool_] = (nearest["key"] == others["key"]) & (nearest["checksum"] == others["checksum"])
+    return same
+
+
+def read_vectors(library: Library, run: str, target: Target) -> Vectors:
+    """(tracks, dimension), in the order of the target. Raises MissingInput where one is gone."""
+    table = library.table("embeddings", run)
+    files = [target.embedding_files[number] for number in np.unique(target.rows["file"])]
+    keys = target.rows["key"]
+    is_target = pa.compute.field("track_key").isin(pa.array(keys))
+    rows = table.read(["track_key", "embedding"], where=is_target, files=files).sort_by("track_key")
+    if not np.array_equal(rows["track_key"].to_numpy(), keys):
+        raise MissingInput(f"embeddings/{run} was changed by another job: run `songray index` again")
+    return matrix(rows["embedding"])
+
+
+def read_tracks(library: Library, target: Target, columns: Sequence[str]) -> pa.Table:
+    """`track_key` of the embedding, `checksum`, and columns of the newest row of each track, in the order of
+    the target. Raises MissingInput where a row is gone."""
+    table = library.table("tracks")
+    keys, files = target.rows["track_key"], target.track_files
+    is_target = pa.compute.field("track_key").isin(pa.array(keys))
+    used = [files[number] for number in np.unique(target.rows["track_file"])]
+    rows = table.read(["track_key", "__filename", *columns], where=is_target, files=used)
+    position = np.searchsorted(keys, rows["track_key"].to_numpy())
+    file = pa.compute.index_in(rows["__filename"], pa.array(files)).to_numpy()
+    newest = rows.filter(pa.array(file == target.rows["track_file"][position])).sort_by("track_key")
+    if not np.array_equal(newest["track_key"].to_numpy(), keys):
+        raise MissingInput("tracks was changed by another job: run `songray index` again")
+    selected = newest.select(list(columns)).add_column(0, "track_key", pa.array(target.rows["key"]))
+    return selected.add_column(1, "checksum", pa.array(target.rows["checksum"]))
