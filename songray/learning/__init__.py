@@ -1,1 +1,17 @@
-"""From spectrograms to vectors."""
+"""From spectrograms to vectors. In reading order:
+
+models     the models, interchangeable behind one interface; their options load without torch
+runs       the record of a run
+split      which tracks a model learns from, and which validate it
+windows    windows of spectrograms, in batches that a model learns from or embeds
+encoder    a model, its pooling and the scale of its vectors: fitted, stored, used
+loop       the loop that trains any model
+factorize  stage: playlists → factors of tracks, the targets of one model
+feed       stored clips → the batches of a training worker
+fit        models without gradients, and the scale of vectors: fitted in one pass over clips
+worker     what each worker of Ray Train runs
+train      stage: spectrograms → a run
+embed      stage: spectrograms and a run → embeddings
+
+Modules up to `loop` run without Ray; `runs` and `split` also without torch.
+"""

@@ -1,4 +1,7 @@
-"""The loop that trains any model: a step, an epoch, a judgement; with torch alone, on one worker or many."""
+"""The loop that trains any model: a step, an epoch, validation, and the state from which it resumes.
+
+It uses torch alone, and runs on one worker or, in a process group, on many.
+"""
 
 from __future__ import annotations
 
@@ -8,35 +11,44 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
 from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 
 from songray.learning.models.base import Batch, Embedder, LearningConfig, ModelConfig
+from songray.learning.models.formats import current_parameters
 
-SECONDS_BETWEEN_LINES = 20.0
-GPU_STEPS_BETWEEN_LOOKS = 16  # a look at the loss waits for the GPU
+SECONDS_BETWEEN_REPORTS = 20.0
+GPU_STEPS_BETWEEN_CHECKS = 16  # reading the loss waits for the GPU
 
 Weights = dict[str, torch.Tensor]
 Metrics = dict[str, float]
 Curve = list[Metrics]  # one row an epoch
-WEIGHTS, MOMENTS, CURVE = "model.safetensors", "moments.safetensors", "curve.json"
+WEIGHTS, CURVE = "model.safetensors", "curve.json"
+OPTIMIZER_TENSORS, OPTIMIZER_OPTIONS = "optimizer.safetensors", "optimizer.json"
+FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
 
 
 class Diverged(ArithmeticError):
-    """The loss is no longer a number."""
+    """The loss is not finite."""
 
 
 @dataclass
 class Learner:
-    """All that training changes: a model, and an optimizer for each of its players.
+    """All state that training changes: a model, and an optimizer for each of its optimizer groups.
 
-    `called` is the model as it is called: itself, compiled, or wrapped to work with other workers.
+    `wrapped` computes the forward pass: it is the model itself, compiled, or in DistributedDataParallel.
     """
 
     model: Embedder
-    called: nn.Module
+    wrapped: nn.Module
     optimizers: dict[str, torch.optim.Optimizer]
     learning_rate: float
     bf16: bool = False
@@ -54,22 +66,14 @@ class Learner:
 class Limits:
     """Where a training ends."""
 
-    steps: int  # of the whole training
+    steps: int  # over all epochs
     seconds: float = math.inf
-    clock: Callable[[], float] = time.monotonic  # that counts them
+    clock: Callable[[], float] = time.monotonic
 
 
-def learner(
-    model: Embedder, config: LearningConfig, called: nn.Module | None = None, bf16: bool = False
-) -> Learner:
-    """`model` lies on its device; `called` is what wraps it, if anything does."""
-    players = dict.fromkeys(model.optimizer_groups)
-    optimizers = {player: model.optimizer(player, config.learning_rate) for player in players}
-    return Learner(model, model if called is None else called, optimizers, config.learning_rate, bf16)
-
-
-def seeded(model_config: ModelConfig, seed: int, weights: Weights | None = None) -> Embedder:
-    """The model with weights drawn under a seed, or with those given."""
+def build_model(model_config: ModelConfig, seed: int, weights: Weights | None = None) -> Embedder:
+    """The model, with weights initialised under a seed or with those given; the global generator keeps its
+    state."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = model_config.build()
@@ -78,121 +82,131 @@ def seeded(model_config: ModelConfig, seed: int, weights: Weights | None = None)
     return model
 
 
-def run_epoch(learner: Learner, batches: Iterable[Batch], limits: Limits, before: Metrics) -> Metrics:
-    """Train on an epoch's batches, until the limit of seconds; what was measured, as means over all workers.
+def build_learner(
+    model: Embedder, config: LearningConfig, wrapped: nn.Module | None = None, bf16: bool = False
+) -> Learner:
+    """The learner of a model that is on its device already."""
+    groups = dict.fromkeys(model.optimizer_groups)
+    optimizers = {group: model.optimizer(group, config.learning_rate) for group in groups}
+    return Learner(model, model if wrapped is None else wrapped, optimizers, config.learning_rate, bf16)
 
-    `before` is what the epoch before gave, or nothing. Raises Diverged where the loss is no number.
+
+def run_epoch(learner: Learner, batches: Iterable[Batch], limits: Limits, previous: Metrics) -> Metrics:
+    """Train on the batches of an epoch, or until the limit of seconds; returns means over all workers.
+
+    `previous` has the metrics of the epoch before, or is empty. Raises Diverged where a loss is not finite.
     """
-    spent, number = before.get("seconds", 0.0), int(before.get("epoch", 0)) + 1
-    seconds_at = _since(limits.clock, spent)
-    seconds, told, asked, waited = spent, spent, spent, 0.0
-    totals = Totals()
+    start, epoch = previous.get("seconds", 0.0), int(previous.get("epoch", 0)) + 1
+    elapsed = _stopwatch(limits.clock, start)
+    seconds = printed = waits_since = start
+    waited, totals = 0.0, Totals()
     for batch in batches:
-        waited += seconds_at() - asked
-        done = max(learner.steps / limits.steps, seconds / limits.seconds)
-        totals.add(batch, step(learner, batch, min(done, 1.0)))
-        if learner.device.type == "cpu" or learner.steps % GPU_STEPS_BETWEEN_LOOKS == 0:
-            loss = totals.here("loss")
-            seconds, is_bad = worst(seconds_at(), loss, learner.device)
-            if is_bad:
-                raise Diverged(f"the loss was no number in epoch {number}, step {learner.steps}")
+        waited += elapsed() - waits_since
+        progress = max(learner.steps / limits.steps, seconds / limits.seconds)
+        totals.add(batch, step(learner, batch, min(progress, 1.0)))
+        if learner.device.type == "cpu" or learner.steps % GPU_STEPS_BETWEEN_CHECKS == 0:
+            loss = totals.local("loss")
+            seconds, diverged = all_reduce_max([elapsed(), float(not math.isfinite(loss))], learner.device)
+            if diverged:
+                raise Diverged(f"the loss was not finite in epoch {epoch}, step {learner.steps}")
             if seconds > limits.seconds:
                 break
-            if seconds - told > SECONDS_BETWEEN_LINES and is_first():
-                told = seconds
-                print(f"epoch {number}: step {learner.steps}, loss {loss:.5f}", flush=True)
-        asked = seconds_at()
+            if seconds - printed > SECONDS_BETWEEN_REPORTS and is_first():
+                printed = seconds
+                print(f"epoch {epoch}: step {learner.steps}, loss {loss:.5f}", flush=True)
+        waits_since = elapsed()
     means = totals.means()
     if not math.isfinite(means["loss"]):
-        raise Diverged(f"the loss was no number in epoch {number}")
-    seconds = seconds_at()
+        raise Diverged(f"the loss was not finite in epoch {epoch}")
+    seconds = elapsed()
     return {
-        "epoch": number,
+        "epoch": epoch,
         "steps": learner.steps,
         "seconds": seconds,
-        "windows_per_second": means.pop("windows") / (seconds - spent),
-        "waiting": waited / (seconds - spent),  # the share of the time without a batch to work on
+        "windows_per_second": means.pop("windows") / (seconds - start),
+        "waiting": waited / (seconds - start),  # share of the time in which no batch was ready
         **means,
     }
 
 
-def _since(clock: Callable[[], float], start: float) -> Callable[[], float]:
-    """Seconds from now on, counted from `start`."""
+def _stopwatch(clock: Callable[[], float], start: float) -> Callable[[], float]:
+    """Seconds since this call, plus `start`."""
     began = clock() - start
     return lambda: clock() - began
 
 
 def step(learner: Learner, batch: Batch, progress: float = 0.0) -> dict[str, torch.Tensor]:
-    """One step of the player whose turn it is; `progress` is the share of the training that is done."""
+    """One step of the next optimizer group; `progress` is the share of the training that is done."""
     model = learner.model
-    player = model.optimizer_groups[learner.steps % len(model.optimizer_groups)]
-    optimizer = learner.optimizers[player]
-    rate = learner.learning_rate * model.rate(progress)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    let_learn(model, player)
+    group = model.optimizer_groups[learner.steps % len(model.optimizer_groups)]
+    optimizer = learner.optimizers[group]
+    learning_rate = learner.learning_rate * model.learning_rate_factor(progress)
+    for options in optimizer.param_groups:
+        options["lr"] = learning_rate
+    set_trainable(model, group)
     with learner.autocast():
-        losses: dict[str, torch.Tensor] = learner.called(batch, player)
+        losses: dict[str, torch.Tensor] = learner.wrapped(batch, group)
     losses["loss"].backward()  # type: ignore[no-untyped-call]
-    weights = list(model.get_submodule(player).parameters())
-    # By dot products, which read as fast as memory gives: torch's own norm takes twice as long on a CPU.
-    gradients = [one.grad.flatten() for one in weights if one.grad is not None]
-    norm = torch.stack([one.dot(one) for one in gradients]).sum().sqrt()
-    if model.max_norm:
-        nn.utils.clip_grads_with_norm_(weights, model.max_norm, norm)
+    weights = list(model.get_submodule(group).parameters())
+    # By dot products, at the speed of memory: torch.nn.utils.get_total_norm takes twice as long on a CPU.
+    gradients = [weight.grad.flatten() for weight in weights if weight.grad is not None]
+    norm = torch.stack([gradient.dot(gradient) for gradient in gradients]).sum().sqrt()
+    if model.max_gradient_norm:
+        nn.utils.clip_grads_with_norm_(weights, model.max_gradient_norm, norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     learner.steps += 1
-    told = {"gradient_norm": norm, "learning_rate": torch.tensor(rate, device=norm.device)}
-    return {name: loss.detach() for name, loss in (losses | told).items()}
+    measured = {"gradient_norm": norm, "learning_rate": torch.tensor(learning_rate, device=norm.device)}
+    return {name: value.detach() for name, value in (losses | measured).items()}
 
 
-def let_learn(model: Embedder, player: str) -> None:
-    """Freeze the other players."""
-    for other in set(model.optimizer_groups) - {player}:
+def set_trainable(model: Embedder, group: str) -> None:
+    """Freeze the parameters of the other optimizer groups."""
+    for other in set(model.optimizer_groups) - {group}:
         model.get_submodule(other).requires_grad_(False)
-    model.get_submodule(player).requires_grad_(True)
+    model.get_submodule(group).requires_grad_(True)
 
 
 @torch.no_grad()
 def validate(learner: Learner, batches: Iterable[Batch]) -> Metrics:
-    """The losses on windows that the model does not learn from, as `validation_…`; means over all workers."""
+    """The losses on tracks of the validation part, as `validation_…`: means over all workers."""
     totals = Totals()
     learner.model.eval()
     for batch in batches:
         losses: dict[str, torch.Tensor] = {}
-        for player in dict.fromkeys(learner.model.optimizer_groups):
+        for group in dict.fromkeys(learner.model.optimizer_groups):
             with learner.autocast():
-                losses = learner.model(batch, player) | losses
+                losses = learner.model(batch, group) | losses
         totals.add(batch, losses)
     learner.model.train()
     return {f"validation_{name}": value for name, value in totals.means().items() if name != "windows"}
 
 
 class Totals:
-    """Sums over windows, from which the means over all workers come; on the device, so that none waits."""
+    """Sums of metrics over windows. They stay on the device, so that adding does not wait for it."""
 
     def __init__(self) -> None:
-        self.sums: dict[str, torch.Tensor] = {}  # (2,): of a value, and of the windows that it is from
+        self.sums: dict[str, torch.Tensor] = {}  # (2,): of the metric, and of the windows
 
     def add(self, batch: Batch, losses: dict[str, torch.Tensor]) -> None:
         values = dict(losses)
         if "squared_error" in losses:
             values |= {"input": batch.windows.mean(), "input_squared": batch.windows.square().mean()}
         for name, value in values.items():
-            one = torch.ones((), dtype=torch.float64, device=batch.windows.device)
-            sums = torch.stack([value.detach().double(), one]) * len(batch.windows)
+            count = torch.ones((), dtype=torch.float64, device=batch.windows.device)
+            sums = torch.stack([value.detach().double(), count]) * len(batch.windows)
             self.sums[name] = self.sums[name] + sums if name in self.sums else sums
 
-    def here(self, name: str) -> float:
-        """The mean over this worker's windows so far."""
+    def local(self, name: str) -> float:
+        """The mean over the windows of this worker."""
         total, windows = self.sums[name].tolist()
         return float(total / windows)
 
     def means(self) -> Metrics:
-        """Means a window; where the model gives its squared error, also that as a share of the
-        variance of the input (`unexplained`): models on different scales compare by it."""
-        sums = dict(zip(self.sums, summed(list(self.sums.values())), strict=True))
+        """Means over the windows of all workers, and the number of `windows`. Where the model returns its
+        squared error, also `unexplained`, its share of the variance of the input: it compares models whose
+        inputs have different scales."""
+        sums = dict(zip(self.sums, all_reduce_sum(list(self.sums.values())), strict=True))
         means = {name: total / windows for name, (total, windows) in sums.items()}
         if "squared_error" in means:
             variance = means.pop("input_squared") - means.pop("input") ** 2
@@ -200,61 +214,69 @@ class Totals:
         return means | {"windows": sums["loss"][1]}
 
 
-def summed(sums: list[torch.Tensor]) -> list[list[float]]:
-    """The sums over all workers."""
-    together = torch.stack(sums)
+def all_reduce_sum(values: list[torch.Tensor]) -> list[list[float]]:
+    """The sums of tensors of equal shape over all workers."""
+    stacked = torch.stack(values)
     if torch.distributed.is_initialized():
-        torch.distributed.all_reduce(together)
-    numbers: list[list[float]] = together.tolist()
+        torch.distributed.all_reduce(stacked)
+    sums: list[list[float]] = stacked.tolist()
+    return sums
+
+
+def all_reduce_max(values: list[float], device: torch.device) -> list[float]:
+    """The largest of each value over all workers, so that all of them take the same decision."""
+    largest = torch.tensor(values, dtype=torch.float64, device=device)
+    if torch.distributed.is_initialized():
+        torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
+    numbers: list[float] = largest.tolist()
     return numbers
 
 
-def worst(seconds: float, loss: float, device: torch.device) -> tuple[float, bool]:
-    """The most seconds that a worker has spent, and whether the loss of any is no number: so all agree."""
-    seen = torch.tensor([seconds, float(not math.isfinite(loss))], dtype=torch.float64, device=device)
-    if torch.distributed.is_initialized():
-        torch.distributed.all_reduce(seen, torch.distributed.ReduceOp.MAX)
-    return seen[0].item(), seen[1].item() > 0
-
-
 def is_first() -> bool:
-    """Whether this is the worker that speaks for all."""
+    """Whether this worker has rank 0, and so reports for all."""
     return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
 
 
 def save_state(folder: Path, learner: Learner, curve: Curve) -> None:
-    """Weights, the optimizers' moments and the curve, in formats that hold no code."""
-    model = {name: tensor.contiguous() for name, tensor in learner.model.state_dict().items()}
-    moments = {
-        f"{player}/{number}/{name}": tensor.contiguous()
-        for player, optimizer in learner.optimizers.items()
-        for number, state in optimizer.state_dict()["state"].items()
-        for name, tensor in state.items()
-    }
-    safetensors.torch.save_file(model, folder / WEIGHTS)
-    safetensors.torch.save_file(moments, folder / MOMENTS)
+    """Write weights, optimizer state and curve, as safetensors and JSON: no file is unpickled."""
+    weights = {name: tensor.contiguous() for name, tensor in learner.model.state_dict().items()}
+    tensors: Weights = {}
+    options: dict[str, dict[str, Any]] = {}
+    for group, optimizer in learner.optimizers.items():
+        if not optimizer.state:  # no step of this group yet; torch would make one to initialise its state
+            continue
+        state: dict[str, Any] = get_optimizer_state_dict(learner.model, optimizer, options=FLAT)
+        tensors |= {name: x.contiguous() for name, x in state.items() if isinstance(x, torch.Tensor)}
+        options[group] = {name: x for name, x in state.items() if not isinstance(x, torch.Tensor)}
+    safetensors.torch.save_file(weights, folder / WEIGHTS)
+    safetensors.torch.save_file(tensors, folder / OPTIMIZER_TENSORS)
+    (folder / OPTIMIZER_OPTIONS).write_text(json.dumps(options))
     (folder / CURVE).write_text(json.dumps(curve))
 
 
-def resume(learner: Learner, folder: Path) -> Curve:
-    """Put a learner where it was when the state was saved; the curve so far."""
-    learner.model.load_state_dict(load_weights(folder))
-    moments = safetensors.torch.load_file(folder / MOMENTS)
-    for player, optimizer in learner.optimizers.items():
-        state: dict[int, Weights] = {}
-        for key, tensor in moments.items():
-            owner, number, name = key.split("/")
-            if owner == player:
-                state.setdefault(int(number), {})[name] = tensor
-        optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+def resume(learner: Learner, folder: Path, model_name: str) -> Curve:
+    """Load what save_state wrote into a new learner; returns the curve. An earlier version wrote the
+    optimizer state in another format: then the optimizers start anew."""
+    learner.model.load_state_dict(load_weights(folder, model_name))
     curve = load_curve(folder)
     learner.steps = int(curve[-1]["steps"])
+    if not (folder / OPTIMIZER_OPTIONS).exists():
+        if is_first():
+            print(
+                f"the checkpoint of epoch {len(curve)} was written by an earlier version of songray: "
+                "training resumes with its weights, and with new optimizers",
+                flush=True,
+            )
+        return curve
+    tensors = safetensors.torch.load_file(folder / OPTIMIZER_TENSORS)
+    for group, options in json.loads((folder / OPTIMIZER_OPTIONS).read_text()).items():
+        optimizer = learner.optimizers[group]
+        set_optimizer_state_dict(learner.model, optimizer, tensors | options, options=FLAT)
     return curve
 
 
-def load_weights(folder: Path) -> Weights:
-    weights: Weights = safetensors.torch.load_file(folder / WEIGHTS)
-    return weights
+def load_weights(folder: Path, model_name: str) -> Weights:
+    return current_parameters(model_name, safetensors.torch.load_file(folder / WEIGHTS))
 
 
 def load_curve(folder: Path) -> Curve:
