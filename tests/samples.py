@@ -6,7 +6,7 @@ import librosa
 import numpy as np
 import pyarrow as pa
 
-from songray.audio.transform import Spec
+from songray.audio.spectrograms import Spec
 
 
 def librosa_reference(samples: np.ndarray, spec: Spec) -> np.ndarray:

@@ -9,7 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from songray.library import REVISION_BITS, Library, newest_revisions, track_key, write_json
+from songray.errors import Conflict, CorruptData, InvalidOption, StorageError
+from songray.keys import REVISION_BITS, hash64, newest_revisions, track_key
+from songray.library import Library
+from songray.storage import read_json, write_json
 
 EMBEDDING = pa.list_(pa.float32(), 2)
 
@@ -33,7 +36,7 @@ def test_a_key_is_positive_and_holds_its_revision(track_id: str, revision: int) 
 
 
 def test_a_key_has_room_for_256_revisions() -> None:
-    with pytest.raises(ValueError, match="256 are the most"):
+    with pytest.raises(Conflict, match="256 are the most"):
         track_key("a:1", 256)
 
 
@@ -76,19 +79,53 @@ def test_newest_takes_the_newest_row_of_the_newest_revision(library: Library) ->
     for crawl, (revision, title) in enumerate([(0, "old"), (0, "renamed"), (1, "sounds new"), (0, "late")]):
         row = {"track_key": track_key("a:1", revision), "crawl": crawl, "title": title}
         table.append(pa.Table.from_pylist([row], table.schema()), f"{crawl}")
-    assert table.newest(["title"]).to_pylist() == [{"title": "sounds new"}]
+    newest = table.newest(["title"])
+    assert newest.rows.to_pylist() == [{"title": "sounds new"}]
+    assert [newest.files[number] for number in newest.file] == [table.files()[2]]
+
+
+def test_newest_reads_tracks_of_the_previous_format(library: Library) -> None:
+    """It kept the completeness in 5 bits of a checksum, and a hash of the id in the other one."""
+    table = library.table("tracks")
+    checksum, audio_checksum = (hash64("x") & ~31) | 9, (hash64("id", "a:1") >> 32) << 32 | 77
+    old = {"track_key": track_key("a:1", 0), "track_id": "a:1", "crawl": 1}
+    schema = pa.schema([f for f in table.schema() if f.name not in ("id_hash", "completeness")])
+    row = old | {"checksum": checksum, "audio_checksum": audio_checksum}
+    table.append(pa.Table.from_pylist([row], schema), "1")
+    columns = ["id_hash", "completeness", "checksum", "audio_checksum"]
+    expected = {"id_hash": hash64("id", "a:1"), "completeness": 9, "checksum": hash64("x") & ~31}
+    assert table.newest(columns).rows.to_pylist() == [expected | {"audio_checksum": 77}]
+    new = {"track_key": track_key("b:1", 0), "track_id": "b:1", "crawl": 2, "completeness": 4, "id_hash": 5}
+    table.append(pa.Table.from_pylist([new], table.schema()), "2")
+    rows = table.newest(["track_id", "completeness"]).rows.to_pylist()
+    assert {row["track_id"]: row["completeness"] for row in rows} == {"a:1": 9, "b:1": 4}
+    assert table.read(["track_id", "id_hash"])["id_hash"].to_pylist() == [None, 5]
 
 
 def test_a_table_refuses_rows_made_otherwise(library: Library) -> None:
     table = library.table("spectrograms", "default")
     table.claim({"n_fft": 2048})
     table.claim({"n_fft": 2048})
-    with pytest.raises(ValueError, match=r"spectrograms/default was made by .*2048.*1024.*another name"):
+    with pytest.raises(Conflict, match=r"default holds rows made with .*2048.*1024.*another name"):
         table.claim({"n_fft": 1024})
 
 
 def test_a_library_opens_paths_and_uris(tmp_path: Path) -> None:
     write_json(Library.open(str(tmp_path)).filesystem, f"{tmp_path}/runs/x/run.json", {"a": 1})
     assert Library.open(tmp_path.as_uri()).folders("runs") == ["x"]
-    with pytest.raises((ValueError, pa.ArrowInvalid), match="nowhere"):
+    with pytest.raises(InvalidOption, match="nowhere"):
         Library.open("nowhere://bucket/x")
+
+
+def test_errors_of_storage_name_the_place(library: Library, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=f"{tmp_path}/file/library"):
+        Library.open(str(tmp_path / "file" / "library"))
+    table = library.table("tracks")
+    table.append(pa.Table.from_pylist([{"track_key": 1}], table.schema()), "1")
+    Path(table.files()[0]).write_bytes(b"no Parquet")
+    with pytest.raises(CorruptData, match=table.path):
+        table.read(["track_key"])
+    Path(library.root, "x.json").write_text("{")
+    with pytest.raises(CorruptData, match=r"x\.json"):
+        read_json(library.filesystem, f"{library.root}/x.json")

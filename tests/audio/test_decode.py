@@ -15,7 +15,8 @@ from conftest import tone
 from hypothesis import given
 from hypothesis import strategies as st
 
-from songray.audio.decode import Excerpt, decode, read
+from songray.audio.decode import decode
+from songray.audio.excerpt import Excerpt
 from songray.errors import AudioError
 
 
@@ -52,7 +53,7 @@ def test_formats_decode_to_the_same_sound(tmp_path: Path, suffix: str) -> None:
     else:
         tone(path, 3, 440, 44100)
     for sound in (path.read_bytes(), str(path), str(shutil.copy(path, tmp_path / "wrong.raw"))):
-        samples = decode(sound, 22050, Excerpt())
+        samples = decode(sound, Excerpt()).resampled(22050)
         assert samples.dtype == np.float32
         assert len(samples) / 22050 == pytest.approx(3, abs=0.15)
         assert pitch(samples, 22050) == pytest.approx(440, abs=2)
@@ -63,7 +64,7 @@ def test_the_excerpt_comes_from_the_middle(tmp_path: Path) -> None:
     hertz = np.repeat([200.0, 400.0, 600.0], 10 * rate)
     path = tmp_path / "steps.flac"
     soundfile.write(path, 0.3 * np.sin(2 * np.pi * np.cumsum(hertz) / rate), rate)
-    samples = decode(str(path), rate, Excerpt(seconds=5))
+    samples = decode(str(path), Excerpt(seconds=5)).resampled(rate)
     assert len(samples) == 5 * rate
     assert pitch(samples, rate) == pytest.approx(400, abs=1)
 
@@ -90,7 +91,7 @@ def test_an_excerpt_is_found_by_seeking(tmp_path: Path, suffix: str) -> None:
             target.mux(stream.encode(None))
     for at in ("middle", "start", "spread:3"):
         excerpt = Excerpt(6, at)
-        samples = decode(str(path), rate, excerpt)
+        samples = decode(str(path), excerpt).resampled(rate)
         assert samples.size == pytest.approx(6 * rate, abs=rate / 10)
         for place, (start, seconds) in enumerate(excerpt.pieces(300)):
             piece = samples[round(place * seconds * rate) :][: round(seconds * rate * 0.9)]
@@ -128,10 +129,12 @@ def test_two_hours_need_the_memory_of_their_excerpt(clips: Path, tmp_path: Path)
             file.write(np.stack([block, block], axis=1))
     code = """
 import pathlib, re, sys
-from songray.audio.transform import *
+from songray.audio.decode import decode
+from songray.audio.excerpt import Excerpt
+from songray.audio.transform import compute
 for path in sys.argv[1:]:
     for at in ("middle", "spread:4"):
-        recording = read(path, Excerpt(30, at))
+        recording = decode(path, Excerpt(30, at))
         planes = compute(recording.resampled(22050), ["mel128", "linear257", "mel128-8k", "mel96"])
         print(len(recording.samples) / recording.rate)
 print(int(re.search(r"VmHWM:\\s*(\\d+)", pathlib.Path("/proc/self/status").read_text())[1]) / 1024)
@@ -148,13 +151,13 @@ def test_channels_are_mixed(tmp_path: Path) -> None:
     wave = 0.2 * np.sin(np.arange(44100) / 10)
     path = tmp_path / "stereo.wav"
     soundfile.write(path, np.stack([wave, 3 * wave], axis=1), 22050, subtype="FLOAT")
-    assert np.allclose(decode(str(path), 22050, Excerpt()), 2 * wave, atol=1e-6)
+    assert np.allclose(decode(str(path), Excerpt()).resampled(22050), 2 * wave, atol=1e-6)
 
 
 @pytest.mark.parametrize("layout", ["5.1", "7.1"])
 def test_surround_sound_is_mixed(tmp_path: Path, layout: str) -> None:
     path = encode(tmp_path / "a.m4a", 2, 440, layout=layout)
-    assert pitch(decode(str(path), 22050, Excerpt()), 22050) == pytest.approx(440, abs=2)
+    assert pitch(decode(str(path), Excerpt()).resampled(22050), 22050) == pytest.approx(440, abs=2)
 
 
 def wav(samples: np.ndarray, rate: int = 22050) -> bytes:
@@ -182,25 +185,27 @@ def wav(samples: np.ndarray, rate: int = 22050) -> bytes:
 )
 def test_what_cannot_be_used_has_a_class(kind: str, sound: bytes | str) -> None:
     with pytest.raises(AudioError) as caught:
-        decode(sound, 16000, Excerpt())
+        decode(sound, Excerpt()).resampled(16000)
     assert caught.value.kind == kind
 
 
 def test_a_truncated_file_is_decoded_as_far_as_it_goes(clips: Path, tmp_path: Path) -> None:
     whole = (clips / "brahms_hungarian5_0.mp3").read_bytes()
-    samples = decode(whole[: len(whole) // 2], 22050, Excerpt())
+    samples = decode(whole[: len(whole) // 2], Excerpt()).resampled(22050)
     assert 10 < len(samples) / 22050 < 20
     wrong = tmp_path / "wrong.wav"
     shutil.copyfile(clips / "brahms_hungarian5_0.mp3", wrong)
-    assert np.array_equal(decode(str(wrong), 22050, Excerpt()), decode(whole, 22050, Excerpt()))
+    assert np.array_equal(
+        decode(str(wrong), Excerpt()).resampled(22050), decode(whole, Excerpt()).resampled(22050)
+    )
 
 
 def test_what_a_file_announces_and_does_not_hold_is_told(clips: Path) -> None:
     whole = (clips / "brahms_hungarian5_0.mp3").read_bytes()
-    assert read(whole, Excerpt()).missing_seconds == 0
-    half = read(whole[: len(whole) // 2], Excerpt())
+    assert decode(whole, Excerpt()).missing_seconds == 0
+    half = decode(whole[: len(whole) // 2], Excerpt())
     assert half.missing_seconds == pytest.approx(30 - len(half.samples) / half.rate, abs=1e-3)
-    third = read(whole[: len(whole) // 3], Excerpt(5))  # its middle is not there: the start will do
+    third = decode(whole[: len(whole) // 3], Excerpt(5))  # its middle is not there: the start will do
     assert len(third.samples) / third.rate == 5
 
 
@@ -213,18 +218,18 @@ def test_an_mp3_that_does_not_tell_its_length_is_read_to_its_end() -> None:
     sound = file.getvalue()
     headless = sound[sound.index(b"\xff\xfb", 4) :]
     assert soundfile.info(io.BytesIO(headless)).duration < 50
-    assert len(decode(headless, rate, Excerpt(100))) / rate == pytest.approx(60, abs=0.2)
+    assert len(decode(headless, Excerpt(100)).resampled(rate)) / rate == pytest.approx(60, abs=0.2)
     tagged = b"ID3\x03\x00\x00\x00\x00\x01\x00" + bytes(128)  # and 128 bytes of nothing
     for prefix in (tagged, bytes(5000)):
-        assert len(decode(prefix + sound, rate, Excerpt(100))) / rate == pytest.approx(60, abs=0.2)
+        assert len(decode(prefix + sound, Excerpt(100)).resampled(rate)) / rate == pytest.approx(60, abs=0.2)
 
 
 def test_a_broken_part_costs_only_itself(clips: Path) -> None:
     whole = (clips / "brahms_hungarian5_0.mp3").read_bytes()
     broken = whole[:100_000] + bytes(50_000) + whole[150_000:]
-    assert len(decode(broken, 22050, Excerpt())) / 22050 > 25
+    assert len(decode(broken, Excerpt()).resampled(22050)) / 22050 > 25
     noise = np.random.default_rng(0).bytes(30_000)
-    assert len(decode(noise + whole, 22050, Excerpt())) / 22050 > 25
+    assert len(decode(noise + whole, Excerpt()).resampled(22050)) / 22050 > 25
 
 
 def test_nothing_that_a_file_refers_to_is_opened(tmp_path: Path, serve_folder: Callable[[Path], str]) -> None:
@@ -232,4 +237,4 @@ def test_nothing_that_a_file_refers_to_is_opened(tmp_path: Path, serve_folder: C
     for target in (f"{serve_folder(tmp_path)}/a.mp3", str(path)):
         playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:3,\n{target}\n#EXT-X-ENDLIST\n"
         with pytest.raises(AudioError, match="neither"):
-            decode(playlist.encode(), 22050, Excerpt())
+            decode(playlist.encode(), Excerpt()).resampled(22050)

@@ -16,15 +16,18 @@ import ray
 from fakes import previews, served
 from fakes.deezer import FakeDeezer, isrc
 
-from songray.audio.download import DownloadConfig, download, download_batch, is_audio
+from songray.audio.download import DownloadConfig, download, download_batch
+from songray.audio.fetch import FetchConfig, is_audio
 from songray.catalogue.sources.deezer import DeezerApi
+from songray.catalogue.sources.registry import AudioServices
+from songray.errors import InvalidOption, StageFailed
 from songray.library import TABLES, Library, track_key
 from songray.stages import Tally
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
 SIZE = 20_000
-FAST = DownloadConfig(
+FAST = FetchConfig(
     total_seconds=4, first_byte_seconds=2, max_bytes=1_000_000, host_requests_per_second=2000
 )
 
@@ -56,7 +59,7 @@ def tally() -> ray.actor.ActorHandle:
 
 
 def fetch(
-    *locations: str | None, config: DownloadConfig = FAST, **more: Any
+    *locations: str | None, config: FetchConfig = FAST, **more: Any
 ) -> tuple[list[dict[str, Any]], Counter[str]]:
     _, before = ray.get(tally().total.remote())
     pieces = list(download_batch(tracks(*locations, **more), config, tally()))
@@ -65,7 +68,7 @@ def fetch(
     return sorted(rows, key=lambda row: int(row["track_id"])), after - before
 
 
-def test_a_preview_is_kept_with_what_is_known_of_it(host: str) -> None:
+def test_a_preview_is_stored_with_its_metadata(host: str) -> None:
     (row,), again = fetch(f"{host}/good/1")
     assert not again
     assert is_audio(row["audio"]) and len(row["audio"]) == row["size_bytes"] == SIZE
@@ -73,7 +76,7 @@ def test_a_preview_is_kept_with_what_is_known_of_it(host: str) -> None:
     assert len(row["sha256"]) == 32 and 0 < row["seconds"] < FAST.total_seconds
 
 
-def test_what_failed_for_good_is_a_row_and_is_not_asked_for_again(app: Any, host: str) -> None:
+def test_a_permanent_failure_is_a_row_and_is_not_retried(app: Any, host: str) -> None:
     expected = {"missing": ("http_404", 1), "gone": ("http_410", 1), "expired": ("http_403", 1),
                 "empty": ("empty", 1), "html": ("not_audio", 1), "loop": ("redirects", 6),
                 "huge": ("too_large", 1)}  # fmt: skip
@@ -85,7 +88,7 @@ def test_what_failed_for_good_is_a_row_and_is_not_asked_for_again(app: Any, host
     assert all(row["detail"] and row["audio"] is None for row in rows)
 
 
-def test_what_may_pass_is_tried_again_gets_no_row_and_holds_up_nothing_else(app: Any, host: str) -> None:
+def test_a_retryable_failure_is_retried_gets_no_row_and_delays_nothing_else(app: Any, host: str) -> None:
     quick = ["broken", "reset", "truncated"]
     slow = [f"{kind}/{number}" for kind in ("drip", "silent", "wronglength") for number in range(5)]
     good = [f"good/{number}" for number in range(20)]
@@ -99,18 +102,18 @@ def test_what_may_pass_is_tried_again_gets_no_row_and_holds_up_nothing_else(app:
         assert app[previews.ASKED][f"/{behaviour}/may-pass"] >= FAST.attempts
 
 
-def test_a_failure_that_passes_is_no_failure(host: str) -> None:
+def test_a_failure_whose_retry_succeeds_is_no_failure(host: str) -> None:
     behaviours = ["busy", "flaky", "resetonce", "moved"]
     rows, again = fetch(*(f"{host}/{behaviour}/1" for behaviour in behaviours))
     assert [(row["error"], row["size_bytes"]) for row in rows] == [(None, SIZE)] * len(behaviours)
     assert not again
 
 
-def test_a_server_that_is_not_there_may_come() -> None:
+def test_a_refused_connection_is_retryable() -> None:
     assert fetch("http://127.0.0.1:9/x")[1] == {"connection": 1}
 
 
-def test_a_host_that_wants_silence_for_long_is_left_alone() -> None:
+def test_a_host_that_asks_for_a_long_pause_gets_no_more_requests() -> None:
     async def refuse(request: Any) -> Any:
         return previews.web.Response(status=429, headers={"Retry-After": "7200"})
 
@@ -130,12 +133,12 @@ def test_links_of_public_catalogues_lead_to_no_private_address(host: str) -> Non
     assert fetch(f"{host}/good/1", source="spotify", config=allowed)[0][0]["error"] is None
 
 
-def deezer(url: str) -> DownloadConfig:
+def deezer(url: str) -> FetchConfig:
     api = DeezerApi(url, deezer_requests_per_second=10_000, deezer_pause_seconds=0.1)
-    return replace(FAST, deezer=api, private_addresses=True)
+    return replace(FAST, services=AudioServices(deezer=api), private_addresses=True)
 
 
-def test_a_link_is_asked_for_just_before_the_download() -> None:
+def test_a_link_is_located_just_before_the_download() -> None:
     fake = FakeDeezer()
     fake.without_preview.add(4102)
     with served(fake.application()) as url:
@@ -145,7 +148,7 @@ def test_a_link_is_asked_for_just_before_the_download() -> None:
     assert is_audio(rows[0]["audio"]) and "/preview/" in rows[0]["location"]
 
 
-def test_an_expired_link_is_asked_for_once_more() -> None:
+def test_an_expired_link_is_located_once_more() -> None:
     fake = FakeDeezer(link_seconds=-1)
     with served(fake.application()) as url:
         (row,), _ = fetch("deezer:4101", config=deezer(url), source="deezer")
@@ -153,7 +156,7 @@ def test_an_expired_link_is_asked_for_once_more() -> None:
     assert Counter(fake.faults.paths)["/track/4101"] == 2
 
 
-def test_a_track_without_audio_gets_that_of_its_isrc() -> None:
+def test_a_track_without_a_location_is_located_by_its_isrc() -> None:
     with served(FakeDeezer().application()) as url:
         (row,), _ = fetch(None, config=deezer(url), source="spotify", isrc=isrc(4103))
         (unknown,), _ = fetch(None, config=deezer(url), source="spotify", isrc="XX0000000000")
@@ -163,27 +166,27 @@ def test_a_track_without_audio_gets_that_of_its_isrc() -> None:
     assert unknown["error"] == "no_match"
 
 
-def test_a_file_in_a_folder_stays_where_it_is(tmp_path: Path) -> None:
+def test_a_local_file_is_not_copied(tmp_path: Path) -> None:
     (tmp_path / "a.mp3").write_bytes(bytes(999))
     (tmp_path / "b.mp3").touch()
     places = [str(tmp_path / name) for name in ("a.mp3", "b.mp3", "c.mp3")]
     rows, again = fetch(*places, None, "no scheme://")
     assert [row["error"] for row in rows] == [None, "empty", "bad_url"]
-    assert again == {"missing": 1, "no_location": 1}  # a disk may be mounted again, a crawl may tell
+    assert again == {"missing": 1, "no_location": 1}
     assert (rows[0]["location"], rows[0]["audio"], rows[0]["size_bytes"]) == (places[0], None, 999)
 
 
-def test_options_that_cannot_work_are_refused() -> None:
-    with pytest.raises(ValueError, match="attempts is 0"):
-        DownloadConfig(attempts=0)
+def test_invalid_options_are_refused() -> None:
+    with pytest.raises(InvalidOption, match="attempts is 0"):
+        FetchConfig(attempts=0)
 
 
-def test_the_stage_tells_what_failed_and_what_is_there_twice(library: Library, host: str) -> None:
+def test_the_stage_reports_failures_and_repeated_audio(library: Library, host: str) -> None:
     places = [f"{host}/{name}" for name in ("good/1", "good/1", "good/2", "missing/1", "broken/1", "html/1")]
     library.table("tracks").append(tracks(*places), "000001")
-    with pytest.raises(RuntimeError, match=r"3 of 6 tracks failed(.|\n)*http_404 1"):
-        download(library, replace(FAST, max_failed_share=0.4))
+    with pytest.raises(StageFailed, match=r"3 of 6 tracks failed(.|\n)*http_404 1"):
+        download(library, DownloadConfig(FAST, max_failed_share=0.4))
     library.table("tracks").append(tracks(*places, f"{host}/good/2").slice(6), "000002")
-    again = download(library, replace(FAST, max_failed_share=1))
-    assert (again.before, again.done, again.again) == (5, 1, {"http_500": 1})
-    assert "2 tracks have the very audio of another one" in str(again)
+    again = download(library, DownloadConfig(FAST, max_failed_share=1))
+    assert (again.existing, again.done, again.retryable) == (5, 1, {"http_500": 1})
+    assert "2 tracks have the same audio bytes as another track" in str(again)

@@ -13,16 +13,10 @@ import pytest
 from conftest import tone
 from samples import librosa_reference, previews
 
-from songray.audio.decode import Excerpt, decode
-from songray.audio.transform import (
-    SPECS,
-    TransformConfig,
-    compute,
-    from_bytes,
-    quantise,
-    transform,
-    transform_batch,
-)
+from songray.audio.decode import decode
+from songray.audio.excerpt import Excerpt
+from songray.audio.spectrograms import SPECS, compute, from_bytes, quantise
+from songray.audio.transform import TransformConfig, transform, transform_batch
 from songray.errors import AudioError
 from songray.library import TABLES, Library, track_key
 
@@ -58,7 +52,7 @@ def test_every_spec_is_what_librosa_makes_of_edge_cases(sound: str, name: str) -
 def test_every_spec_is_what_librosa_makes_of_a_clip(clips: Path) -> None:
     for file in ("joth_party_0.mp3", "brahms_hungarian5_0.mp3", "zhelanov_junk_1.mp3"):
         samples = librosa.load(clips / file, sr=22050, mono=True)[0]
-        planes = compute(decode(str(clips / file), 22050, Excerpt()), list(SPECS))
+        planes = compute(decode(str(clips / file), Excerpt()).resampled(22050), list(SPECS))
         for name, spec in SPECS.items():
             expected = librosa_reference(samples, spec)
             assert planes[name].shape == expected.shape
@@ -163,7 +157,7 @@ def test_mutated_mp3s_end_as_rows(library: Library, clips: Path) -> None:
     assert summary.done > 160
     for sound in sounds:
         try:
-            planes = compute(decode(sound, 22050, config.excerpt), config.specs)
+            planes = compute(decode(sound, config.excerpt).resampled(22050), config.specs)
         except AudioError:
             continue
         assert all(np.isfinite(plane).all() for plane in planes.values())
@@ -201,7 +195,7 @@ def test_sounds_that_kill_or_hang_their_decoder_cost_only_themselves(
         capture_output=True,
         text=True,
     )
-    assert "36 tracks = 0 done before + 33 done now + 3 failed (decoder_died 3)" in job.stdout, job.stderr
+    assert "36 tracks = 0 finished before + 33 finished now + 3 failed (decoder_died 3)" in job.stdout, job.stderr
     rows = library.table("spectrograms", "default").read().to_pylist()
     assert sorted(int(row["track_id"]) for row in rows) == list(range(36))
     assert {int(row["track_id"]) for row in rows if row["error"]} == {5, 7, 33}

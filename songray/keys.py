@@ -1,0 +1,66 @@
+"""The key of a track at one revision, and hashes that are the same on every machine and in every run.
+
+A key is an int64: the upper 55 bits are the track's number, a hash of its id (or, where another id has that
+number, the next free one), the lower 8 bits its revision. So the newest revision of a track has its largest
+key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from songray.errors import Conflict
+
+Keys = NDArray[np.int64]
+
+REVISION_BITS = 8
+NUMBERS = 1 << 55  # that a track may have
+COMPLETENESS_MASK = np.int64(31)
+
+
+def hash64(*parts: str) -> int:
+    """A signed 64-bit hash, the same on every machine and in every run."""
+    digest = hashlib.blake2b("\x00".join(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
+
+
+def sample_rank(*parts: str) -> float:
+    """A pseudo-random number in [0, 1) of the parts, the same on every machine and in every run."""
+    return (hash64(*parts) >> 11) / 2**53 % 1.0
+
+
+def track_number(track_id: str) -> int:
+    """The number of a track by its id, 55 bits; the crawl takes the next free one where another id has it."""
+    return hash64(track_id) & NUMBERS - 1
+
+
+def track_key(track_id: str, revision: int) -> int:
+    """The key of a track at one revision, never negative, where no other id has the same number."""
+    return numbered_key(track_number(track_id), revision, track_id)
+
+
+def numbered_key(number: int, revision: int, track_id: str) -> int:
+    """The key of a track with this number at one revision. Raises Conflict beyond the last revision."""
+    if not 0 <= revision < 1 << REVISION_BITS:
+        raise Conflict(f"{track_id} has had {revision} revisions, and {1 << REVISION_BITS} are the most")
+    return number << REVISION_BITS | revision
+
+
+def newest_revisions(keys: Keys) -> Keys:
+    """Of sorted keys, those that are the newest revision of their track; sorted."""
+    newest: Keys = keys[last_of_equal(keys >> REVISION_BITS)]
+    return newest
+
+
+def last_of_equal(values: Keys) -> NDArray[np.bool_]:
+    """For each of some sorted values, whether it is the last of those that equal it."""
+    return np.append(values[1:] != values[:-1], True)[: values.size]
+
+
+def clear_completeness(checksums: Keys) -> Keys:
+    """Checksums of tracks without the 5 bits in which earlier versions kept the completeness."""
+    cleared: Keys = checksums & ~COMPLETENESS_MASK
+    return cleared
