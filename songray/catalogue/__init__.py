@@ -1,1 +1,8 @@
-"""Where songs come from."""
+"""Where tracks come from. In reading order, those that run without Ray first:
+
+sources     siblings that read a catalogue, and locate the audio of its tracks
+frontier    which pages a crawl reads next
+existing    the newest state of each track, which decides what a crawl stores
+catalog     adds the contents of pages to the tables
+crawl       the stage
+"""

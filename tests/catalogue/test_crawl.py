@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,12 @@ from conftest import tone
 from fakes import served
 from fakes.deezer import FakeDeezer
 
+from songray.catalogue import existing
 from songray.catalogue.crawl import CrawlConfig, crawl
 from songray.catalogue.sources.folder import FolderSource
 from songray.catalogue.sources.manifest.source import ManifestSource
 from songray.catalogue.sources.synthetic.source import SyntheticSource
+from songray.keys import NUMBERS, REVISION_BITS
 from songray.library import Library
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,41 +31,99 @@ def manifest(path: Path, *rows: str) -> ManifestSource:
 
 
 def titles(library: Library) -> dict[str, str]:
-    rows = library.table("tracks").newest(["track_id", "title"]).to_pylist()
+    rows = library.table("tracks").newest(["track_id", "title"]).rows.to_pylist()
     return {row["track_id"]: row["title"] for row in rows}
 
 
-def test_a_second_crawl_reads_what_has_changed_and_nothing_else(library: Library, tmp_path: Path) -> None:
+def revisions(library: Library) -> dict[str, int]:
+    rows = library.table("tracks").newest(["track_id", "revision"]).rows.to_pylist()
+    return {row["track_id"]: row["revision"] for row in rows}
+
+
+def test_a_second_crawl_reads_only_what_has_changed(library: Library, tmp_path: Path) -> None:
     path = tmp_path / "songs.csv"
     source = manifest(path, "1,One,A,http://x.test/1,jazz", "2,Two,B,http://x.test/2,funk", "3,,,,")
     first = crawl(library, source, CrawlConfig())
     assert (first.counts["new"], first.counts["read"], first.problems["bad_row"]) == (2, 1, 1)
     again = crawl(library, source, CrawlConfig())
-    assert (again.counts["read"], again.counts["before"]) == (0, 1)
+    assert (again.counts["read"], again.counts["existing"]) == (0, 1)
     manifest(
         path, "1,Uno,A,http://x.test/1,jazz", "2,Two,B,http://x.test/2b,funk", "4,Four,A,http://x.test/4,"
     )
     changed = crawl(library, source, CrawlConfig())
     assert (changed.counts["new"], changed.counts["changed"], changed.counts["unchanged"]) == (1, 2, 0)
     assert titles(library) == {"manifest:1": "Uno", "manifest:2": "Two", "manifest:4": "Four"}
-    rows = library.table("tracks").newest(["track_id", "revision"]).to_pylist()
-    revisions = {row["track_id"]: row["revision"] for row in rows}  # only another sound makes one
-    assert revisions == {"manifest:1": 0, "manifest:2": 1, "manifest:4": 0}
+    assert revisions(library) == {"manifest:1": 0, "manifest:2": 1, "manifest:4": 0}  # only by new audio
     artists = library.table("artists").read()["name"].to_pylist()
     assert sorted(artists) == ["A", "B"]
 
 
-def test_the_fullest_of_several_descriptions_counts(library: Library, tmp_path: Path) -> None:
+def test_the_most_complete_of_repeated_descriptions_counts(library: Library, tmp_path: Path) -> None:
     for name, artist in (("1", ""), ("2", "Ada"), ("3", "")):
         manifest(tmp_path / f"{name}.csv", f"1,Song,{artist},http://x.test/1,")
     summary = crawl(library, ManifestSource(str(tmp_path)), CrawlConfig())
     assert (summary.counts["new"], summary.counts["completed"], summary.counts["duplicate"]) == (1, 1, 1)
     tracks = library.table("tracks")
-    assert tracks.newest(["artist_names"]).to_pylist() == [{"artist_names": ["Ada"]}]
-    assert len(tracks.read(["track_key"])) == len(tracks.files())  # a file holds a key once
+    assert tracks.newest(["artist_names"]).rows.to_pylist() == [{"artist_names": ["Ada"]}]
+    assert len(tracks.read(["track_key"])) == len(tracks.files())  # a file contains a key once
 
 
-def test_a_moved_file_is_the_same_track_at_another_place(library: Library, tmp_path: Path) -> None:
+def test_problems_are_counted_by_kind_with_an_example_and_stored_beside_their_page(
+    library: Library, tmp_path: Path
+) -> None:
+    path = tmp_path / "songs.csv"
+    summary = crawl(library, manifest(path, "1,One,A,http://x.test/1,", ",,,,", "2,,,,"), CrawlConfig())
+    assert summary.problems == {"bad_row": 2}
+    assert f"\n  2 × bad_row: row 2 of {path}: needs id and url" in str(summary)
+    (problems,) = library.table("pages").read(["page_problems"])["page_problems"].to_pylist()
+    assert [problem["kind"] for problem in problems] == ["bad_row", "bad_row"]
+    assert problems[1]["detail"].startswith(f"row 3 of {path}: needs id and url")
+
+
+@pytest.fixture(params=[1000, NUMBERS - 1])
+def one_number(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """All ids have the same number; behind the last of all numbers follows the first."""
+    monkeypatch.setattr(existing, "track_number", lambda track_id: request.param)
+    yield request.param
+
+
+def numbers(library: Library) -> dict[str, int]:
+    rows = library.table("tracks").newest(["track_id", "track_key"]).rows.to_pylist()
+    return {row["track_id"]: row["track_key"] >> REVISION_BITS for row in rows}
+
+
+def test_ids_with_the_same_number_get_keys_of_their_own_and_keep_them(
+    library: Library, tmp_path: Path, one_number: int
+) -> None:
+    rows = ["1,One,A,http://x.test/1,", "2,Two,A,http://x.test/2,", "3,Three,A,http://x.test/3,"]
+    path = tmp_path / "songs.csv"
+    assert crawl(library, manifest(path, *rows), CrawlConfig()).counts["new"] == 3
+    expected = {f"manifest:{name}": (one_number + name - 1) % NUMBERS for name in (1, 2, 3)}
+    assert numbers(library) == expected
+    changed = "3,Tres,A,http://x.test/3,", "2,Two,A,http://x.test/2b,", "4,Four,A,http://x.test/4,", rows[0]
+    counts = crawl(library, manifest(path, *changed), CrawlConfig()).counts
+    assert (counts["new"], counts["changed"], counts["unchanged"]) == (1, 2, 1)
+    assert numbers(library) == expected | {"manifest:4": (one_number + 3) % NUMBERS}
+    assert titles(library)["manifest:3"] == "Tres"
+    assert revisions(library) == {"manifest:1": 0, "manifest:2": 1, "manifest:3": 0, "manifest:4": 0}
+
+
+def test_a_track_keeps_its_key_where_another_with_its_number_was_removed(
+    library: Library, tmp_path: Path, one_number: int
+) -> None:
+    path = tmp_path / "songs.csv"
+    rows = ["1,One,A,http://x.test/1,", "2,Two,A,http://x.test/2,"]
+    crawl(library, manifest(path, *rows), CrawlConfig())
+    tracks = library.table("tracks")
+    kept = tracks.read().slice(1)
+    tracks.delete(tracks.files())
+    tracks.append(kept, "000001")
+    counts = crawl(library, manifest(path, "2,Due,A,http://x.test/2,"), CrawlConfig()).counts
+    assert (counts["new"], counts["changed"]) == (0, 1)
+    assert numbers(library) == {"manifest:2": (one_number + 1) % NUMBERS}
+
+
+def test_a_moved_file_is_the_same_track_at_another_path(library: Library, tmp_path: Path) -> None:
     folder = tmp_path / "music"
     folder.mkdir()
     tone(folder / "a.mp3")
@@ -73,30 +134,56 @@ def test_a_moved_file_is_the_same_track_at_another_place(library: Library, tmp_p
     (folder / "a.mp3").rename(folder / "moved.mp3")
     second = crawl(library, source, CrawlConfig())
     assert (second.counts["read"], second.counts["changed"], second.counts["new"]) == (1, 1, 0)
-    rows = library.table("tracks").newest(["track_id", "location", "revision"]).to_pylist()
-    assert len(rows) == 2
-    assert sorted(row["revision"] for row in rows) == [0, 1]  # what refers to the old place is made anew
-    assert str(folder / "moved.mp3") in {row["location"] for row in rows}
+    assert sorted(revisions(library).values()) == [0, 1]  # previews that refer to the old path are replaced
+    locations = library.table("tracks").newest(["location"]).rows["location"].to_pylist()
+    assert len(locations) == 2
+    assert str(folder / "moved.mp3") in locations
 
 
 def test_a_growing_catalogue_adds_its_new_songs(library: Library) -> None:
     assert crawl(library, SyntheticSource(songs=250), CrawlConfig()).counts["new"] == 250
     grown = crawl(library, SyntheticSource(songs=350), CrawlConfig())
     assert (grown.counts["new"], grown.counts["unchanged"]) == (100, 50)
-    assert grown.counts["before"] == 2  # full pages are not read again
+    assert grown.counts["existing"] == 2  # full pages are not read again
     tracks = set(titles(library))
     assert len(tracks) == 350
     assert set(library.table("playlists").read()["track_id"].to_pylist()) <= tracks
     assert set(library.table("playlists").read()["position"].to_pylist()) >= {0, 1, 2}
 
 
-def test_a_crawl_of_what_is_not_there_says_so(library: Library) -> None:
+def test_a_limit_stops_the_crawl_and_the_next_one_continues(library: Library) -> None:
+    source = SyntheticSource(songs=350)
+    first = crawl(library, source, CrawlConfig(max_requests=1))
+    assert (first.counts["read"], first.counts["new"], first.stopped_by) == (1, 100, "--max-requests 1")
+    rest = crawl(library, source, CrawlConfig())
+    assert (rest.counts["read"], rest.counts["existing"], rest.counts["new"]) == (3, 1, 250)
+
+
+def test_a_crawl_of_a_missing_folder_is_refused(library: Library) -> None:
     with pytest.raises(ValueError, match="--folder"):
         crawl(library, FolderSource(), CrawlConfig())
 
 
+CRAWL_WITHOUT_RAY = """
+import sys
+from songray.catalogue.crawl import CrawlConfig, crawl
+from songray.catalogue.sources.manifest.source import ManifestSource
+from songray.library import Library
+print(crawl(Library.open(sys.argv[1]), ManifestSource(sys.argv[2]), CrawlConfig()).counts["existing"])
+print("ray" in sys.modules)
+"""
+
+
+def test_a_crawl_without_a_page_to_read_does_not_load_ray(library: Library, tmp_path: Path) -> None:
+    source = manifest(tmp_path / "songs.csv", "1,One,A,http://x.test/1,jazz")
+    crawl(library, source, CrawlConfig())
+    command = [sys.executable, "-c", CRAWL_WITHOUT_RAY, library.root, str(source.manifest)]
+    output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert output.split() == ["1", "False"]
+
+
 @pytest.mark.slow
-def test_a_crawl_that_was_killed_goes_on_from_what_it_has_stored(library: Library) -> None:
+def test_a_killed_crawl_continues_from_the_pages_that_it_has_stored(library: Library) -> None:
     fake = FakeDeezer(artists=200)
     with served(fake.application()) as url:
         api = ("--deezer-url", url, "--deezer-requests-per-second", "100")

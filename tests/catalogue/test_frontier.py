@@ -17,7 +17,7 @@ graphs = st.dictionaries(
 
 
 def stored(rows: list[dict[str, object]]) -> pa.Table:
-    common = {"source": "s", "problems": []}
+    common = {"source": "s", "page_problems": []}
     return pa.Table.from_pylist([row | common for row in rows], pa.schema(TABLES["pages"].columns))
 
 
@@ -26,7 +26,7 @@ def walk(
 ) -> list[str]:
     """Crawl a graph from "a"; `rows` grows by the pages that were read, whose names are returned."""
     frontier = Frontier(stored(rows), 0, max_depth, refresh=False)
-    frontier.meet([Page("a")])
+    frontier.add([Page("a")])
     read: list[str] = []
     while pages := frontier.unread():
         for page in pages:
@@ -88,7 +88,7 @@ def fingerprints(finished_crawl: int, refresh: bool = False) -> list[str]:
         for name, fingerprint in (("head", None), ("same", "1"), ("changed", "1"), ("blind", ""))
     ]
     frontier = Frontier(stored(rows), finished_crawl, 0, refresh)
-    frontier.meet([Page("head", None), Page("same", "1"), Page("changed", "2"), Page("blind", "")])
+    frontier.add([Page("head", None), Page("same", "1"), Page("changed", "2"), Page("blind", "")])
     return [page.name for page in frontier.unread()]
 
 

@@ -1,0 +1,157 @@
+"""Adds the contents of pages to the tables of a library."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from songray.catalogue.existing import STORED_STATUSES, ExistingTracks, record_checksum
+from songray.catalogue.frontier import Frontier
+from songray.catalogue.sources.base import Artist, Page, PlaylistEntry, Source, Track
+from songray.library import TABLES, Library, Row, Table
+
+SECONDS_BETWEEN_WRITES = 0.5  # a killed crawl repeats the requests of so long
+ROWS_PER_FILE = 5000
+
+
+def _struct_list(record: type[Any], table: str, **more: pa.DataType) -> pa.DataType:
+    types = {**TABLES[table].columns, **more}
+    return pa.list_(pa.struct({column.name: types[column.name] for column in dataclasses.fields(record)}))
+
+
+PIECES = pa.schema(  # pieces of pages, as a reader hands them on: one row for each Contents
+    {
+        "page": pa.string(),
+        "fingerprint": pa.string(),
+        "tracks": _struct_list(Track, "tracks", audio_version=pa.string()),
+        "artists": _struct_list(Artist, "artists"),
+        "playlist_entries": _struct_list(PlaylistEntry, "playlists"),
+        "problems": TABLES["pages"].columns["page_problems"],
+        "pages": TABLES["pages"].columns["links"],
+        "finished": pa.bool_(),
+    }
+)
+
+
+class CatalogWriter:
+    """Writes what the pages of one crawl contain. A page is written after its contents, so that a page that
+    counts as read is complete in all tables.
+
+    `counts` counts tracks by status, and pages as "read"; `problems` counts problems by kind, and `examples`
+    has the first of each kind.
+    """
+
+    def __init__(self, library: Library, source: Source, crawl: int, frontier: Frontier) -> None:
+        self.counts: Counter[str] = Counter()
+        self.problems: Counter[str] = Counter()
+        self.examples: dict[str, str] = {}
+        self._source, self._crawl, self._frontier = source, crawl, frontier
+        self._tracks = ExistingTracks(library, source)
+        artists = library.table("artists").read(["artist_id", "name", "genres"]).to_pylist()
+        self._artists = {record_checksum(artist) for artist in artists}
+        names = (
+            "tracks",
+            "artists",
+            "playlists",
+            "pages",
+            "crawls",
+        )  # in the order in which they are written
+        self._appenders = {name: TableAppender(library.table(name)) for name in names}
+        self._unfinished: defaultdict[str, UnfinishedPage] = defaultdict(UnfinishedPage)
+        self._written_at = time.monotonic()
+
+    def add(self, pieces: pa.Table) -> None:
+        """Add pieces of pages, in the schema PIECES."""
+        for piece in pieces.to_pylist():
+            self._add_tracks(piece["tracks"])
+            self._add_artists(piece["artists"])
+            version = {"version": piece["fingerprint"]}
+            self._append("playlists", (entry | version for entry in piece["playlist_entries"]))
+            self._add_page(piece)
+        if time.monotonic() - self._written_at > SECONDS_BETWEEN_WRITES:
+            self.write()
+
+    def write(self) -> None:
+        for appender in self._appenders.values():
+            appender.write(self._crawl)
+        self._written_at = time.monotonic()
+
+    def record_end(self, options: str) -> None:
+        """Record that the crawl has finished; `options` are the source's, as JSON."""
+        self._append("crawls", [{"options": options}])
+        self.write()
+
+    def _append(self, table: str, rows: Iterable[Row]) -> None:
+        self._appenders[table].rows.extend(row | {"source": self._source.name} for row in rows)
+
+    def _add_tracks(self, tracks: list[Row]) -> None:
+        for track in tracks:
+            status, state = self._tracks.update(track)
+            self.counts[status] += 1
+            if state and status in STORED_STATUSES:
+                self._append("tracks", [track | state.columns(track["track_id"])])
+
+    def _add_artists(self, artists: list[Row]) -> None:
+        for artist in artists:
+            if (checksum := record_checksum(artist)) not in self._artists:
+                self._artists.add(checksum)
+                self._append("artists", [artist])
+
+    def _add_page(self, piece: Row) -> None:
+        for problem in piece["problems"]:
+            self.problems[problem["kind"]] += 1
+            self.examples.setdefault(problem["kind"], problem["detail"])
+        page = self._unfinished[piece["page"]]
+        page.problems.extend(piece["problems"])
+        links = (Page(**link) for link in piece["pages"])
+        page.links.extend(dataclasses.asdict(link) for link in self._frontier.follow(piece["page"], links))
+        if piece["finished"]:
+            self.counts["read"] += 1
+            row = {"page": piece["page"], "fingerprint": piece["fingerprint"]}
+            self._append("pages", [row | {"page_problems": page.problems, "links": page.links}])
+            del self._unfinished[piece["page"]]
+
+
+@dataclasses.dataclass
+class UnfinishedPage:
+    """What the pieces of a page have contained so far, beside rows of tables."""
+
+    problems: list[Row] = dataclasses.field(default_factory=list)
+    links: list[Row] = dataclasses.field(default_factory=list)
+
+
+class TableAppender:
+    """Appends rows to a table in small files, which a large one replaces as soon as they can fill it."""
+
+    def __init__(self, table: Table) -> None:
+        self.rows: list[Row] = []  # to be written
+        self._table = table
+        self._small_files: list[str] = []
+        self._small_rows = table.schema().empty_table()  # contents of the small files
+
+    def write(self, crawl: int) -> None:
+        if not self.rows:
+            return
+        rows = [row | {"crawl": crawl} for row in self.rows]
+        new = self._last_of_each_key(pa.Table.from_pylist(rows, self._table.schema()))
+        self.rows = []
+        self._small_rows = pa.concat_tables([self._small_rows, new])
+        is_full = self._small_rows.num_rows >= ROWS_PER_FILE
+        name = f"{crawl:06d}-{time.time_ns()}"
+        path = self._table.append(self._last_of_each_key(self._small_rows) if is_full else new, name)
+        self._small_files.append(path)
+        if is_full:  # a crawl that is killed before the deletion leaves equal rows twice
+            self._table.delete(self._small_files[:-1])
+            self._small_files, self._small_rows = [], self._small_rows.slice(0, 0)
+
+    def _last_of_each_key(self, rows: pa.Table) -> pa.Table:
+        """One row for each key, as every file has."""
+        numbered = rows.append_column("number", pa.array(np.arange(rows.num_rows)))
+        last = numbered.group_by(self._table.kind.key).aggregate([("number", "max")])["number_max"]
+        return rows.take(last.sort())
