@@ -37,13 +37,15 @@ def connect(environment: Mapping[str, str] | None = None) -> None:
         ray.init(
             "local", num_cpus=cpus, include_dashboard=False, logging_level=logging.ERROR, logging_config=quiet
         )
-    _quiet_ray_data()
+    configure_ray_data()
 
 
-def _quiet_ray_data() -> None:
+def configure_ray_data() -> None:
+    """Have Ray Data raise a worker's own errors, and leave the report of progress to the stages."""
     import ray.data
 
     context = ray.data.DataContext.get_current()
+    context.raise_original_map_exception = True  # its own UserCodeException loses the cause
     context.print_on_execution_start = False
     context.enable_progress_bars = False  # stages report their progress in tracks
     logging.getLogger("ray.data").setLevel(logging.ERROR)

@@ -22,6 +22,13 @@ from __future__ import annotations
 class SongrayError(Exception):
     """The base of the tree. Its text is a whole message: what is wrong, where, and what to do next."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message  # Ray Data appends advice of its own to `args`
+
+    def __str__(self) -> str:
+        return self.message
+
 
 class InvalidOption(SongrayError, ValueError):
     """A ValueError too, since pydantic reports only those as problems of the input that it validates."""
@@ -66,23 +73,24 @@ class FetchError(SongrayError):
         retryable: bool = False,
         retry_after_seconds: float = 0.0,
     ) -> None:
-        super().__init__(kind, detail, status, retryable, retry_after_seconds)  # so that it can be unpickled
-        self.kind, self.detail, self.status = kind, detail, status
+        super().__init__(detail)
+        self.kind, self.status = kind, status
         self.retryable, self.retry_after_seconds = retryable, retry_after_seconds
 
-    def __str__(self) -> str:
-        return self.detail
+    def __reduce__(self) -> tuple[object, ...]:
+        values = (self.kind, self.message, self.status, self.retryable, self.retry_after_seconds)
+        return type(self), values
 
 
 class AudioError(SongrayError):
     """A recording that cannot be decoded or used; `kind` is a class that a person can count."""
 
     def __init__(self, kind: str, detail: str) -> None:
-        super().__init__(kind, detail)
-        self.kind, self.detail = kind, detail
+        super().__init__(detail)
+        self.kind = kind
 
-    def __str__(self) -> str:
-        return self.detail
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.kind, self.message)
 
 
 class QueryError(SongrayError):
@@ -100,7 +108,7 @@ class NotEnoughTracks(QueryError):
 def songray_error(error: BaseException | None) -> SongrayError | None:
     """The SongrayError that an error is, or that it was raised for; None where there is none.
 
-    An error of a worker arrives wrapped: in Ray's RayTaskError (`cause`), in Ray Data's UserCodeException
+    An error of a worker arrives wrapped: in Ray's RayTaskError (`cause`), which errors of Ray Data chain
     (`__cause__`), or in Ray Train's WorkerGroupError (`worker_failures`). This is the one place that knows.
     """
     seen: set[int] = set()

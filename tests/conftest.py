@@ -21,7 +21,7 @@ import pytest
 import ray
 import soundfile
 
-from songray.command import ENVIRONMENT
+from songray.cluster import ENVIRONMENT, configure_ray_data
 from songray.library import Library
 
 os.environ.update(ENVIRONMENT)
@@ -44,9 +44,7 @@ def cluster() -> Iterator[None]:
         log_to_driver=False,
         object_store_memory=512 << 20,
     )
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
+    configure_ray_data()
     yield
     ray.shutdown()
 
