@@ -80,7 +80,7 @@ def _read(library: Library, run: str, name: str) -> Version | None:
             return None
         entries = [ShardEntry(**entry) for entry in content.pop("shards")]
         return Version(**content, shards=entries)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (CorruptData, TypeError, KeyError, AttributeError) as error:
         raise CorruptData(f"{path} is damaged: delete its folder and run `songray index` again") from error
 
 
