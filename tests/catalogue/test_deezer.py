@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from songray import web
 from songray.catalogue.crawl import CrawlConfig, crawl
-from songray.catalogue.sources.base import Contents, Page
-from songray.catalogue.sources.deezer import DeezerApi, DeezerSource, Preview
+from songray.catalogue.sources.base import AudioLocation, Contents, Page
+from songray.catalogue.sources.deezer import DeezerApi, DeezerSource
 from songray.errors import FetchError
 from songray.library import Library
 
@@ -35,7 +35,7 @@ def deezer(**options: Any) -> Iterator[tuple[FakeDeezer, DeezerApi]]:
 
 
 class Walk:
-    """What a source tells breadth-first, to a depth; what it was told before is not asked again."""
+    """The contents of a source, breadth-first to a depth, without pages whose fingerprint is as before."""
 
     def __init__(self, source: DeezerSource, depth: int = 0, before: Walk | None = None) -> None:
         self.all = Contents()
@@ -44,16 +44,16 @@ class Walk:
         queue = [(page, page.step) for page in source.pages()]
         while queue := [(page, at) for page, at in queue if at <= depth and self._is_new(page)]:
             depths = {page.name: at for page, at in queue}
-            following = {}
+            next_level = {}
             for page, contents in source.read([page for page, _ in queue]):
                 self._take(page, contents)
-                for found in contents.pages:
-                    following.setdefault(found.name, (found, depths[page.name] + found.step))
-            queue = list(following.values())
+                for link in contents.pages:
+                    next_level.setdefault(link.name, (link, depths[page.name] + link.step))
+            queue = list(next_level.values())
 
     def _is_new(self, page: Page) -> bool:
-        known = self.fingerprints.get(page.name, "unread")
-        return page.fingerprint is None or known != page.fingerprint
+        before = self.fingerprints.get(page.name, "unread")
+        return page.fingerprint is None or before != page.fingerprint
 
     def _take(self, page: Page, contents: Contents) -> None:
         for name in ("tracks", "artists", "playlist_entries", "problems"):
@@ -77,7 +77,7 @@ def test_related_artists_are_followed_breadth_first_to_the_depth() -> None:
     assert set(track_ids(walk.all)) == expected
     assert not walk.all.problems
     related = [path for path in fake.faults.paths if "/related" in path]
-    assert len(related) == 1 + len(fake.related(1))  # where the walk ends, nobody is asked who else there is
+    assert len(related) == 1 + len(fake.related(1))  # none at the last depth
     assert max(Counter(fake.faults.paths).values()) == 1
     names = {artist.artist_id: artist.name for artist in walk.all.artists}
     assert names["deezer:artist:1"] == "Artist 1"
@@ -99,11 +99,11 @@ def test_a_playlist_is_read_again_only_when_it_has_changed() -> None:
         fake.edits[230] = 1
         changed = Walk(source, before=again)
         assert len(fake.faults.paths) == 9
-    found = {entry.position: entry.track_id for entry in changed.all.playlist_entries}
-    assert [found[place] for place in range(230)] == [f"deezer:{n}" for n in fake.playlist_songs(230)]
+    entries = {entry.position: entry.track_id for entry in changed.all.playlist_entries}
+    assert [entries[position] for position in range(230)] == [f"deezer:{n}" for n in fake.playlist_songs(230)]
 
 
-def test_an_album_tells_genres_isrc_and_dates() -> None:
+def test_an_album_has_genres_isrc_and_dates() -> None:
     with deezer() as (fake, api):
         fake.without_preview.add(4202)
         fake.unreadable.add(4203)
@@ -134,7 +134,7 @@ def test_all_results_of_a_search_are_read() -> None:
     assert max(Counter(fake.faults.paths).values()) == 1
 
 
-def test_charts_and_genres_name_what_they_list() -> None:
+def test_charts_and_genres_link_to_their_items() -> None:
     with deezer() as (_, api):
         source = DeezerSource(charts=(0,), api=api)
         assert len(Walk(source).all.tracks) == 10
@@ -147,49 +147,51 @@ def test_charts_and_genres_name_what_they_list() -> None:
         assert "deezer:7101" in track_ids(genre.all)
 
 
-def test_what_passes_is_asked_again_and_nothing_is_lost() -> None:
+def test_a_retryable_failure_is_retried_and_nothing_is_lost() -> None:
     faults = ["quota", "busy", "500", "reset", "malformed", "cut", "html", "429, a moment"]
     with deezer() as (fake, api):
         for artist, fault in enumerate(faults, 1):
             fake.faults.queues[f"/artist/{artist}/top"] = [fault]
         walk = Walk(DeezerSource(artists=tuple(range(1, len(faults) + 1)), api=api))
-        asked = Counter(fake.faults.paths)
+        requests = Counter(fake.faults.paths)
     assert not walk.all.problems
     assert not walk.unread
     assert len(set(track_ids(walk.all))) == 5 * len(faults)
-    assert set(asked.values()) == {2}
+    assert set(requests.values()) == {2}
 
 
-def test_what_does_not_pass_is_a_problem_of_its_page() -> None:
+def test_a_permanent_failure_is_a_problem_of_its_page() -> None:
     with deezer() as (fake, api):
         fake.faults.queues |= {"/artist/2/top": ["404"], "/artist/3/top": ["odd_error"]}
         walk = Walk(DeezerSource(artists=(1, 2, 3, 101), playlists=(30,), api=api))
-    classes = Counter(problem.split(":")[0] for problem in walk.all.problems)
-    assert classes == {"http_404": 1, "deezer_500": 1, "no_data": 1}
-    assert "no_data: artist/101/top: " in " ".join(walk.all.problems)
+    kinds = Counter(problem.kind for problem in walk.all.problems)
+    assert kinds == {"http_404": 1, "deezer_500": 1, "no_data": 1}
+    (no_data,) = [problem.detail for problem in walk.all.problems if problem.kind == "no_data"]
+    assert no_data.startswith("artist/101/top: ")
     assert not walk.unread
     assert len(walk.all.tracks) == 5 + 30
 
 
-def test_a_service_that_asks_for_a_day_is_left_alone_and_its_pages_stay_unread() -> None:
+def test_a_pause_of_a_day_is_respected_and_the_pages_stay_unread() -> None:
     with deezer() as (fake, api):
         fake.faults.queues["/artist/1/top"] = ["429, a day"]
         source = DeezerSource(artists=(1,), api=api)
         first, second = Walk(source), Walk(replace(source, artists=(2,)))
-        forget_silence()
-        assert first.all.problems[0].startswith("http_429: artist/1/top")
-        assert second.all.problems[0].startswith("rate_limited: artist/2/top")
+        end_pause()
+        (refused,), (limited,) = first.all.problems, second.all.problems
+        assert (refused.kind, refused.detail[:12]) == ("http_429", "artist/1/top")
+        assert (limited.kind, limited.detail[:12]) == ("rate_limited", "artist/2/top")
         assert first.unread == ["artist/1/top"]
         assert len(fake.faults.paths) == 1
         third = Walk(source, before=first)
     assert len(third.all.tracks) == 5
 
 
-def forget_silence() -> None:
-    """The gate lasts longer than a test."""
-    gate = web.gate("deezer")
-    ray.kill(gate, no_restart=False)
-    while ray.get(gate.closed_seconds.remote("deezer")) > 0:
+def end_pause() -> None:
+    """Restart the rate limiter, which outlives a test."""
+    limiter = web.rate_limiter("deezer")
+    ray.kill(limiter, no_restart=False)
+    while ray.get(limiter.pause_seconds.remote("deezer")) > 0:
         time.sleep(0.05)
 
 
@@ -202,26 +204,24 @@ async def _odd_list(request: Request) -> Response:
     return json_response({"tracks": []})
 
 
-def test_answers_of_another_shape_are_told() -> None:
+def test_a_response_of_unknown_shape_is_a_problem() -> None:
     with deezer() as (fake, api):
         fake.faults.answers |= {"odd_items": _odd_items, "odd_list": _odd_list}
         fake.faults.queues |= {"/artist/1/top": ["odd_items"], "/artist/2/top": ["odd_list"]}
         walk = Walk(DeezerSource(artists=(1, 2, 3), api=api))
     assert len(walk.all.tracks) == 5
-    classes = Counter(problem.split(":")[0] for problem in walk.all.problems)
-    assert classes == {"bad_item": 3, "malformed": 1}
-    assert "bad_item: number 0 of artist/1/top: " in walk.all.problems[0]
+    kinds = Counter(problem.kind for problem in walk.all.problems)
+    assert kinds == {"bad_item": 3, "malformed": 1}
+    assert walk.all.problems[0].detail.startswith("item 0 of artist/1/top: ")
     assert walk.unread == ["artist/2/top"]
 
 
-def with_session(
-    work: Callable[[aiohttp.ClientSession], Coroutine[Any, Any, Any]], **deadlines: float
-) -> Any:
-    async def go() -> Any:
+def with_session(use: Callable[[aiohttp.ClientSession], Coroutine[Any, Any, Any]], **deadlines: float) -> Any:
+    async def open_and_use() -> Any:
         async with web.session(**deadlines) as session:
-            return await work(session)
+            return await use(session)
 
-    return asyncio.run(go())
+    return asyncio.run(open_and_use())
 
 
 async def _status_and_body(session: aiohttp.ClientSession, url: str) -> tuple[int, bytes]:
@@ -229,21 +229,22 @@ async def _status_and_body(session: aiohttp.ClientSession, url: str) -> tuple[in
         return response.status, await response.read()
 
 
-def test_a_preview_is_found_by_id_and_by_isrc_and_its_link_dies() -> None:
+def test_a_preview_is_located_by_id_and_by_isrc_and_its_link_expires() -> None:
     with deezer(link_seconds=0.5) as (_, api):
 
-        async def work(session: aiohttp.ClientSession) -> None:
-            by_id = await api.preview(session, "4105")
-            by_isrc = await api.preview(session, f"isrc:{isrc(4105)}")
-            assert by_id.track_id == by_isrc.track_id == "deezer:4105"
+        async def use(session: aiohttp.ClientSession) -> None:
+            by_id = await api.locate(session, "4105")
+            by_isrc = await api.locate(session, f"isrc:{isrc(4105)}")
+            assert by_id.audio_id == by_isrc.audio_id == "deezer:4105"
+            assert by_id.is_public and by_id.expires
             status, body = await _status_and_body(session, by_isrc.url)
             assert (status, body[:3]) == (200, b"ID3")
             await asyncio.sleep(0.6)
             assert (await _status_and_body(session, by_isrc.url))[0] == 403
-            anew = await api.preview(session, "4105")
-            assert (await _status_and_body(session, anew.url))[1] == body
+            renewed = await api.locate(session, "4105")
+            assert (await _status_and_body(session, renewed.url))[1] == body
 
-        with_session(work)
+        with_session(use)
 
 
 @pytest.mark.parametrize(
@@ -251,25 +252,25 @@ def test_a_preview_is_found_by_id_and_by_isrc_and_its_link_dies() -> None:
     [("4101", "no_preview"), ("4102", "no_preview"), ("isrc:GBXXX0000001", "no_match"), ("999999", "no_data"),
      (f"isrc:{isrc(4101)}", "no_preview"), ("../artist/1", "no_data")],
 )  # fmt: skip
-def test_a_preview_that_is_not_to_be_had_has_a_class(reference: str, kind: str) -> None:
+def test_a_missing_preview_is_an_error_of_a_kind(reference: str, kind: str) -> None:
     with deezer() as (fake, api):
         fake.without_preview.add(4101)
         fake.unreadable.add(4102)
-        with pytest.raises(FetchError) as failure:
-            with_session(lambda session: api.preview(session, reference))
-    assert (failure.value.kind, failure.value.retryable) == (kind, False)
+        with pytest.raises(FetchError) as error:
+            with_session(lambda session: api.locate(session, reference))
+    assert (error.value.kind, error.value.retryable) == (kind, False)
 
 
-def test_a_preview_is_asked_for_again_within_the_deadlines() -> None:
+def test_locating_a_preview_is_retried_within_the_deadlines() -> None:
     with deezer() as (fake, api):
         fake.faults.queues["/track/4101"] = ["slow", "quota"]
-        preview: Preview = with_session(lambda session: api.preview(session, "4101"), total_seconds=0.5)
-        assert preview.track_id == "deezer:4101"
+        located: AudioLocation = with_session(lambda session: api.locate(session, "4101"), total_seconds=0.5)
+        assert located.audio_id == "deezer:4101"
         assert fake.faults.paths == ["/track/4101"] * 3
 
 
 @pytest.mark.slow
-def test_a_crawl_of_deezer_fills_the_tables_and_the_next_one_asks_only_what_may_have_changed(
+def test_a_crawl_fills_the_tables_and_the_next_one_requests_only_what_may_have_changed(
     library: Library,
 ) -> None:
     with deezer() as (fake, api):
@@ -283,17 +284,17 @@ def test_a_crawl_of_deezer_fills_the_tables_and_the_next_one_asks_only_what_may_
     assert (second.counts["new"], second.counts["read"]) == (0, 1)
     entries = library.table("playlists").read(["position", "track_id"]).sort_by("position").to_pylist()
     assert [entry["track_id"] for entry in entries] == [f"deezer:{n}" for n in fake.playlist_songs(30)]
-    locations = library.table("tracks").newest(["track_id", "location"]).to_pylist()
+    locations = library.table("tracks").newest(["track_id", "location"]).rows.to_pylist()
     assert {row["location"] for row in locations} == {row["track_id"] for row in locations}
 
 
-def test_a_crawl_of_nothing_says_what_to_name() -> None:
+def test_a_source_without_a_start_is_refused() -> None:
     with pytest.raises(ValueError, match="--artists"):
         list(DeezerSource().pages())
 
 
 @pytest.mark.parametrize("rate", [0, -1])
-def test_a_rate_of_nothing_is_refused(rate: float) -> None:
+def test_a_rate_that_is_not_positive_is_refused(rate: float) -> None:
     with pytest.raises(ValueError, match="--deezer-requests-per-second"):
         DeezerApi(deezer_requests_per_second=rate)
 

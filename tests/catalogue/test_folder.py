@@ -45,7 +45,7 @@ def test_tags_describe_a_file_and_do_not_change_its_id(tmp_path: Path, suffix: s
     assert track.location == str(path)
 
 
-def test_an_id_survives_a_move_and_tells_sounds_apart(tmp_path: Path) -> None:
+def test_an_id_survives_a_move_and_differs_between_sounds(tmp_path: Path) -> None:
     first, second = tone(tmp_path / "a.mp3"), tone(tmp_path / "b.mp3", hertz=550)
     before = {track.title: track.track_id for track in tracks(tmp_path)}
     assert before["a"] != before["b"]
@@ -56,7 +56,7 @@ def test_an_id_survives_a_move_and_tells_sounds_apart(tmp_path: Path) -> None:
     assert second.exists()
 
 
-def test_pages_change_with_their_files_alone(tmp_path: Path) -> None:
+def test_a_page_changes_only_with_its_file(tmp_path: Path) -> None:
     path = tone(tmp_path / "a.mp3")
     (before,) = FolderSource(tmp_path).pages()
     assert list(FolderSource(tmp_path).pages()) == [before]
@@ -64,16 +64,16 @@ def test_pages_change_with_their_files_alone(tmp_path: Path) -> None:
     assert list(FolderSource(tmp_path).pages()) != [before]
 
 
-def test_odd_files_are_tracks_with_a_name(tmp_path: Path) -> None:
+def test_files_without_tags_are_tracks_named_after_the_file(tmp_path: Path) -> None:
     (tmp_path / "empty.mp3").touch()
     (tmp_path / "text.mp3").write_text("this is no music" * 100)
-    (tmp_path / "notes.txt").write_text("not looked at")
-    (tmp_path / ".hidden.mp3").write_text("nor this")
-    found = tracks(tmp_path)
-    assert {track.title for track in found} == {"empty", "text"}
-    assert len({track.track_id for track in found}) == 2
+    (tmp_path / "notes.txt").write_text("of another type")
+    (tmp_path / ".hidden.mp3").write_text("hidden")
+    named = tracks(tmp_path)
+    assert {track.title for track in named} == {"empty", "text"}
+    assert len({track.track_id for track in named}) == 2
 
 
-def test_a_folder_that_is_not_there_is_told() -> None:
+def test_a_missing_folder_is_refused() -> None:
     with pytest.raises(ValueError, match="--folder /nowhere"):
         list(FolderSource(Path("/nowhere")).pages())

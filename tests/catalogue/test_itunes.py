@@ -11,17 +11,17 @@ from fakes import served
 from fakes.itunes import FakeItunes
 
 from songray.catalogue.sources.base import Contents
-from songray.catalogue.sources.itunes import ItunesSource
+from songray.catalogue.sources.itunes import ItunesApi, ItunesSource
+from songray.errors import InvalidOption
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
 
 @contextmanager
-def itunes(**options: Any) -> Iterator[tuple[FakeItunes, dict[str, Any]]]:
+def itunes(**options: Any) -> Iterator[tuple[FakeItunes, ItunesApi]]:
     fake = FakeItunes(**options)
     with served(fake.application()) as url:
-        fast = {"itunes_requests_per_minute": 100_000, "itunes_pause_seconds": 0.2}
-        yield fake, {"itunes_url": url} | fast
+        yield fake, ItunesApi(url, itunes_requests_per_minute=100_000, itunes_pause_seconds=0.2)
 
 
 def read(source: ItunesSource) -> Contents:
@@ -34,10 +34,10 @@ def read(source: ItunesSource) -> Contents:
     return everything
 
 
-def test_a_search_tells_songs_and_counts_what_is_none() -> None:
-    with itunes(others=("music-video", "podcast")) as (fake, options):
+def test_a_search_returns_songs_and_counts_other_results() -> None:
+    with itunes(others=("music-video", "podcast")) as (fake, api):
         fake.without_preview.add(701002)
-        contents = read(ItunesSource(search=("artist 7", "artist 7"), country="DE", **options))
+        contents = read(ItunesSource(search=("artist 7", "artist 7"), country="DE", api=api))
         assert len(fake.faults.paths) == 1
         assert "country=DE" in fake.faults.paths[0]
     assert len(contents.tracks) == 15
@@ -47,54 +47,54 @@ def test_a_search_tells_songs_and_counts_what_is_none() -> None:
     assert (first.artist_ids, first.artist_names) == (["itunes:artist:7"], ["Artist 7"])
     assert (first.release_date, first.release_date_precision) == ("2001-03-01", "day")
     assert (first.duration_seconds, first.genres, first.explicit) == (180.501, ["Jazz"], True)
-    assert first.location == f"{options['itunes_url']}/previews/mzaf_701001.plus.aac.p.m4a"
+    assert first.location == f"{api.itunes_url}/previews/mzaf_701001.plus.aac.p.m4a"
     assert (second.location, second.explicit) == (None, False)
-    assert [problem.split(":")[0] for problem in contents.problems] == ["not_a_song"] * 2
+    assert [problem.kind for problem in contents.problems] == ["not_a_song"] * 2
 
 
 @pytest.mark.parametrize(("number", "songs"), [(7, 15), (701, 5), (701001, 1)])
 def test_a_lookup_takes_artists_albums_and_songs(number: int, songs: int) -> None:
-    with itunes() as (_, options):
-        contents = read(ItunesSource(ids=(number,), **options))
+    with itunes() as (_, api):
+        contents = read(ItunesSource(ids=(number,), api=api))
     assert len(contents.tracks) == songs
     assert not contents.problems
     assert {artist.artist_id for artist in contents.artists} == {"itunes:artist:7"}
 
 
-def test_what_cannot_be_had_is_told() -> None:
-    with itunes(songs=70) as (fake, options):
+def test_missing_and_cut_off_results_are_problems() -> None:
+    with itunes(songs=70) as (fake, api):
         fake.faults.queues["/search"] = ["404"]
-        contents = read(ItunesSource(search=("artist 1",), ids=(2, 999), **options))
-    classes = Counter(problem.split(":")[0] for problem in contents.problems)
-    assert classes == {"http_404": 1, "no_data": 1, "cut_off": 1}
+        contents = read(ItunesSource(search=("artist 1",), ids=(2, 999), api=api))
+    kinds = Counter(problem.kind for problem in contents.problems)
+    assert kinds == {"http_404": 1, "no_data": 1, "cut_off": 1}
     assert len(contents.tracks) == 199  # 200 results, of which the first is the artist
     assert contents.finished
 
 
-def test_a_refusal_silences_everyone_for_a_while_and_then_all_is_read() -> None:
-    with itunes() as (fake, options):
+def test_a_refusal_pauses_all_requests_and_then_everything_is_read() -> None:
+    with itunes() as (fake, api):
         fake.faults.queues |= {"/search": ["403", "429, a moment"], "/lookup": ["429", "500"]}
-        contents = read(ItunesSource(search=("artist 1",), ids=(2,), **options))
+        contents = read(ItunesSource(search=("artist 1",), ids=(2,), api=api))
         times = [at for at, path in fake.faults.requests if path.startswith("/search")]
     assert len(contents.tracks) == 30
     assert not contents.problems
     assert all(later - earlier >= 0.2 for earlier, later in pairwise(times))
 
 
-def test_a_refusal_that_stays_leaves_the_page_for_the_next_run() -> None:
-    with itunes() as (fake, options):
+def test_a_repeated_refusal_leaves_the_page_for_the_next_crawl() -> None:
+    with itunes() as (fake, api):
         fake.faults.queues["/search"] = ["403"] * 3
-        source = ItunesSource(search=("artist 1",), **options)
+        source = ItunesSource(search=("artist 1",), api=api)
         contents = read(source)
         assert not contents.finished
-        assert contents.problems[0].startswith("throttled: search?")
+        (problem,) = contents.problems
+        assert (problem.kind, problem.detail[:7]) == ("throttled", "search?")
         assert len(fake.faults.paths) == 3
         assert len(read(source).tracks) == 15
 
 
-@pytest.mark.parametrize(
-    ("options", "flag"), [({}, "--ids"), ({"ids": (1,), "itunes_requests_per_minute": 0}, "per-minute")]
-)
-def test_options_that_cannot_work_are_named(options: dict[str, Any], flag: str) -> None:
-    with pytest.raises(ValueError, match=flag):
-        list(ItunesSource(**options).pages())
+def test_impossible_options_are_refused() -> None:
+    with pytest.raises(InvalidOption, match="--ids"):
+        list(ItunesSource().pages())
+    with pytest.raises(InvalidOption, match="--itunes-requests-per-minute 0"):
+        ItunesApi(itunes_requests_per_minute=0)

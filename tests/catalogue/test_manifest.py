@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from songray.catalogue.sources.base import Contents
-from songray.catalogue.sources.manifest.source import ROWS_AT_ONCE, ManifestSource
+from songray.catalogue.sources.manifest.source import ROWS_PER_PIECE, ManifestSource
 
 ROW = {
     "id": "007", "title": "Röyksopp", "artist": "A;B", "url": "http://x.test/7.mp3", "album": "C",
@@ -45,7 +45,7 @@ def write(path: Path, rows: list[dict[str, str]]) -> Path:
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
-def test_every_format_tells_the_same(tmp_path: Path, suffix: str) -> None:
+def test_every_format_gives_the_same_track(tmp_path: Path, suffix: str) -> None:
     contents = read(write(tmp_path / f"songs{suffix}", [ROW]))
     (track,) = contents.tracks
     assert track.track_id == "manifest:007"
@@ -56,13 +56,14 @@ def test_every_format_tells_the_same(tmp_path: Path, suffix: str) -> None:
     assert not contents.problems
 
 
-def test_a_bad_row_is_told_with_its_place_and_the_others_are_kept(tmp_path: Path) -> None:
+def test_a_bad_row_is_a_problem_with_its_place_and_the_others_are_read(tmp_path: Path) -> None:
     rows = [ROW, {"title": "no id"}, ROW | {"id": "8", "date": "May 1999"}, ROW | {"id": "9"}]
     contents = read(write(tmp_path / "songs.csv", rows))
     assert [track.track_id for track in contents.tracks] == ["manifest:007", "manifest:9"]
     assert len(contents.problems) == 2
-    assert contents.problems[0].startswith("bad_row: row 2 of ")
-    assert "'May 1999' is not like" in contents.problems[1]
+    assert {problem.kind for problem in contents.problems} == {"bad_row"}
+    assert contents.problems[0].detail.startswith("row 2 of ")
+    assert "'May 1999' is not like" in contents.problems[1].detail
 
 
 def test_a_broken_line_of_json_is_one_problem(tmp_path: Path) -> None:
@@ -87,7 +88,7 @@ def test_a_folder_of_manifests_is_read_file_by_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "/nowhere/songs.csv"])
-def test_a_manifest_that_is_not_there_is_told(name: str) -> None:
+def test_a_missing_manifest_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="--manifest"):
         list(ManifestSource(name).pages())
 
@@ -103,20 +104,20 @@ def test_a_manifest_that_is_not_there_is_told(name: str) -> None:
         ("lists.json", "", "broken JSON"),
     ],
 )
-def test_a_file_that_is_no_manifest_is_told(tmp_path: Path, name: str, text: str, reason: str) -> None:
+def test_a_file_in_another_format_is_unreadable(tmp_path: Path, name: str, text: str, reason: str) -> None:
     (tmp_path / name).write_text(text)
     (problem,) = read(tmp_path / name).problems
-    assert problem.startswith(f"unreadable: {tmp_path / name}: ")
-    assert reason in problem
+    assert (problem.kind, problem.detail.split(": ")[0]) == ("unreadable", str(tmp_path / name))
+    assert reason in problem.detail
 
 
-def test_a_song_may_have_an_isrc_in_the_place_of_a_url(tmp_path: Path) -> None:
+def test_a_track_may_have_an_isrc_in_place_of_a_url(tmp_path: Path) -> None:
     path = write(tmp_path / "songs.csv", [{"id": "1", "isrc": "GBDUW0000059"}, {"id": "2", "isrc": ""}])
     contents = read(path)
     (track,) = contents.tracks
     assert (track.track_id, track.isrc, track.location) == ("manifest:1", "GBDUW0000059", None)
     assert len(contents.problems) == 1
-    assert "needs id and url, or id and isrc" in contents.problems[0]
+    assert "needs id and url, or id and isrc" in contents.problems[0].detail
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
@@ -133,12 +134,12 @@ def test_playlists_are_recognised_by_their_columns(tmp_path: Path, suffix: str) 
         (0, "manifest:007"), (1, "deezer:3135556"), (2, "spotify:4uLU6hMCjMI75M1A2tKUQC"),
         (3, "manifest:4:33"),
     ]  # fmt: skip
-    assert "row 5 of" in contents.problems[0]
-    assert "position 'first' in playlist Mine is not" in contents.problems[1]
+    assert "row 5 of" in contents.problems[0].detail
+    assert "position 'first' in playlist Mine is not" in contents.problems[1].detail
 
 
 def million(path: Path, names: list[str], tracks: int) -> Path:
-    """Playlists in the layout of the Million Playlist Dataset, as slices of it are called."""
+    """Playlists in the format of the Million Playlist Dataset."""
     playlists = [
         {"name": name, "collaborative": "false", "pid": pid, "modified_at": 1493424000, "num_tracks": tracks,
          "tracks": [song(pid * tracks + place, place) for place in range(tracks)]}
@@ -156,7 +157,7 @@ def song(number: int, place: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_the_million_playlist_dataset_tells_playlists_and_tracks_of_spotify(tmp_path: Path) -> None:
+def test_the_million_playlist_dataset_has_playlists_and_tracks_of_spotify(tmp_path: Path) -> None:
     names = ["Throwbacks", "Café ☕"]
     contents = read(million(tmp_path / "mpd.slice.0-999.json", names, 3))
     entries = [(entry.playlist_id, entry.playlist, entry.position) for entry in contents.playlist_entries]
@@ -172,7 +173,7 @@ def test_the_million_playlist_dataset_tells_playlists_and_tracks_of_spotify(tmp_
     assert not contents.problems
 
 
-def test_what_is_wrong_in_a_playlist_is_told_and_the_rest_is_kept(tmp_path: Path) -> None:
+def test_a_malformed_item_of_a_playlist_is_a_problem_and_the_rest_is_read(tmp_path: Path) -> None:
     path = million(tmp_path / "lists.json", ["a", "b", "c"], 4)
     content = json.loads(path.read_text())
     first, second = content["playlists"][0]["tracks"], content["playlists"][1]
@@ -184,13 +185,13 @@ def test_what_is_wrong_in_a_playlist_is_told_and_the_rest_is_kept(tmp_path: Path
     contents = read(path)
     assert len(contents.playlist_entries) == 1 + 4
     assert len(contents.problems) == 4
-    assert "'spotify:episode:x' is not like spotify:track:ID" in contents.problems[0]
+    assert "'spotify:episode:x' is not like spotify:track:ID" in contents.problems[0].detail
     assert {track.track_id for track in contents.tracks} >= {e.track_id for e in contents.playlist_entries}
 
 
 @given(st.lists(st.text(min_size=1).filter(str.strip), min_size=1, max_size=5), st.integers(0, 4))
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_every_playlist_comes_out_as_it_was_put_in(tmp_path: Path, names: list[str], tracks: int) -> None:
+def test_every_playlist_is_read_as_it_was_written(tmp_path: Path, names: list[str], tracks: int) -> None:
     contents = read(million(tmp_path / "lists.json", names, tracks))
     expected = [(name.strip(), place) for name in names for place in range(tracks)]
     assert [(entry.playlist, entry.position) for entry in contents.playlist_entries] == expected
@@ -205,5 +206,5 @@ def test_memory_does_not_grow_with_the_number_of_playlists(tmp_path: Path) -> No
         sizes = [len(contents.tracks) for _, contents in source.read(pages)]
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-        assert (sum(sizes), max(sizes)) == (playlists * 100, ROWS_AT_ONCE)
+        assert (sum(sizes), max(sizes)) == (playlists * 100, ROWS_PER_PIECE)
     assert peaks[1] < 1.2 * peaks[0]

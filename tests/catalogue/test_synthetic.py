@@ -1,4 +1,4 @@
-"""The made-up catalogue and its audio, through the public functions and the real server."""
+"""The generated catalogue and its audio, through the public functions and the real server."""
 
 from __future__ import annotations
 
@@ -22,14 +22,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from songray.catalogue.sources.base import Contents, Page, PlaylistEntry, Track
-from songray.catalogue.sources.synthetic.source import SyntheticSource, served, song_of
+from songray.catalogue.sources.synthetic.server import served
+from songray.catalogue.sources.synthetic.songs import Song, song_of
+from songray.catalogue.sources.synthetic.source import SyntheticSource
 from songray.catalogue.sources.synthetic.styles import STYLES
-from songray.catalogue.sources.synthetic.synthesis import SAMPLE_RATE, Song, render, samples
+from songray.catalogue.sources.synthetic.synthesis import SAMPLE_RATE, render, samples
+from songray.errors import InvalidOption
 
 PRECISIONS = {"year": r"\d{4}", "month": r"\d{4}-\d{2}", "day": r"\d{4}-\d{2}-\d{2}"}
 HOLDS_A_SERVER = """
 import sys, time
-from songray.catalogue.sources.synthetic.source import SyntheticSource, served
+from songray.catalogue.sources.synthetic.server import served
+from songray.catalogue.sources.synthetic.source import SyntheticSource
 with served(SyntheticSource(songs=3, audio_port=int(sys.argv[1]))):
     print("ready", flush=True)
     time.sleep(60)
@@ -46,16 +50,16 @@ def read_all(source: SyntheticSource) -> Contents:
 
 
 def processes_of_group(group: int) -> list[int]:
-    """Of a session leader's process group, those that still run."""
-    found = []
+    """The processes of a process group that still run."""
+    running = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             state, _, member_of = stat.read_text().rpartition(")")[2].split()[:3]
         except OSError:
             continue
         if int(member_of) == group and state != "Z":
-            found.append(int(stat.parent.name))
-    return found
+            running.append(int(stat.parent.name))
+    return running
 
 
 def children(parent: int) -> list[int]:
@@ -64,8 +68,8 @@ def children(parent: int) -> list[int]:
 
 
 def ended(group: int, deadline_seconds: float = 8) -> bool:
-    give_up = time.monotonic() + deadline_seconds
-    while processes_of_group(group) and time.monotonic() < give_up:
+    deadline = time.monotonic() + deadline_seconds
+    while processes_of_group(group) and time.monotonic() < deadline:
         time.sleep(0.05)
     return not processes_of_group(group)
 
@@ -103,12 +107,12 @@ def test_a_longer_catalogue_begins_with_the_shorter_one(seed: int, songs: int, m
 def test_a_fingerprint_changes_when_and_only_when_the_page_does(one: int, other: int) -> None:
     pages = {page.name: page for page in SyntheticSource(songs=one).pages()}
     for page in SyntheticSource(songs=other).pages():
-        known = pages.get(page.name, page)
-        same = _held(songs=one, page=known) == _held(songs=other, page=page)
-        assert (known.fingerprint == page.fingerprint) == (same or page.name not in pages)
+        before = pages.get(page.name, page)
+        same = _contents(songs=one, page=before) == _contents(songs=other, page=page)
+        assert (before.fingerprint == page.fingerprint) == (same or page.name not in pages)
 
 
-def _held(songs: int, page: Page) -> list[Contents]:
+def _contents(songs: int, page: Page) -> list[Contents]:
     return [contents for _, contents in SyntheticSource(songs=songs).read([page])]
 
 
@@ -166,7 +170,9 @@ def test_an_album_has_one_artist_name_and_date_and_an_artist_one_style(catalogue
         assert ([artist.name], artist.genres) == (track.artist_names, track.genres)
 
 
-def test_playlists_name_known_tracks_in_order_and_mostly_one_style(catalogue: Contents) -> None:
+def test_playlists_contain_tracks_of_the_catalogue_in_order_and_mostly_of_one_style(
+    catalogue: Contents,
+) -> None:
     styles = {track.track_id: track.genres[0] for track in catalogue.tracks}
     playlists: dict[str, list[PlaylistEntry]] = {}
     for entry in catalogue.playlist_entries:
@@ -182,11 +188,11 @@ def test_playlists_name_known_tracks_in_order_and_mostly_one_style(catalogue: Co
 
 
 def test_playlists_of_a_page_need_no_later_page() -> None:
-    source, known = SyntheticSource(songs=300), set()
+    source, tracks = SyntheticSource(songs=300), set()
     for page in source.pages():
         for _, piece in source.read([page]):
-            known |= {track.track_id for track in piece.tracks}
-            assert {entry.track_id for entry in piece.playlist_entries} <= known
+            tracks |= {track.track_id for track in piece.tracks}
+            assert {entry.track_id for entry in piece.playlist_entries} <= tracks
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -200,7 +206,7 @@ def test_every_style_sounds_for_half_a_minute(style: str) -> None:
         assert -24 < 20 * np.log10(sound.std()) < -12
 
 
-def test_a_song_is_one_mp3_and_no_other() -> None:
+def test_a_song_is_always_the_same_mp3() -> None:
     first, again, other = render(0, song_of(0, 1)), render(0, song_of(0, 1)), render(1, song_of(0, 1))
     assert first == again != other
     decoded, rate = soundfile.read(io.BytesIO(first))
@@ -208,14 +214,14 @@ def test_a_song_is_one_mp3_and_no_other() -> None:
     assert np.isfinite(decoded).all() and 0.05 < np.abs(decoded).max() < 1
 
 
-def test_the_server_gives_the_songs_that_the_catalogue_names(base_url: str) -> None:
+def test_the_server_returns_the_songs_at_their_locations(base_url: str) -> None:
     source = SyntheticSource(songs=5, audio_port=int(base_url.rsplit(":", 1)[1]))
     location = read_all(source).tracks[3].location or ""
-    answer, head = httpx.get(location), httpx.head(location)
-    assert answer.content == render(0, song_of(0, 3))
-    for known in (answer, head):
-        assert known.status_code == 200 and known.headers["Content-Type"] == "audio/mpeg"
-        assert int(known.headers["Content-Length"]) == len(answer.content)
+    get, head = httpx.get(location), httpx.head(location)
+    assert get.content == render(0, song_of(0, 3))
+    for response in (get, head):
+        assert response.status_code == 200 and response.headers["Content-Type"] == "audio/mpeg"
+        assert int(response.headers["Content-Length"]) == len(get.content)
     assert head.content == b""
 
 
@@ -224,10 +230,10 @@ def test_unknown_songs_are_not_found(base_url: str, path: str) -> None:
     assert httpx.get(f"{base_url}/{path}").status_code == 404
 
 
-def test_a_taken_port_is_named(base_url: str) -> None:
+def test_a_port_in_use_is_refused(base_url: str) -> None:
     port = int(base_url.rsplit(":", 1)[1])
     with (
-        pytest.raises(OSError, match=f"--audio-port {port}: taken"),
+        pytest.raises(InvalidOption, match=f"--audio-port {port}: in use"),
         served(SyntheticSource(audio_port=port)),
     ):
         pass
@@ -250,6 +256,6 @@ def test_the_servers_processes_end_with_their_parent() -> None:
         assert parent.stdout and parent.stdout.readline() == b"ready\n"
         (server,) = children(parent.pid)
         os.killpg(parent.pid, sent)  # the whole group, as the terminal does
-        _, complaints = parent.communicate(timeout=20)  # returns when no process holds the pipes
+        _, stderr = parent.communicate(timeout=20)  # returns when no process holds the pipes
         assert ended(server)
-        assert complaints.count(b"Traceback") == (sent == signal.SIGINT)  # the parent's own
+        assert stderr.count(b"Traceback") == (sent == signal.SIGINT)  # the parent's own
