@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from songray.audio.transform import SPECS, Spectrogram
-from songray.learning.loop import seeded
+from songray.audio.spectrograms import SPECS, Spectrogram
+from songray.learning.loop import build_model
 from songray.learning.models import MODELS, LearningConfig, ModelConfig
 from songray.learning.models.base import Batch, Embedder
-from songray.learning.windows import Clips, learning_batches, placed
+from songray.learning.windows import Clips, learning_batches, to_device
 
 OPTIONS = {
     "ali": {"width": 4},
@@ -27,7 +27,7 @@ def small(name: str) -> ModelConfig:
 
 def fit(config: ModelConfig) -> Embedder:
     """The model, ready to embed."""
-    model = seeded(config, 0).eval()
+    model = build_model(config, 0).eval()
     if model.is_fitted:
         model.fit([torch.rand(6, model.frames, SPECS[model.spec].bins)])
     return model
@@ -45,4 +45,4 @@ def batches_of(spectrograms: list[Spectrogram], model: Embedder, clips: int) -> 
     numbers = np.arange(len(spectrograms))
     inputs = Clips(numbers, numbers, spectrograms, targets if model.target else None)
     batches = learning_batches(inputs, model, clips, seed=0, epoch=1)
-    return [placed(batch, torch.device("cpu")) for batch in batches]
+    return [to_device(batch, torch.device("cpu")) for batch in batches]

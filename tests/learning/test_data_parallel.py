@@ -12,7 +12,7 @@ import torch.multiprocessing
 from small_models import TRAINED, batches_of, noise, small
 from torch.nn.parallel import DistributedDataParallel
 
-from songray.learning.loop import learner, seeded, step
+from songray.learning.loop import build_learner, build_model, step
 from songray.learning.models.base import Batch, Embedder
 
 
@@ -30,12 +30,12 @@ def train_some_steps(name: str, rank: int, folder: str) -> None:
     """Saves the parameters. The wrapped model is local, so that nothing refers to it afterwards."""
     torch.manual_seed(rank)
     config = small(name)
-    model = seeded(config, 0)
+    model = build_model(config, 0)
     wrapped = DistributedDataParallel(model, find_unused_parameters=len(set(model.optimizer_groups)) > 1)
-    learns = learner(model, config, wrapped)
+    learner = build_learner(model, config, wrapped)
     spectrograms = noise(model, 600, 600, 600, 600)[2 * rank : 2 * rank + 2]
     for batch in batches_of(spectrograms, model, clips=2)[:1] * (len(model.optimizer_groups) + 1):
-        step(learns, batch)
+        step(learner, batch)
     torch.save(dict(model.named_parameters()), f"{folder}/{name}-{rank}.pt")
 
 
@@ -53,7 +53,7 @@ def compute_gradients(rank: int, folder: str) -> None:
 
 def contrastive() -> Embedder:
     """In evaluation mode: batch statistics would differ between workers, and windows be augmented."""
-    return seeded(small("contrastive"), 0).eval()
+    return build_model(small("contrastive"), 0).eval()
 
 
 @pytest.fixture(scope="session")
@@ -69,7 +69,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_workers_hold_equal_weights_after_some_steps(name: str, results: Path) -> None:
     first, second = (torch.load(results / f"{name}-{rank}.pt") for rank in range(2))
     assert all(torch.equal(first[key], second[key]) for key in first)
-    start = dict(seeded(small(name), 0).named_parameters())
+    start = dict(build_model(small(name), 0).named_parameters())
     assert not any(torch.equal(first[key], start[key]) for key in first)
 
 

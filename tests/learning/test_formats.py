@@ -8,7 +8,7 @@ import pytest
 import torch
 from small_models import small
 
-from songray.audio.transform import SPECS
+from songray.audio.spectrograms import SPECS
 from songray.learning.models import MODELS
 from songray.learning.models.formats import current_options, current_parameters, stored_options
 from songray.learning.models.options import ALIConfig

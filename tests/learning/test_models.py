@@ -15,30 +15,32 @@ import pytest
 import torch
 from small_models import OPTIONS, TRAINED, batches_of, fit, noise, small
 
-from songray.audio.decode import Excerpt, read
-from songray.audio.transform import SPECS, Spectrogram, compute, quantise
+from songray.audio.decode import decode
+from songray.audio.excerpt import Excerpt
+from songray.audio.spectrograms import SPECS, Spectrogram, compute, quantise
 from songray.errors import InvalidOption
 from songray.learning import runs
-from songray.learning.embed import embed_batch, vectors
-from songray.learning.loop import Totals, learner, seeded, step, validate
+from songray.learning.embed import embed_batch
+from songray.learning.encoder import Encoder, encode, fit_encoder, load, save
+from songray.learning.loop import Totals, build_learner, build_model, step, validate
 from songray.learning.models import MODELS
 from songray.learning.models.base import Batch, Embedder
 from songray.learning.models.options import ALIConfig, CAE2DConfig, CAEConfig, DualAxisConfig
-from songray.learning.runs import Encoder, Run
-from songray.learning.windows import jackknifed, pooled
+from songray.learning.runs import Run
+from songray.learning.windows import embed_clips, jackknife_clips
 from songray.library import Library, matrix
 
 
 def encoder_of(model: Embedder, spectrograms: list[Spectrogram]) -> Encoder:
-    return runs.fitted(model, jackknifed(model, spectrograms))
+    return fit_encoder(model, jackknife_clips(model, spectrograms))
 
 
 def save_run(library: Library, name: str, encoder: Encoder) -> None:
-    runs.save(library, Run("r", name, OPTIONS.get(name, {}), {}, "default", {}, "", {}, {}, []), encoder)
+    save(library, Run("r", name, OPTIONS.get(name, {}), {}, "default", {}, "", {}, {}, []), encoder)
 
 
 def load_run(library: Library) -> Encoder:
-    return runs.load(library, runs.choose(library, "r"))
+    return load(library, runs.choose(library, "r"))
 
 
 def music_files(clips: Path) -> list[Path]:
@@ -48,15 +50,15 @@ def music_files(clips: Path) -> list[Path]:
 @pytest.fixture(scope="session")
 def music(clips: Path) -> dict[str, list[Spectrogram]]:
     """The spectrograms of eight seconds each of six pieces, by spec."""
-    names = sorted({seeded(small(name), 0).spec for name in MODELS})
-    planes = [compute(read(str(file), Excerpt(8)).resampled(22050), names) for file in music_files(clips)]
+    names = sorted({build_model(small(name), 0).spec for name in MODELS})
+    planes = [compute(decode(str(file), Excerpt(8)).resampled(22050), names) for file in music_files(clips)]
     return {name: [quantise(plane[name], SPECS[name]) for plane in planes] for name in names}
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_clip_of_any_length_gives_one_vector(name: str) -> None:
     model = fit(small(name))
-    embedded = pooled(model, noise(model, 600, 60, 256))
+    embedded = embed_clips(model, noise(model, 600, 60, 256))
     assert embedded.shape == (3, model.dimension)
     assert np.isfinite(embedded).all()
 
@@ -65,9 +67,9 @@ def test_a_clip_of_any_length_gives_one_vector(name: str) -> None:
 def test_a_vector_does_not_depend_on_its_batch(name: str) -> None:
     model = fit(small(name))
     spectrograms = noise(model, 900, 60, 450)
-    together = pooled(model, spectrograms, "mean+deviation")
+    together = embed_clips(model, spectrograms, "mean+deviation")
     for number, spectrogram in enumerate(spectrograms):
-        assert np.array_equal(pooled(model, [spectrogram], "mean+deviation")[0], together[number])
+        assert np.array_equal(embed_clips(model, [spectrogram], "mean+deviation")[0], together[number])
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -76,7 +78,7 @@ def test_a_loaded_run_gives_the_same_vectors(name: str, library: Library) -> Non
     spectrograms = noise(model, 500, 600)
     encoder = encoder_of(model, spectrograms)
     save_run(library, name, encoder)
-    assert np.array_equal(vectors(load_run(library), spectrograms), vectors(encoder, spectrograms))
+    assert np.array_equal(encode(load_run(library), spectrograms), encode(encoder, spectrograms))
 
 
 @pytest.fixture(scope="session")
@@ -108,15 +110,15 @@ def test_an_uploaded_clip_gets_the_vector_of_the_batch_job(
     rows = pa.table(columns | {model.spec: [spectrogram.tobytes() for spectrogram in spectrograms]})
     written = batch_job.submit(embed_rows, library, rows)
     file = music_files(clips)[2].read_bytes()
-    plane = compute(read(file, Excerpt(8)).resampled(22050), [model.spec])[model.spec]
-    (uploaded,) = vectors(encoder, [quantise(plane, SPECS[model.spec])])
+    plane = compute(decode(file, Excerpt(8)).resampled(22050), [model.spec])[model.spec]
+    (uploaded,) = encode(encoder, [quantise(plane, SPECS[model.spec])])
     assert np.abs(uploaded - written.result()[2]).max() < 1e-5
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_seed_gives_the_same_weights_and_keeps_the_global_generator(name: str) -> None:
     before = torch.random.get_rng_state()
-    first, second = seeded(small(name), 1).state_dict(), seeded(small(name), 1).state_dict()
+    first, second = build_model(small(name), 1).state_dict(), build_model(small(name), 1).state_dict()
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert torch.equal(before, torch.random.get_rng_state())
 
@@ -127,13 +129,13 @@ def test_training_lowers_the_loss_and_changes_every_weight(
 ) -> None:
     torch.manual_seed(0)
     config = replace(small(name), learning_rate=1e-3)  # type: ignore[type-var]
-    model = seeded(config, 0)
-    learns = learner(model, config)
+    model = build_model(config, 0)
+    learner = build_learner(model, config)
     batch = batches_of(music[model.spec][:4], model, clips=4)[0]
     start = {key: weights.clone() for key, weights in model.named_parameters()}
     adversarial = len(model.optimizer_groups) > 1
     steps = len(model.optimizer_groups) if adversarial else 8
-    losses = [step(learns, batch)["loss"].item() for _ in range(steps)]
+    losses = [step(learner, batch)["loss"].item() for _ in range(steps)]
     assert np.isfinite(losses).all()
     if not adversarial:  # else a step of one group raises the loss of another
         assert np.mean(losses[-4:]) < np.mean(losses[:4])
@@ -142,7 +144,7 @@ def test_training_lowers_the_loss_and_changes_every_weight(
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_the_loss_of_a_group_has_a_gradient_for_each_of_its_weights(name: str) -> None:
-    model = seeded(small(name), 0)
+    model = build_model(small(name), 0)
     batch = batches_of(noise(model, 600, 600, 600), model, clips=3)[0]
     for group in dict.fromkeys(model.optimizer_groups):
         for weights in model.parameters():
@@ -156,18 +158,18 @@ def test_the_loss_of_a_group_has_a_gradient_for_each_of_its_weights(name: str) -
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_validation_changes_nothing(name: str) -> None:
-    model = seeded(small(name), 0)
-    learns = learner(model, small(name))
+    model = build_model(small(name), 0)
+    learner = build_learner(model, small(name))
     batches = batches_of(noise(model, 600, 600), model, clips=2)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    metrics = validate(learns, batches)
+    metrics = validate(learner, batches)
     assert np.isfinite(list(metrics.values())).all()
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert model.training
 
 
 def test_windows_of_two_uniform_clips_are_nearest_to_their_own_recording() -> None:
-    model = seeded(small("contrastive"), 0).eval()
+    model = build_model(small("contrastive"), 0).eval()
     loud, soft = np.full((600, 128), 200, np.uint8), np.full((600, 128), 30, np.uint8)
     batch = batches_of([loud, soft], model, clips=2)[0]
     assert model(batch)["top1_accuracy"].item() == 1
@@ -201,7 +203,7 @@ def test_the_schedules_are_those_published() -> None:
 
 def test_the_measures_for_convergence_of_ali_can_be_disabled() -> None:
     options = ALIConfig(generator_steps=1, kernel_penalty=0, smooth_labels=False, noise_variance=0)
-    model = seeded(options, 0)
+    model = build_model(options, 0)
     assert model.optimizer_groups == ("generator", "discriminator")
     assert ALIConfig().build().optimizer_groups == ("generator",) * 4 + ("discriminator",)
     batch = batches_of(noise(model, 500), model, clips=1)[0]
@@ -224,32 +226,32 @@ def test_unexplained_is_the_error_over_the_variance_of_the_input() -> None:
 
 
 def test_mfccs_are_those_of_librosa() -> None:
-    model = seeded(MODELS["mfcc"](), 0)
+    model = build_model(MODELS["mfcc"](), 0)
     (spectrogram,) = noise(model, 500)
     cepstra = librosa.feature.mfcc(S=spectrogram.T / 255, n_mfcc=20)
     expected = np.concatenate([cepstra.mean(1), cepstra.std(1)])
-    assert np.allclose(pooled(model, [spectrogram])[0], expected, atol=1e-4)
+    assert np.allclose(embed_clips(model, [spectrogram])[0], expected, atol=1e-4)
 
 
 def test_an_incremental_pca_reconstructs_data_of_its_rank() -> None:
     random = np.random.default_rng(0)
     data = random.normal(size=(60, 3)) @ random.normal(size=(3, 216 * 128)) * [5]
     windows = torch.from_numpy(data).float().view(60, 216, 128)
-    model = seeded(MODELS["pca"](components=3), 0)
+    model = build_model(MODELS["pca"](components=3), 0)
     model.fit(windows.split(7))
     assert torch.allclose(model.decode(model.embed(windows)), windows, atol=1e-2)
 
 
 def test_pca_refuses_fewer_windows_than_components() -> None:
-    model = seeded(small("pca"), 0)
+    model = build_model(small("pca"), 0)
     with pytest.raises(InvalidOption, match="3 windows are too few for 4 components: lower --components"):
         model.fit([torch.rand(1, 216, 128), torch.rand(2, 216, 128)])
 
 
 def test_a_compiled_model_is_trained() -> None:
-    model = seeded(small("contrastive"), 0)
-    learns = learner(model, small("contrastive"), torch.compile(model, backend="eager"))
+    model = build_model(small("contrastive"), 0)
+    learner = build_learner(model, small("contrastive"), torch.compile(model, backend="eager"))
     batch = batches_of(noise(model, 600, 600, 600, 600), model, clips=4)[0]
     before = {name: weights.clone() for name, weights in model.state_dict().items()}
-    assert step(learns, batch)["loss"].isfinite()
+    assert step(learner, batch)["loss"].isfinite()
     assert not all(torch.equal(weights, before[name]) for name, weights in model.state_dict().items())
