@@ -37,12 +37,12 @@ class Index:
 
     async def find(self, track_ids: Sequence[str]) -> dict[str, Candidates]:
         """For each id that the index contains an array of one CANDIDATE, without a cosine."""
-        found: dict[str, Candidates] = {}
+        by_id: dict[str, Candidates] = {}
         for shard in self.shards.values():
             labels = shard.find(track_ids)
             candidates = shard.candidates(list(labels.values()))
-            found |= {track_id: candidates[[row]] for row, track_id in enumerate(labels)}
-        return found
+            by_id |= {track_id: candidates[[row]] for row, track_id in enumerate(labels)}
+        return by_id
 
     async def vectors(self, places: Sequence[Place]) -> Vectors:
         """(places, dimension), of length 1."""

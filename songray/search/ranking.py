@@ -1,5 +1,5 @@
-"""Ranks the neighbours of seeds. A Searcher, which is an index in this process or all slots of the service,
-finds candidates; what is here chooses among them."""
+"""Ranks the neighbours of seeds: a Searcher (an index in this process, or the slots of the service) finds
+candidates, and these functions choose among them."""
 
 from __future__ import annotations
 
@@ -96,11 +96,11 @@ def similarity(cosine: NDArray[np.floating], hubness: NDArray[np.floating]) -> N
 
 async def find(searcher: Searcher, track_ids: Sequence[str]) -> Seeds:
     """Raises UnknownTrack, which names all ids that the index does not contain."""
-    found = await searcher.find(track_ids)
-    unknown = [track_id for track_id in track_ids if track_id not in found]
+    by_id = await searcher.find(track_ids)
+    unknown = [track_id for track_id in track_ids if track_id not in by_id]
     if unknown:
         raise UnknownTrack(f"not in the index: {', '.join(unknown)}")
-    candidates = np.concatenate([found[track_id] for track_id in track_ids] or [np.empty(0, CANDIDATE)])
+    candidates = np.concatenate([by_id[track_id] for track_id in track_ids] or [np.empty(0, CANDIDATE)])
     return Seeds(list(track_ids), candidates, await searcher.vectors(places(candidates)))
 
 

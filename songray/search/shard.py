@@ -20,7 +20,8 @@ import pyarrow.compute
 import pyarrow.ipc
 from numpy.typing import NDArray
 
-from songray.library import REVISION_BITS, Row, Vectors, track_key
+from songray.keys import NUMBERS, REVISION_BITS, track_number
+from songray.library import Row, Vectors
 from songray.search import text
 from songray.search.filters import EVERYTHING, Facets, Filters
 from songray.search.hnsw import K
@@ -57,7 +58,9 @@ EXACT_ROWS = 12  # whose cosines take as long as one more neighbour in the graph
 GRAPH_MARGIN = 1.5  # neighbours requested from the graph, relative to the mean that a filter needs
 ROWS_AT_ONCE = 1 << 13  # whose vectors fit in the processor's cache
 SPARE = 10  # further candidates of a search by float16, whose rounding may exchange neighbours
-MAX_NUMBERS = 4  # consecutive numbers, one of which a track id has: see songray/keys.py
+MAX_PROBES = (
+    256  # as in songray/catalogue/existing.py: numbers from the hash of an id on, one of which it has
+)
 
 Candidates = NDArray[np.void]  # of CANDIDATE
 Points = NDArray[np.void]  # of POINT
@@ -100,9 +103,10 @@ class Shard:
         """Labels of the ids that the shard contains."""
         labels = {}
         for track_id in track_ids:
-            number = track_key(track_id, 0) >> REVISION_BITS
-            start, end = np.searchsorted(self._numbers, (number, number + MAX_NUMBERS))
-            for label in self._by_number[start:end].tolist():
+            first = track_number(track_id)
+            probes = (first, first + MAX_PROBES, first + MAX_PROBES - NUMBERS)  # modulo NUMBERS
+            start, end, wrapped = np.searchsorted(self._numbers, probes)
+            for label in (*self._by_number[start:end].tolist(), *self._by_number[:wrapped].tolist()):
                 if self._tracks["track_id"][label].as_py() == track_id:
                     labels[track_id] = label
         return labels
@@ -129,12 +133,12 @@ class Shard:
             depth = int(np.ceil(GRAPH_MARGIN * k * live / len(matching)))
             if len(matching) <= EXACT_ROWS * max(depth, ef):
                 return self._exact(queries, k, matching)
-        found = self._search_graph(queries, depth, ef)
-        if found is None:
+        candidates = self._search_graph(queries, depth, ef)
+        if candidates is None:
             return self._exact(queries, k, matching)
         if len(matching) == live:
-            return list(found if found.shape[1] == k else found[:, :k])
-        matches = [row[mask[row["label"]]][:k] for row in found]
+            return list(candidates if candidates.shape[1] == k else candidates[:, :k])
+        matches = [row[mask[row["label"]]][:k] for row in candidates]
         return [
             row if len(row) == k else self._exact(query[None], k, matching)[0]
             for row, query in zip(matches, queries, strict=True)
@@ -148,13 +152,14 @@ class Shard:
         k = depth if depth <= max(K, ef // 2) else min(2 * depth, len(self))  # hnswlib's ef is at least its k
         try:
             labels, distances = self._graph.knn_query(queries, k=k)
-        except RuntimeError:  # how hnswlib reports that it found fewer
+        except RuntimeError:  # how hnswlib reports that it has fewer
             return None
-        found: Candidates = self._candidates.take(labels)
-        np.subtract(1, distances, out=found["cosine"])
+        candidates: Candidates = self._candidates.take(labels)
+        np.subtract(1, distances, out=candidates["cosine"])
         if (distances[:, 1:] == distances[:, :-1]).any():
-            found = np.take_along_axis(found, np.lexsort((labels, distances), axis=-1), axis=1)
-        return found
+            order = np.lexsort((labels, distances), axis=-1)
+            candidates = np.take_along_axis(candidates, order, axis=1)
+        return candidates
 
     def _exact(self, queries: Vectors, k: int, labels: Labels) -> list[Candidates]:
         """The k nearest to each query among the labels, by comparing all."""
@@ -197,12 +202,12 @@ class Shard:
             mask[list(self.find(values).values())] = True
             return mask
         for name in FACET_COLUMNS[facet]:
-            column, wanted = self._tracks[name], pa.array(values, pa.string())
+            column, included = self._tracks[name], pa.array(values, pa.string())
             is_list = pa.types.is_list(column.type)
             flat = pa.compute.list_flatten(column) if is_list else column
             if not name.endswith(("_id", "_ids")):
-                flat, wanted = pa.compute.utf8_lower(flat), pa.compute.utf8_lower(wanted)
-            equal = pa.compute.is_in(flat, wanted).to_numpy(zero_copy_only=False)
+                flat, included = pa.compute.utf8_lower(flat), pa.compute.utf8_lower(included)
+            equal = pa.compute.is_in(flat, included).to_numpy(zero_copy_only=False)
             mask[pa.compute.list_parent_indices(column).to_numpy()[equal] if is_list else equal] = True
         return mask
 

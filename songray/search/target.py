@@ -73,7 +73,7 @@ def contains(tracks: NDArray[np.void], others: NDArray[np.void]) -> NDArray[np.b
 
 
 def read_vectors(library: Library, run: str, target: Target) -> Vectors:
-    """(tracks, dimension), in the order of the target. Raises MissingInput where one is gone."""
+    """(tracks, dimension), in the order of the target. Raises MissingInput where one is missing."""
     table = library.table("embeddings", run)
     files = [target.embedding_files[number] for number in np.unique(target.rows["file"])]
     keys = target.rows["key"]
@@ -86,7 +86,7 @@ def read_vectors(library: Library, run: str, target: Target) -> Vectors:
 
 def read_tracks(library: Library, target: Target, columns: Sequence[str]) -> pa.Table:
     """`track_key` of the embedding, `checksum`, and columns of the newest row of each track, in the order of
-    the target. Raises MissingInput where a row is gone."""
+    the target. Raises MissingInput where a row is missing."""
     table = library.table("tracks")
     keys, files = target.rows["track_key"], target.track_files
     is_target = pa.compute.field("track_key").isin(pa.array(keys))

@@ -63,8 +63,8 @@ def newest_version(library: Library, run: str) -> Version | None:
 
 def versions(library: Library, run: str) -> list[Version]:
     """The finished versions of a run's index, newest first. Raises CorruptData on a damaged manifest."""
-    found = (_read(library, run, name) for name in reversed(version_names(library, run)))
-    return [version for version in found if version]
+    stored = (_read(library, run, name) for name in reversed(version_names(library, run)))
+    return [version for version in stored if version]
 
 
 def version_names(library: Library, run: str) -> list[str]:

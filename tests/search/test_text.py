@@ -11,7 +11,8 @@ from songray.search.text import TextIndex, add_tracks, bare_title
 SONGS = [
     ("Jóga", "Björk", "Homogenic"), ("Creep", "Radiohead", "Pablo Honey"), ("7", "Prince", "Love Symbol"),
     ("Creeping Death", "Metallica", "Ride"), ("One", "U2", "Achtung Baby"),
-    ("99 Luftballons", "Nena", "Nena"), ("One", "Metallica", "And Justice for All"), ("Für Elise", "Beethoven", "Bagatelles"),
+    ("99 Luftballons", "Nena", "Nena"), ("One", "Metallica", "And Justice for All"),
+    ("Für Elise", "Beethoven", "Bagatelles"),
     ("さくら", "直太朗", "乾いた唄"), ("Naïve", "The Kooks", "Inside In"),
     ("Straße", "Kraftklub", "In Schwarz"),
 ]  # fmt: skip
