@@ -1,15 +1,6 @@
-"""Build the index of a run anew, without the tracks that were deleted from it."""
+"""`songray compact`, for `ray job submit` on nodes where songray is not installed."""
 
-from dataclasses import replace
-
-from songray.command import LibraryFlag, open_library, run
-from songray.library import DEFAULT_LIBRARY
-from songray.search.build import IndexConfig, index
-
-
-def main(config: IndexConfig = IndexConfig(), library: LibraryFlag = DEFAULT_LIBRARY) -> None:
-    print(index(open_library(library), replace(config, compact=True)))
-
+from songray.command import run
 
 if __name__ == "__main__":
-    run(main, __doc__)
+    run("compact")

@@ -1,23 +1,6 @@
-"""Read a catalogue into tracks, artists and playlists; what has not changed is not read again."""
+"""`songray crawl`, for `ray job submit` on nodes where songray is not installed."""
 
-from collections.abc import Callable
-
-from songray.catalogue.crawl import CrawlConfig, crawl
-from songray.catalogue.sources.registry import SOURCES
-from songray.command import LibraryFlag, described, open_library, run
-from songray.library import DEFAULT_LIBRARY
-
-
-def command(name: str) -> Callable[..., None]:
-    def main(
-        source: SOURCES[name] = SOURCES[name](),
-        config: CrawlConfig = CrawlConfig(),
-        library: LibraryFlag = DEFAULT_LIBRARY,
-    ) -> None:
-        print(crawl(open_library(library), source, config))
-
-    return described(main, SOURCES[name])
-
+from songray.command import run
 
 if __name__ == "__main__":
-    run({name: command(name) for name in SOURCES}, __doc__)
+    run("crawl")

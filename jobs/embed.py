@@ -1,13 +1,6 @@
-"""Turn spectrograms into one vector a track by a trained run, for the tracks that have none yet."""
+"""`songray embed`, for `ray job submit` on nodes where songray is not installed."""
 
-from songray.command import LibraryFlag, open_library, run
-from songray.learning.embed import EmbedConfig, embed
-from songray.library import DEFAULT_LIBRARY
-
-
-def main(config: EmbedConfig = EmbedConfig(), library: LibraryFlag = DEFAULT_LIBRARY) -> None:
-    print(embed(open_library(library), config))
-
+from songray.command import run
 
 if __name__ == "__main__":
-    run(main, __doc__)
+    run("embed")

@@ -1,13 +1,6 @@
-"""Compare runs: do the nearest neighbours share recording, artist, genre?"""
+"""`songray evaluate`, for `ray job submit` on nodes where songray is not installed."""
 
-from songray.command import LibraryFlag, open_library, run
-from songray.evaluation.evaluate import EvaluateConfig, evaluate
-from songray.library import DEFAULT_LIBRARY
-
-
-def main(config: EvaluateConfig = EvaluateConfig(), library: LibraryFlag = DEFAULT_LIBRARY) -> None:
-    print(evaluate(open_library(library), config))
-
+from songray.command import run
 
 if __name__ == "__main__":
-    run(main, __doc__)
+    run("evaluate")

@@ -1,13 +1,6 @@
-"""Turn playlists into factors of tracks, which a model can learn to hear."""
+"""`songray factorize`, for `ray job submit` on nodes where songray is not installed."""
 
-from songray.command import LibraryFlag, open_library, run
-from songray.learning.factorize import FactorizeConfig, factorize
-from songray.library import DEFAULT_LIBRARY
-
-
-def main(config: FactorizeConfig = FactorizeConfig(), library: LibraryFlag = DEFAULT_LIBRARY) -> None:
-    print(factorize(open_library(library), config))
-
+from songray.command import run
 
 if __name__ == "__main__":
-    run(main, __doc__)
+    run("factorize")

@@ -1,13 +1,6 @@
-"""Build a searchable index of a run's vectors, as a new version."""
+"""`songray index`, for `ray job submit` on nodes where songray is not installed."""
 
-from songray.command import LibraryFlag, open_library, run
-from songray.library import DEFAULT_LIBRARY
-from songray.search.build import IndexConfig, index
-
-
-def main(config: IndexConfig = IndexConfig(), library: LibraryFlag = DEFAULT_LIBRARY) -> None:
-    print(index(open_library(library), config))
-
+from songray.command import run
 
 if __name__ == "__main__":
-    run(main, __doc__)
+    run("index")

@@ -1,13 +1,6 @@
-"""Take tracks out of all tables, for good: later crawls leave them out too."""
+"""`songray remove`, for `ray job submit` on nodes where songray is not installed."""
 
-from songray.amend import RemoveConfig, remove
-from songray.command import LibraryFlag, open_library, run
-from songray.library import DEFAULT_LIBRARY
-
-
-def main(config: RemoveConfig = RemoveConfig(), library: LibraryFlag = DEFAULT_LIBRARY) -> None:
-    print(remove(open_library(library), config))
-
+from songray.command import run
 
 if __name__ == "__main__":
-    run(main, __doc__)
+    run("remove")

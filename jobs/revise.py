@@ -1,13 +1,6 @@
-"""Have tracks tried anew whose failures counted as final."""
+"""`songray revise`, for `ray job submit` on nodes where songray is not installed."""
 
-from songray.amend import ReviseConfig, revise
-from songray.command import LibraryFlag, open_library, run
-from songray.library import DEFAULT_LIBRARY
-
-
-def main(config: ReviseConfig = ReviseConfig(), library: LibraryFlag = DEFAULT_LIBRARY) -> None:
-    print(revise(open_library(library), config))
-
+from songray.command import run
 
 if __name__ == "__main__":
-    run(main, __doc__)
+    run("revise")

@@ -1,13 +1,6 @@
-"""Answer "what sounds like this?" over HTTP from a run's newest index, until Ctrl-C."""
+"""`songray serve`, for `ray job submit` on nodes where songray is not installed."""
 
-from songray.command import LibraryFlag, open_library, run
-from songray.library import DEFAULT_LIBRARY
-from songray.service.app import ServeConfig, serve_forever
-
-
-def main(config: ServeConfig = ServeConfig(), library: LibraryFlag = DEFAULT_LIBRARY) -> None:
-    serve_forever(open_library(library), config)
-
+from songray.command import run
 
 if __name__ == "__main__":
-    run(main, __doc__)
+    run("serve")

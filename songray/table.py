@@ -7,12 +7,11 @@ import posixpath
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
-import pyarrow.dataset
 import pyarrow.fs
 import pyarrow.parquet
 from numpy.typing import NDArray
@@ -21,6 +20,9 @@ from songray.checkpoints import committed, uncommitted_prefixes
 from songray.errors import Conflict
 from songray.keys import COMPLETENESS_MASK, REVISION_BITS, Keys, clear_completeness, hash64, last_of_equal
 from songray.storage import list_files, read_json, storage_errors, write_json, write_parquet
+
+if TYPE_CHECKING:
+    import pyarrow.dataset
 
 
 @dataclass(frozen=True)
@@ -125,11 +127,13 @@ class Table:
     def _dataset(self, files: Sequence[str]) -> pa.dataset.Dataset:
         """Files with the schema of the first one; declared columns that it lacks are null where a file lacks
         them: files of earlier versions have fewer columns."""
+        from pyarrow import dataset  # loads pandas, for which `--help` should not wait
+
         stored = pa.parquet.read_schema(files[0], filesystem=self.filesystem)
         if posixpath.dirname(files[0]) == self.path:
             for column in self.schema():
                 stored = stored if column.name in stored.names else stored.append(column)
-        return pa.dataset.dataset(list(files), schema=stored, filesystem=self.filesystem, format="parquet")
+        return dataset.dataset(list(files), schema=stored, filesystem=self.filesystem, format="parquet")
 
     def append(self, rows: pa.Table, name: str) -> str:
         """Add one file, whole or not at all; returns its path. Files are read in the order of their names."""

@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from songray.evaluation.evaluate import cluster, nearest, score
+from songray.evaluation.clusters import cluster
+from songray.evaluation.evaluate import Evaluation
+from songray.evaluation.metrics import nearest, score
 
 
 def tracks(*labels: tuple[str | None, list[str], list[str]]) -> list[dict[str, object]]:
@@ -54,12 +56,18 @@ def test_average_precision_by_hand() -> None:
     assert recording.average_precision == pytest.approx(np.mean(by_hand))
 
 
-def test_clusters_are_found_where_genres_stand_apart_and_not_by_lot() -> None:
+def test_clusters_agree_with_separate_genres_and_not_with_random_ones() -> None:
     random = np.random.default_rng(0)
     genres = [[f"g{number % 3}"] for number in range(90)] + [[]]
     apart = unit(np.eye(3)[np.arange(91) % 3] + random.normal(0, 0.05, (91, 3)))
     found = cluster(apart, genres)
     assert found is not None and (found.genres, found.v_measure, found.mutual_information) == (3, 1.0, 1.0)
-    by_lot = cluster(unit(random.normal(size=(91, 3))), genres)
-    assert by_lot is not None and abs(by_lot.mutual_information) < 0.1
+    at_random = cluster(unit(random.normal(size=(91, 3))), genres)
+    assert at_random is not None and abs(at_random.mutual_information) < 0.1
     assert cluster(apart, [["g"]] * 91) is None
+
+
+def test_a_table_without_rows_is_a_sentence() -> None:
+    text = str(Evaluation(5, 10, {"mfcc": []}, {}))
+    assert text.startswith("evaluate: no two of the 5 tracks share a known recording, artist or genre")
+    assert "|" not in text

@@ -1,0 +1,3 @@
+from songray.command import main
+
+main()

@@ -1,0 +1,124 @@
+"""Runs all stages in order on one machine, and serves the result."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Literal
+
+from songray.audio.download import DownloadConfig, download
+from songray.audio.transform import TransformConfig, transform
+from songray.catalogue.crawl import CrawlConfig, crawl
+from songray.catalogue.sources.base import Source
+from songray.catalogue.sources.synthetic.source import SyntheticSource
+from songray.cluster import connect
+from songray.evaluation.evaluate import EvaluateConfig, evaluate
+from songray.learning.embed import EmbedConfig, embed
+from songray.learning.factorize import FactorizeConfig, factorize
+from songray.learning.models import MODELS
+from songray.learning.runs import Run
+from songray.learning.train import TrainConfig, train
+from songray.library import Library, Row
+from songray.search.build import IndexConfig, index
+from songray.search.version import Version
+from songray.service.options import IngressConfig, ServeConfig
+
+EXAMPLES = 3  # tracks whose neighbours are printed
+NEIGHBOURS = 5
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    model: Literal[tuple(MODELS)] = "contrastive"  # type: ignore[valid-type]
+    """Model that turns sound into vectors."""
+    max_seconds: float = 600.0
+    """Time limit of the training, in seconds; `songray train` trains in full."""
+    serve: bool = True
+    """Serve over HTTP until Ctrl-C; without, stop after printing some recommendations."""
+    host: str = ServeConfig.host
+    """Address to listen on."""
+    port: int = ServeConfig.port
+    """Port to listen on."""
+
+
+def pipeline(library: Library, source: Source, crawl_config: CrawlConfig, config: PipelineConfig) -> None:
+    """Crawl, download, transform, train, embed, index, evaluate; then print examples and serve."""
+    from songray.catalogue.sources.synthetic import server
+    from songray.service.haproxy import haproxy_environment
+
+    with ExitStack() as contexts:
+        connect(contexts.enter_context(haproxy_environment()))
+        if isinstance(source, SyntheticSource):
+            contexts.enter_context(server.served(source))
+        _print(crawl(library, source, crawl_config))
+        _print(download(library, DownloadConfig()))
+        run = _learn(library, config)
+        _print(embed(library, EmbedConfig(run=run.name)))
+        indexed = index(library, IndexConfig(run=run.name))
+        _print(indexed)
+        _print(evaluate(library, EvaluateConfig(runs=(run.name,))))
+        _print(asyncio.run(examples(library, indexed.version)))
+        _serve(library, run.name, config)
+
+
+def _learn(library: Library, config: PipelineConfig) -> Run:
+    """Compute the spectrograms that the model takes, and train it."""
+    from songray.learning.train import declared
+
+    options = MODELS[config.model]()
+    model = declared(options)
+    set_name = "default" if model.spec == "mel128" else model.spec
+    _print(transform(library, TransformConfig(set=set_name, specs=(model.spec,))))
+    if model.target:
+        _print(factorize(library, FactorizeConfig()))
+    seconds = config.max_seconds
+    _print(f"train: for at most {seconds:g} s; `songray train {config.model}` trains in full")
+    run = train(library, config.model, options, TrainConfig(set=set_name, max_seconds=seconds))
+    _print(run)
+    return run
+
+
+def _serve(library: Library, run: str, config: PipelineConfig) -> None:
+    import httpx
+
+    from songray.service.app import served, wait_for_end
+
+    options = ServeConfig(config.host, config.port, ingress=IngressConfig(run=run))
+    with served(library, options) as address:
+        first = httpx.get(f"{address}/v1/tracks?limit=1").json()["tracks"][0]["track_id"]
+        query = f"{address}/v1/tracks/{first}/similar?k=3"
+        _print(f"\n$ curl '{query}'\n{httpx.get(query).text}\n")
+        if config.serve:
+            wait_for_end(address)
+
+
+async def examples(library: Library, version: Version) -> str:
+    """The neighbours of a few tracks, and whether they share a genre, as text."""
+    from songray.search.index import Index
+    from songray.search.ranking import RankingOptions, similar
+
+    opened = Index.open(library, version)
+    lines = []
+    for track in await opened.rows(await opened.search("", EXAMPLES)):
+        lines.append(f"\n{_line(track)} is similar to")
+        for match in await similar(opened, track["track_id"], RankingOptions(k=NEIGHBOURS)):
+            compared = _compare_genres(track, match.track)
+            lines.append(f"  {match.similarity:.3f}  {_line(match.track)}{compared}")
+    return "\n".join(lines)
+
+
+def _compare_genres(track: Row, other: Row) -> str:
+    if not track["genres"]:
+        return ""
+    return "  (same genre)" if set(track["genres"]) & set(other["genres"]) else "  (another genre)"
+
+
+def _line(track: Row) -> str:
+    artists = ", ".join(track["artist_names"]) or "unknown artist"
+    genres = f" [{', '.join(track['genres'])}]" if track["genres"] else ""
+    return f"{track['title']} – {artists}{genres}"
+
+
+def _print(text: object) -> None:
+    print(text, flush=True)  # a pipe shows each stage as it ends
