@@ -1,4 +1,4 @@
-"""The real spotipy against a fake Spotify, walked breadth-first as a crawl does."""
+"""The real spotipy against a fake Spotify, read breadth-first as a crawl does."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from fakes.spotify import FakeSpotify, Playlist, artist_id, isrc, track_id
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
-from songray.catalogue.sources.base import Artist, Contents, Page, PlaylistEntry, Track
+from songray.catalogue.sources.base import Artist, Contents, Page, PlaylistEntry, Problem, Track
 from songray.catalogue.sources.spotify.source import SpotifySource
+from songray.errors import MissingInput
 from songray.library import TABLES
 
 Serve = Callable[..., SpotifySource]
@@ -33,7 +34,7 @@ SECRETS = (fakes.CLIENT_SECRET, fakes.CLIENT_ID, fakes.TOKEN, "Basic ")
 
 @pytest.fixture(scope="module")
 def port(cluster: None) -> int:
-    """One address for all fakes, and so one gate for their requests."""
+    """One address for all fakes, and so one rate limit for their requests."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -61,14 +62,14 @@ class Walk:
     tracks: dict[str, Track] = field(default_factory=dict)
     artists: dict[str, Artist] = field(default_factory=dict)
     entries: list[PlaylistEntry] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
 
     @property
-    def classes(self) -> Counter[str]:
-        return Counter(problem.split(":")[0] for problem in self.problems)
+    def kinds(self) -> Counter[str]:
+        return Counter(problem.kind for problem in self.problems)
 
-    def take(self, page: Page, contents: Contents) -> None:
+    def add(self, page: Page, contents: Contents) -> None:
         self.tracks |= {track.track_id: track for track in contents.tracks}
         self.artists |= {artist.artist_id: artist for artist in contents.artists}
         self.entries += contents.playlist_entries
@@ -80,38 +81,38 @@ class Walk:
 
 
 def walk(source: SpotifySource, depth: int = 0, before: Walk | None = None) -> Walk:
-    """Read all pages but those that were read before, to a depth; each level at once."""
-    found = Walk(read=dict(before.read) if before else {})
+    """Read all pages to a depth, level by level, without those that were read before."""
+    result = Walk(read=dict(before.read) if before else {})
     level = [(page, 0) for page in source.pages()]
     while level:
-        wanted = {}
+        unread: dict[str, tuple[Page, int]] = {}
         for page, steps in level:
-            fresh = page.fingerprint is None or found.read.get(page.name, "none") != page.fingerprint
-            if steps <= depth and fresh and page.name not in found.unread:
-                wanted.setdefault(page.name, (page, steps))
-        found.depths |= {name: steps for name, (_, steps) in wanted.items()}
+            changed = page.fingerprint is None or result.read.get(page.name, "none") != page.fingerprint
+            if steps <= depth and changed and page.name not in result.unread:
+                unread.setdefault(page.name, (page, steps))
+        result.depths |= {name: steps for name, (_, steps) in unread.items()}
         level = []
-        for page, contents in source.read([page for page, _ in wanted.values()]):
-            found.take(page, contents)
-            level += [(further, found.depths[page.name] + further.step) for further in contents.pages]
-    return found
+        for page, contents in source.read([page for page, _ in unread.values()]):
+            result.add(page, contents)
+            level += [(link, result.depths[page.name] + link.step) for link in contents.pages]
+    return result
 
 
-def test_an_artist_is_crawled_breadth_first_and_nothing_is_asked_twice(serve: Serve) -> None:
+def test_an_artist_is_read_breadth_first_and_nothing_is_requested_twice(serve: Serve) -> None:
     fake = FakeSpotify(artists=15)
     source = serve(fake, artists=(artist_id(0),))
-    found = walk(source, depth=2)
-    assert set(found.artists) == {f"spotify:artist:{artist_id(n)}" for n in range(7)}  # 0; 1, 2; 3 … 6
-    assert found.artists[f"spotify:artist:{artist_id(4)}"].genres == ["genre 1"]
-    assert len(found.tracks) == 7 * fake.albums * fake.tracks
-    assert found.classes.keys() == {"no_preview_url"} and not found.unread
-    assert max(fake.requests.values()) == 1 and fake.requests.total() == len(found.read)
+    result = walk(source, depth=2)
+    assert set(result.artists) == {f"spotify:artist:{artist_id(n)}" for n in range(7)}  # 0; 1, 2; 3 … 6
+    assert result.artists[f"spotify:artist:{artist_id(4)}"].genres == ["genre 1"]
+    assert len(result.tracks) == 7 * fake.albums * fake.tracks
+    assert result.kinds.keys() == {"no_preview_url"} and not result.unread
+    assert max(fake.requests.values()) == 1 and fake.requests.total() == len(result.read)
     assert fake.tokens == 1
 
 
-def test_a_track_has_what_spotify_says_of_it(serve: Serve) -> None:
-    found = walk(serve(FakeSpotify(), artists=(artist_id(3),)))
-    assert found.tracks[f"spotify:{track_id(3, 1, 0)}"] == Track(
+def test_a_track_has_the_metadata_of_spotify(serve: Serve) -> None:
+    result = walk(serve(FakeSpotify(), artists=(artist_id(3),)))
+    assert result.tracks[f"spotify:{track_id(3, 1, 0)}"] == Track(
         track_id=f"spotify:{track_id(3, 1, 0)}",
         title="Track 0 of 1",
         location=f"https://p.scdn.co/mp3-preview/{3:020x}{1:010x}{0:010x}?cid=1",
@@ -126,41 +127,41 @@ def test_a_track_has_what_spotify_says_of_it(serve: Serve) -> None:
         explicit=False,
         audio_version=track_id(3, 1, 0),
     )
-    assert found.tracks[f"spotify:{track_id(3, 1, 1)}"].location is None
+    assert result.tracks[f"spotify:{track_id(3, 1, 1)}"].location is None
 
 
-def test_a_crawl_goes_on_without_what_development_mode_may_not_have(serve: Serve) -> None:
+def test_reading_continues_without_what_development_mode_refuses(serve: Serve) -> None:
     fake = FakeSpotify(artists=4, albums=12, tracks=2, development=True)
-    found = walk(serve(fake, artists=(artist_id(0),)), depth=1)
-    # Related artists are closed: what remains are those who play on the same tracks.
-    assert set(found.artists) == {f"spotify:artist:{artist_id(n)}" for n in range(2)}
-    assert len(found.tracks) == 2 * 12 * 2 and all(track.isrc for track in found.tracks.values())
-    assert (found.classes["no_related_artists"], found.classes["no_top_tracks"]) == (1, 2)
-    assert not found.unread and max(fake.requests.values()) == 1
+    result = walk(serve(fake, artists=(artist_id(0),)), depth=1)
+    # Related artists are refused: the other artists of the same tracks remain.
+    assert set(result.artists) == {f"spotify:artist:{artist_id(n)}" for n in range(2)}
+    assert len(result.tracks) == 2 * 12 * 2 and all(track.isrc for track in result.tracks.values())
+    assert (result.kinds["no_related_artists"], result.kinds["no_top_tracks"]) == (1, 2)
+    assert not result.unread and max(fake.requests.values()) == 1
 
 
-def test_a_refusal_is_learnt(serve: Serve) -> None:
+def test_an_endpoint_that_refuses_repeatedly_is_no_longer_requested(serve: Serve) -> None:
     fake = FakeSpotify(artists=9, development=True)
     source = serve(fake, artists=(artist_id(0),))
-    found = Walk()
+    result = Walk()
     for name in ("albums?limit=50&offset=0", "top-tracks", "related-artists"):
         for artist in range(9):
             ((page, contents),) = source.read([Page(f"artist/{artist_id(artist)}/{name}")])
-            found.take(page, contents)
+            result.add(page, contents)
             smaller = [page.name.replace("50", "10")] if name.startswith("albums") else []
-            assert [further.name for further in contents.pages] == smaller
-    assert found.classes == {"no_top_tracks": 9, "no_related_artists": 9} and not found.unread
-    asked = Counter(path.split("?")[0].split("/")[-1] for path in fake.requests)
-    assert asked == {"albums": 3, "top-tracks": 3, "related-artists": 9}  # 404 may mean one artist alone
+            assert [link.name for link in contents.pages] == smaller
+    assert result.kinds == {"no_top_tracks": 9, "no_related_artists": 9} and not result.unread
+    requests = Counter(path.split("?")[0].split("/")[-1] for path in fake.requests)
+    assert requests == {"albums": 3, "top-tracks": 3, "related-artists": 9}  # 404 may refuse a single artist
 
 
 @pytest.mark.parametrize("development", [False, True])
-def test_a_search_is_read_as_far_as_spotify_shows_it(serve: Serve, development: bool) -> None:
-    fake = FakeSpotify(artists=50, albums=8, tracks=3, found=5000, development=development)
-    found = walk(serve(fake, search=("genre:jazz year:1959",)))
-    assert len(found.tracks) == 1000
-    assert len(found.artists) == (0 if development else 43) and not found.unread
-    assert bool(found.classes["no_genres"]) is development
+def test_a_search_is_read_as_far_as_spotify_pages_it(serve: Serve, development: bool) -> None:
+    fake = FakeSpotify(artists=50, albums=8, tracks=3, search_results=5000, development=development)
+    result = walk(serve(fake, search=("genre:jazz year:1959",)))
+    assert len(result.tracks) == 1000
+    assert len(result.artists) == (0 if development else 43) and not result.unread
+    assert bool(result.kinds["no_genres"]) is development
     searches = [path for path in fake.requests if path.startswith("search")]
     assert len(searches) == (101 if development else 20)
 
@@ -169,17 +170,18 @@ ODD = [track_id(0, 0, 0), None, "episode", "local", *(track_id(n % 7, n // 7 % 2
 
 
 @pytest.mark.parametrize("development", [False, True])
-def test_a_playlist_keeps_its_positions_and_tells_its_odd_items(serve: Serve, development: bool) -> None:
+def test_a_playlist_keeps_its_positions_and_other_items_are_problems(serve: Serve, development: bool) -> None:
     fake = FakeSpotify(playlists={"list1": Playlist("Morning: jazz", ODD)}, development=development)
-    found = walk(serve(fake, playlists=("https://open.spotify.com/playlist/list1?si=x",)))
-    assert sorted((entry.position, entry.track_id.removeprefix("spotify:")) for entry in found.entries) == [
+    result = walk(serve(fake, playlists=("https://open.spotify.com/playlist/list1?si=x",)))
+    assert sorted((entry.position, entry.track_id.removeprefix("spotify:")) for entry in result.entries) == [
         (position, entry) for position, entry in enumerate(ODD) if entry not in (None, "episode", "local")
     ]
-    assert {(entry.playlist_id, entry.playlist) for entry in found.entries} == {
+    assert {(entry.playlist_id, entry.playlist) for entry in result.entries} == {
         ("spotify:playlist:list1", "Morning: jazz")
     }
-    assert [found.classes[kind] for kind in ("null_item", "episode", "local_file")] == [1, 1, 1]
-    assert "item 1 of playlist/list1/" in "".join(found.problems)
+    assert [result.kinds[kind] for kind in ("null_item", "episode", "local_file")] == [1, 1, 1]
+    details = [problem.detail for problem in result.problems]
+    assert any(detail.startswith("item 1 of playlist/list1/") for detail in details)
 
 
 def test_only_a_playlist_that_changed_is_read_again(serve: Serve) -> None:
@@ -197,24 +199,24 @@ def test_only_a_playlist_that_changed_is_read_again(serve: Serve) -> None:
     assert {entry.playlist for entry in walk(source, before=third).entries} == {"Two"}
 
 
-def test_what_is_not_there_or_not_ours_is_told(serve: Serve) -> None:
+def test_a_missing_or_refused_page_is_a_problem(serve: Serve) -> None:
     fake = FakeSpotify(playlists={"theirs": Playlist("T", ODD, owned=False)}, development=True)
-    found = walk(serve(fake, playlists=("theirs", "gone"), artists=(artist_id(99),)))
-    assert found.classes == {"no_playlist_items": 1, "no_playlist": 1, "no_artist": 1}
-    assert not found.unread
+    result = walk(serve(fake, playlists=("theirs", "gone"), artists=(artist_id(99),)))
+    assert result.kinds == {"no_playlist_items": 1, "no_playlist": 1, "no_artist": 1}
+    assert not result.unread
 
 
-def test_a_batch_holds_what_it_can(serve: Serve) -> None:
+def test_a_malformed_item_of_a_batch_is_a_problem_and_the_others_are_read(serve: Serve) -> None:
     fake = FakeSpotify(artists=1, albums=1, tracks=3)
     good = json.dumps(fake.full_track(0, 0, 0))
-    fake.trouble("tracks", fakes.body(f'{{"tracks": [{good}, null, {{"id": "x", "name": 5}}]}}'))
-    found = walk(serve(fake, artists=(artist_id(0),)))
-    assert found.classes["null_item"] == found.classes["bad_item"] == 1
-    assert f"spotify:{track_id(0, 0, 0)}" in found.tracks and not found.unread
+    fake.inject("tracks", fakes.body(f'{{"tracks": [{good}, null, {{"id": "x", "name": 5}}]}}'))
+    result = walk(serve(fake, artists=(artist_id(0),)))
+    assert result.kinds["null_item"] == result.kinds["bad_item"] == 1
+    assert f"spotify:{track_id(0, 0, 0)}" in result.tracks and not result.unread
 
 
 @pytest.mark.parametrize(
-    "trouble",
+    "fault",
     [
         fakes.refused(503),
         fakes.reset,
@@ -226,28 +228,28 @@ def test_a_batch_holds_what_it_can(serve: Serve) -> None:
     ],
     ids=["503", "reset", "slow", "429", "quota", "cut", "html"],
 )
-def test_a_failure_that_passes_is_no_failure(serve: Serve, trouble: fakes.Trouble) -> None:
+def test_a_retryable_failure_is_retried(serve: Serve, fault: fakes.Fault) -> None:
     fake = FakeSpotify(artists=1, albums=1)
-    fake.trouble(f"artists/{artist_id(0)}", trouble)
-    found = walk(serve(fake, artists=(artist_id(0),), timeout_seconds=0.5))
-    assert len(found.tracks) == 3 and not found.unread
+    fake.inject(f"artists/{artist_id(0)}", fault)
+    result = walk(serve(fake, artists=(artist_id(0),), timeout_seconds=0.5))
+    assert len(result.tracks) == 3 and not result.unread
     assert fake.requests[f"artists/{artist_id(0)}"] == 2
 
 
-def test_a_service_that_asks_for_hours_of_silence_is_left_alone(serve: Serve) -> None:
+def test_a_pause_of_hours_is_respected_and_the_pages_stay_unread(serve: Serve) -> None:
     fake = FakeSpotify()
-    source = serve(fake, port=0, artists=tuple(artist_id(n) for n in range(5)))  # closes a gate of its own
-    fake.trouble(f"artists/{artist_id(0)}", fakes.too_many(retry_after=20_000, reason="QUOTA_EXCEEDED"))
+    source = serve(fake, port=0, artists=tuple(artist_id(n) for n in range(5)))  # has a rate limit of its own
+    fake.inject(f"artists/{artist_id(0)}", fakes.too_many(retry_after=20_000, reason="QUOTA_EXCEEDED"))
     first, *others = source.pages()
-    ((_, told),) = source.read([first])
-    assert not told.finished and "QUOTA_EXCEEDED" in told.problems[0] and not told.pages
+    ((_, contents),) = source.read([first])
+    assert not contents.finished and "QUOTA_EXCEEDED" in contents.problems[0].detail and not contents.pages
     fake.requests.clear()
-    left = dict(source.read(others))
-    assert {problem.split(":")[0] for told in left.values() for problem in told.problems} == {"rate_limited"}
-    assert not any(told.finished for told in left.values()) and not fake.requests
+    rest = [contents for _, contents in source.read(others)]
+    assert {problem.kind for contents in rest for problem in contents.problems} == {"rate_limited"}
+    assert not any(contents.finished for contents in rest) and not fake.requests
 
 
-def test_a_token_that_ends_early_is_replaced(serve: Serve) -> None:
+def test_a_revoked_token_is_replaced(serve: Serve) -> None:
     fake = FakeSpotify()
     source = serve(fake, artists=(artist_id(0),))
     walk(source)
@@ -257,12 +259,12 @@ def test_a_token_that_ends_early_is_replaced(serve: Serve) -> None:
     assert fake.tokens == 2
 
 
-def test_refused_credentials_stop_the_crawl_and_are_not_told(
+def test_refused_credentials_raise_an_error_that_does_not_contain_them(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("SPOTIPY_CLIENT_SECRET", "wrongsecret")
     source = serve(FakeSpotify(), artists=(artist_id(0),))
-    with caplog.at_level(logging.DEBUG), pytest.raises(RuntimeError, match="invalid_client") as raised:
+    with caplog.at_level(logging.DEBUG), pytest.raises(MissingInput, match="invalid_client") as raised:
         walk(source)
     assert "SPOTIPY_CLIENT_SECRET" in str(raised.value)
     for secret in (*SECRETS, "wrongsecret"):
@@ -276,26 +278,28 @@ def test_credentials_reach_no_log_table_or_pickle(
     serve: Serve, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     fake = FakeSpotify(artists=2, development=True, playlists={"list1": Playlist("One", ODD)})
-    fake.trouble(f"artists/{artist_id(0)}", fakes.refused(500, "Bad"), fakes.reset)
+    fake.inject(f"artists/{artist_id(0)}", fakes.refused(500, "Bad"), fakes.reset)
     source = serve(fake, artists=(artist_id(0),), playlists=("list1", "gone"))
     for name in ("spotipy", "spotipy.client", "spotipy.oauth2", "urllib3"):
         caplog.set_level(logging.DEBUG, name)
     with caplog.at_level(logging.DEBUG):
-        found = walk(source, depth=1)
-    assert "/api/token" in caplog.text  # so the log is at work
-    told = [caplog.text, *capfd.readouterr(), repr(found), repr(source)]
+        result = walk(source, depth=1)
+    assert "/api/token" in caplog.text  # so the log works
+    texts = [caplog.text, *capfd.readouterr(), repr(result), repr(source)]
     for secret in SECRETS:
-        assert not [text for text in told if secret in text]
-        assert secret.encode() not in pickle.dumps((source, found))
+        assert not [text for text in texts if secret in text]
+        assert secret.encode() not in pickle.dumps((source, result))
 
 
 @pytest.mark.slow
-def test_a_worker_on_another_machine_needs_its_own_credentials(serve: Serve) -> None:
+def test_a_worker_on_another_machine_needs_the_credentials_in_its_environment(serve: Serve) -> None:
     source = serve(FakeSpotify(), artists=(artist_id(0),))
-    read = ray.remote(max_retries=0)(lambda source: [told for _, told in source.read(list(source.pages()))])
+    read = ray.remote(max_retries=0)(
+        lambda source: [contents for _, contents in source.read(list(source.pages()))]
+    )
     credentials = {"SPOTIPY_CLIENT_ID": fakes.CLIENT_ID, "SPOTIPY_CLIENT_SECRET": fakes.CLIENT_SECRET}
-    (told,) = ray.get(read.options(runtime_env={"env_vars": credentials}).remote(source))
-    assert told.artists and told.finished
+    (contents,) = ray.get(read.options(runtime_env={"env_vars": credentials}).remote(source))
+    assert contents.artists and contents.finished
     with pytest.raises(ValueError, match="set SPOTIPY_CLIENT_ID"):
         ray.get(read.remote(source))
 
@@ -303,14 +307,14 @@ def test_a_worker_on_another_machine_needs_its_own_credentials(serve: Serve) -> 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "nowhere to begin"),
+        ({}, "no start: name --search, --playlists or --artists"),
         ({"artists": ("spotify:track:x",)}, "--artists spotify:track:x"),
         ({"playlists": ("https://example.com/x",)}, "--playlists https://example.com/x"),
         ({"search": ("x", " ")}, "one of them is empty"),
         ({"search": ("x",), "requests_per_second": 0}, "must be above 0"),
     ],
 )
-def test_options_that_cannot_work_are_refused(serve: Serve, options: dict[str, Any], message: str) -> None:
+def test_impossible_options_are_refused(serve: Serve, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         list(serve(FakeSpotify(), **options).pages())
 
@@ -318,7 +322,7 @@ def test_options_that_cannot_work_are_refused(serve: Serve, options: dict[str, A
 FULL = FakeSpotify()
 TRACKS = [FULL.full_track(0, 0, 0), FULL.full_track(0, 1, 1)]
 ARTISTS = [FULL.full_artist(n) for n in range(2)]
-ANSWERS: dict[str, tuple[str, Any]] = {
+BODIES: dict[str, tuple[str, Any]] = {
     "search?q=x&limit=50&offset=0": ("search", {"tracks": {"items": TRACKS, "total": 99}}),
     "playlist/x": ("playlists/x", {"snapshot_id": "1", "name": "X", "tracks": {"total": 2}}),
     "playlist/x/items?limit=50&offset=0": (
@@ -334,7 +338,7 @@ ANSWERS: dict[str, tuple[str, Any]] = {
     "album/x/tracks?limit=50&offset=0": ("albums/x/tracks", {"items": TRACKS, "total": 99}),
     "tracks?ids=x,y": ("tracks", {"tracks": TRACKS}),
     "track/x": ("tracks/x", TRACKS[0]),
-}  # what pages ask for, and healthy answers  # fmt: skip
+}  # by page: the path that it requests, and a valid body  # fmt: skip
 HALF = "\ud800"  # of a surrogate pair
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just(HALF),
@@ -346,42 +350,40 @@ COLUMNS = pa.schema(
 )
 
 
-def damaged(healthy: Any) -> st.SearchStrategy[Any]:
-    """A healthy answer with anything in place of something within it."""
-    if not isinstance(healthy, dict | list) or not healthy:
+def damaged(valid: Any) -> st.SearchStrategy[Any]:
+    """A valid body with anything in place of one part of it."""
+    if not isinstance(valid, dict | list) or not valid:
         return ANYTHING
-    places = list(range(len(healthy)) if isinstance(healthy, list) else healthy)
+    places = list(range(len(valid)) if isinstance(valid, list) else valid)
 
     def damage(place: Any, part: Any) -> Any:
-        copy = healthy.copy()
+        copy = valid.copy()
         copy[place] = part
         return copy
 
     def at(place: Any) -> st.SearchStrategy[Any]:
-        return st.builds(damage, st.just(place), ANYTHING | damaged(healthy[place]))
+        return st.builds(damage, st.just(place), ANYTHING | damaged(valid[place]))
 
     return st.one_of([at(place) for place in places])
 
 
-def test_no_answer_can_stop_a_crawl_and_a_bad_item_costs_no_other(serve: Serve) -> None:
+def test_no_body_raises_and_a_malformed_item_affects_no_other(serve: Serve) -> None:
     fake = FakeSpotify()
     source = serve(fake, search=("x",))
 
     @settings(max_examples=25, deadline=None, phases=[Phase.explicit, Phase.generate])  # shrinking takes long
-    @example(
-        {name: healthy for name, (_, healthy) in ANSWERS.items()} | {"track/x": TRACKS[0] | {"name": HALF}}
-    )
-    @given(st.fixed_dictionaries({name: damaged(healthy) for name, (_, healthy) in ANSWERS.items()}))
-    def check(answers: dict[str, Any]) -> None:
-        fake.troubles.clear()
-        for name, answer in answers.items():
-            fake.trouble(ANSWERS[name][0], fakes.body(json.dumps(answer)))
-        read = dict(source.read([Page(name) for name in answers]))
+    @example({name: valid for name, (_, valid) in BODIES.items()} | {"track/x": TRACKS[0] | {"name": HALF}})
+    @given(st.fixed_dictionaries({name: damaged(valid) for name, (_, valid) in BODIES.items()}))
+    def check(bodies: dict[str, Any]) -> None:
+        fake.faults.clear()
+        for name, body in bodies.items():
+            fake.inject(BODIES[name][0], fakes.body(json.dumps(body)))
+        read = dict(source.read([Page(name) for name in bodies]))
         assert all(contents.finished for contents in read.values())
         json.dumps([asdict(contents) for contents in read.values()], ensure_ascii=False).encode()
         rows = [asdict(track) for contents in read.values() for track in contents.tracks]
         pa.Table.from_pylist(rows, COLUMNS)
-        items = answers["tracks?ids=x,y"].get("tracks")
+        items = bodies["tracks?ids=x,y"].get("tracks")
         whole = [item for item in items if item in TRACKS] if isinstance(items, list) else []
         assert len(read[Page("tracks?ids=x,y")].tracks) >= len(whole)
 

@@ -76,10 +76,6 @@ class DeezerApi:
             raise FetchError("no_preview", f"Deezer has no preview of track/{reference}", 200)
         return AudioLocation(item["preview"], f"deezer:{item['id']}", is_public=True, expires=True)
 
-    async def preview(self, session: aiohttp.ClientSession, reference: str) -> Preview:
-        location = await self.locate(session, reference)
-        return Preview(location.url, str(location.audio_id))
-
     async def request(
         self, session: aiohttp.ClientSession, path: str, parameters: dict[str, str] | None = None
     ) -> Item:
@@ -104,12 +100,6 @@ class DeezerApi:
         kind = ERROR_KINDS.get(code or 0, f"deezer_{code}")
         pause = retry_after_seconds or self.deezer_pause_seconds if kind == "quota" else 0.0
         raise FetchError(kind, f"{url} returned {error}", 200, kind in RETRYABLE_KINDS, pause)
-
-
-@dataclass(frozen=True)
-class Preview:
-    url: str
-    track_id: str
 
 
 @dataclass(frozen=True)
