@@ -22,7 +22,7 @@ def run_worker(rank: int, address: str, folder: str) -> None:
     for name in TRAINED:
         train_some_steps(name, rank, folder)
     compute_gradients(rank, folder)
-    gc.collect()  # no wrapped model may hold the process group when it is destroyed: see train_worker
+    gc.collect()  # no wrapped model may hold the process group when it is destroyed: see worker.train_worker
     torch.distributed.destroy_process_group()
 
 
