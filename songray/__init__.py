@@ -1,14 +1,28 @@
-"""Music recommended by how it sounds. In reading order:
+"""Music recommended by how it sounds. The ground floor, which everything may import:
 
+errors       every error that songray raises on purpose, as a tree
+keys         the key of a track at one revision, and hashes
+checkpoints  which rows are finished; what songray uses of Ray beyond its public API
+storage      files that are written whole or not at all
+table        one table of a library
 library      the map: every table, its columns, its key, the job that fills it
-stages       stages do what their output lacks, and sum up what they did
-web          the polite client: limits that the whole cluster shares, patience, plain failures
-catalogue    where songs come from
+cluster      a Ray to run on
+stages       what stages from table to table share: pending rows, checkpoints, the summary
+web          the HTTP client: cluster-wide rate limits, retries, kinds of errors
+
+Six subpackages; each imports the ground floor and those above it in this list:
+
+catalogue    where tracks come from
 audio        from a track to its spectrogram
 learning     from spectrograms to vectors
 search       from vectors to ranked tracks
 evaluation   how good the neighbours are
-amend        tracks taken out, or tried anew
 service      the Ray Serve application, and the page that it serves
-command      what jobs share: flags, a Ray to run on, errors in a sentence
+
+and what stands on them:
+
+amend        tracks that are removed, or processed again
+pipeline     all stages in order on one machine
+jobs         the options and functions of all jobs
+command      the command line: `songray`, `python -m songray`, and the scripts in jobs/
 """

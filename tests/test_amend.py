@@ -11,6 +11,7 @@ from songray.audio.download import DownloadConfig, download
 from songray.audio.transform import TransformConfig, transform
 from songray.catalogue.crawl import CrawlConfig, crawl
 from songray.catalogue.sources.manifest.source import ManifestSource
+from songray.errors import InvalidOption
 from songray.library import Library
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -26,37 +27,37 @@ def ids(library: Library, *table: str) -> set[str]:
     return {track.removeprefix("manifest:") for track in library.table(*table).read()["track_id"].to_pylist()}
 
 
-def test_a_removed_track_is_in_no_table_and_stays_out(library: Library, tmp_path: Path) -> None:
+def test_a_removed_track_is_in_no_table_and_later_crawls_skip_it(library: Library, tmp_path: Path) -> None:
     for number, name in enumerate("abcd"):
         tone(tmp_path / f"{name}.wav", hertz=300 + 100 * number)
     crawl(library, manifest(tmp_path, "abcd"), CrawlConfig())
     download(library, DownloadConfig())
     transform(library, TransformConfig())
-    told = remove(library, RemoveConfig(("manifest:b", "manifest:zzz"), reason="asked for"))
-    assert "tracks 1, previews 1, spectrograms/default 1" in told
+    summary = remove(library, RemoveConfig(("manifest:b", "manifest:zzz"), reason="takedown"))
+    assert "tracks 1, previews 1, spectrograms/default 1" in summary
     for table in (("tracks",), ("previews",), ("spectrograms", "default")):
         assert ids(library, *table) == set("acd")
     (tmp_path / "songs.csv").unlink()
     again = crawl(library, manifest(tmp_path, "abcde"), CrawlConfig())
     assert (again.counts["removed"], again.counts["new"]) == (1, 1)
     assert ids(library, "tracks") == set("acde")
-    assert library.table("removed").read()["reason"].to_pylist() == ["asked for"] * 2
-    assert "rows taken out: none" in remove(library, RemoveConfig(("manifest:b",)))
+    assert library.table("removed").read()["reason"].to_pylist() == ["takedown"] * 2
+    assert "rows removed: none" in remove(library, RemoveConfig(("manifest:b",)))
 
 
-def test_what_failed_for_good_is_tried_anew_on_request(library: Library, tmp_path: Path) -> None:
+def test_permanent_failures_are_processed_again_on_request(library: Library, tmp_path: Path) -> None:
     tone(tmp_path / "a.wav")
     (tmp_path / "b.wav").touch()
     crawl(library, manifest(tmp_path, "ab"), CrawlConfig())
     first = download(library, DownloadConfig())
     assert (first.done, first.failed) == (1, {"empty": 1})
     tone(tmp_path / "b.wav")
-    with pytest.raises(ValueError, match="previews notes empty"):
+    with pytest.raises(InvalidOption, match="the failures in previews are: empty"):
         revise(library, ReviseConfig(("http_404",)))
     assert "1 tracks" in revise(library, ReviseConfig(("empty",)))
     second = download(library, DownloadConfig())
-    assert (second.before, second.done, second.failed.total()) == (1, 1, 0)
+    assert (second.existing, second.done, second.failed.total()) == (1, 1, 0)
     unchanged = crawl(library, manifest(tmp_path, "ab"), replace(CrawlConfig(), refresh=True))
     assert unchanged.counts["changed"] == 0
-    rows = library.table("tracks").newest(["track_id", "revision"]).to_pylist()
+    rows = library.table("tracks").newest(["track_id", "revision"]).rows.to_pylist()
     assert {row["track_id"]: row["revision"] for row in rows} == {"manifest:a": 0, "manifest:b": 1}

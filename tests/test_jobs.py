@@ -102,10 +102,10 @@ def test_every_job_runs_where_songray_is_not_installed(head: dict[str, str], tmp
     identity = submit(head, "\n".join(lines))
     url = f"http://127.0.0.1:{port}/readyz"
     assert answered(url, lambda: job(head, identity)["status"] != "FAILED")["tracks"] == 12
-    told = job(head, f"{identity}/logs")["logs"]
-    assert told.count("12 done now") == 3
+    logs = job(head, f"{identity}/logs")["logs"]
+    assert logs.count("12 finished now") == 3
     for part in ("12 new", "2 epochs", "version 000001, 12 tracks", "nearest", "chance"):
-        assert part in told
+        assert part in logs
 
 
 def submit(head: dict[str, str], entrypoint: str) -> str:

@@ -16,31 +16,35 @@ from conftest import free_port
 from samples import previews
 
 from songray.audio.download import DownloadConfig, download
-from songray.audio.transform import SPECS, TransformConfig, from_bytes, transform, transform_batch
+from songray.audio.spectrograms import SPECS, from_bytes
+from songray.audio.transform import TransformConfig, transform, transform_batch
 from songray.catalogue.crawl import CrawlConfig, crawl
 from songray.catalogue.sources.folder import FolderSource
 from songray.catalogue.sources.manifest.source import ManifestSource
-from songray.evaluation.evaluate import EvaluateConfig, Score, evaluate
+from songray.evaluation.evaluate import EvaluateConfig, evaluate
+from songray.evaluation.metrics import Score
 from songray.learning import runs
-from songray.learning.embed import EmbedConfig, embed, vectors
+from songray.learning.embed import EmbedConfig, embed
+from songray.learning.encoder import encode, load
 from songray.learning.models import MODELS
 from songray.learning.train import TrainConfig, train
 from songray.library import Library, matrix
 from songray.search.build import IndexConfig, index
-from songray.service.app import IngressConfig, ServeConfig, served
+from songray.service.app import served
+from songray.service.options import IngressConfig, ServeConfig
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
 
 SMALL_CAE = {"dense_units": 256, "epochs": 2}  # the published one takes minutes
 
 
-def described(clips: Path) -> list[dict[str, str]]:
+def manifest_rows(clips: Path) -> list[dict[str, str]]:
     with (clips / "manifest.csv").open() as file:
         return list(csv.DictReader(file))
 
 
-def spoil(folder: Path, clips: Path) -> None:
-    """Files of the kinds that any collection holds, beside the music."""
+def add_bad_files(folder: Path, clips: Path) -> None:
+    """Files that any collection contains beside music."""
     whole = (clips / "brahms_hungarian5_0.mp3").read_bytes()
     (folder / "truncated.mp3").write_bytes(whole[: len(whole) // 3])
     (folder / "empty.mp3").touch()
@@ -60,7 +64,7 @@ def run_stages(library: Library, models: dict[str, dict[str, object]]) -> None:
 def errors(library: Library, *names: str) -> dict[str, str]:
     titles = {
         row["track_id"]: row["title"]
-        for row in library.table("tracks").newest(["track_id", "title"]).to_pylist()
+        for row in library.table("tracks").newest(["track_id", "title"]).rows.to_pylist()
     }
     rows = [
         row
@@ -80,11 +84,11 @@ def test_real_music_as_a_manifest(
 ) -> None:
     folder = tmp_path / "served"
     shutil.copytree(clips, folder)
-    spoil(folder, clips)
+    add_bad_files(folder, clips)
     url = serve_folder(folder)
-    names = [row["file"] for row in described(clips)]
-    recordings = {row["file"]: row["track_id"] for row in described(clips)}
-    artists = {row["file"]: row["artist"] for row in described(clips)}
+    names = [row["file"] for row in manifest_rows(clips)]
+    recordings = {row["file"]: row["track_id"] for row in manifest_rows(clips)}
+    artists = {row["file"]: row["artist"] for row in manifest_rows(clips)}
     names += ["truncated.mp3", "empty.mp3", "page.mp3", "nowhere.mp3"]
     lines = [
         f"{Path(name).stem},{url}/{name},{recordings.get(name, '')},{artists.get(name, '')}" for name in names
@@ -97,23 +101,23 @@ def test_real_music_as_a_manifest(
     assert errors(library, "previews", "spectrograms/default") == expected
     found = scores(library)
     assert found["mfcc", "recording"].queries == 49
-    assert found["mfcc", "recording"].first > 0.6  # 0.78 measured; by lot 0.05
+    assert found["mfcc", "recording"].first > 0.6  # 0.78 measured; 0.05 by chance
     assert found["mfcc", "artist"].first > 0.7
     assert found["cae", "recording"].first > 3 * found["cae", "recording"].chance
-    assert_one_way_from_sound_to_vector(library, clips)
+    assert_batch_and_single_vectors_agree(library, clips)
     assert_answers(library)
 
 
-def assert_one_way_from_sound_to_vector(library: Library, clips: Path) -> None:
-    """A clip that is sent by itself gets the vector that the job wrote."""
-    encoder = runs.load(library, runs.choose(library, "cae"))
+def assert_batch_and_single_vectors_agree(library: Library, clips: Path) -> None:
+    """A clip that is encoded alone gets the vector that the job wrote."""
+    encoder = load(library, runs.choose(library, "cae"))
     (row,) = transform_batch(previews((clips / "joth_party_1.mp3").read_bytes()), TransformConfig())[
         0
     ].to_pylist()
     spectrogram = from_bytes(row["mel128"], SPECS["mel128"])
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in the job's workers: another number of threads sums in another order
-    alone = vectors(encoder, [spectrogram])[0]
+    alone = encode(encoder, [spectrogram])[0]
     torch.set_num_threads(threads)
     rows = library.table("embeddings", "cae").read()
     written = matrix(rows["embedding"])[rows["track_id"].to_pylist().index("manifest:joth_party_1")]
@@ -133,7 +137,7 @@ def assert_answers(library: Library) -> None:
 
 def test_real_music_as_a_folder(library: Library, clips: Path, tmp_path: Path) -> None:
     folder = tmp_path / "music"
-    for row in described(clips):
+    for row in manifest_rows(clips):
         place = folder / row["artist"].replace("/", " ")
         place.mkdir(parents=True, exist_ok=True)
         path = Path(shutil.copy(clips / row["file"], place))
@@ -142,7 +146,7 @@ def test_real_music_as_a_folder(library: Library, clips: Path, tmp_path: Path) -
         tags.add_tags()
         tags.update({"title": path.stem, "artist": row["artist"], "album": row["title"]})
         tags.save()
-    spoil(folder, clips)
+    add_bad_files(folder, clips)
     summary = crawl(library, FolderSource(folder), CrawlConfig())
     assert summary.counts["new"] == 51 + 3 + 4
     run_stages(library, {"mfcc": {}})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,9 +19,11 @@ import pytest
 from conftest import job, tone
 
 from songray.audio.download import DownloadConfig, download
+from songray.audio.fetch import FetchConfig
 from songray.audio.transform import TransformConfig, transform
 from songray.catalogue.crawl import CrawlConfig, crawl
 from songray.catalogue.sources.manifest.source import ManifestSource
+from songray.errors import StageFailed
 from songray.library import Library, Table
 from songray.stages import Summary
 
@@ -31,7 +34,7 @@ class Slow(BaseHTTPRequestHandler):
     """Answers after a while with a short sound; a name that ends in 7 is missing, in 3 overloaded."""
 
     sound = b""
-    asked: ClassVar[Counter[str]] = Counter()
+    requests: ClassVar[Counter[str]] = Counter()
     seconds = 0.0
     overloaded = True
 
@@ -39,7 +42,7 @@ class Slow(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        self.asked[self.path] += 1
+        self.requests[self.path] += 1
         time.sleep(self.seconds)
         status = (
             404 if self.path.endswith("7") else 503 if self.overloaded and self.path.endswith("3") else 200
@@ -53,7 +56,7 @@ class Slow(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(tmp_path: Path) -> str:
     Slow.sound = tone(tmp_path / "sound.mp3", seconds=1).read_bytes()
-    Slow.asked, Slow.seconds, Slow.overloaded = Counter(), 0.0, True
+    Slow.requests, Slow.seconds, Slow.overloaded = Counter(), 0.0, True
     server = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
     Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
@@ -72,23 +75,23 @@ def ids(table: Table) -> Counter[str]:
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_stage_does_what_its_output_lacks(library: Library, server: str) -> None:
+def test_a_stage_processes_what_its_output_lacks(library: Library, server: str) -> None:
     catalogue(library, server, 40)
-    first = download(library, DownloadConfig(attempts=1))
-    assert (first.rows, first.before, first.done) == (40, 0, 32)
-    assert (first.failed, first.again) == (Counter(http_404=4), Counter(http_503=4))
+    first = download(library, DownloadConfig(FetchConfig(attempts=1)))
+    assert (first.rows, first.existing, first.done) == (40, 0, 32)
+    assert (first.failed, first.retryable) == (Counter(http_404=4), Counter(http_503=4))
     Slow.overloaded = False
-    second = download(library, DownloadConfig())  # what may pass is tried again, what won't is not
-    assert (second.before, second.done, second.failed.total()) == (36, 4, 0)
-    assert Slow.asked["/7"] == 1
+    second = download(library, DownloadConfig())  # retries what is retryable, and no permanent failure
+    assert (second.existing, second.done, second.failed.total()) == (36, 4, 0)
+    assert Slow.requests["/7"] == 1
     catalogue(library, server, 50)
     third = download(library, DownloadConfig())
-    assert (third.rows, third.before, third.done, third.failed) == (50, 40, 9, Counter(http_404=1))
+    assert (third.rows, third.existing, third.done, third.failed) == (50, 40, 9, Counter(http_404=1))
     assert ids(library.table("previews")) == Counter({f"manifest:{n}": 1 for n in range(50)})
     made = transform(library, TransformConfig())
-    assert (made.rows, made.done) == (45, 45)  # those without audio are not waited for
+    assert (made.rows, made.done) == (45, 45)
     idle = transform(library, TransformConfig())
-    assert (idle.before, idle.done) == (45, 0)
+    assert (idle.existing, idle.done) == (45, 0)
 
 
 @pytest.mark.usefixtures("cluster")
@@ -99,17 +102,17 @@ def test_only_the_newest_revision_and_row_of_a_track_count(library: Library, ser
     crawl(library, ManifestSource(str(path)), CrawlConfig())
     summary = download(library, DownloadConfig())
     assert (summary.rows, summary.done) == (3, 3)
-    assert Slow.asked == Counter({"/0": 1, "/1b": 1, "/2": 1})
+    assert Slow.requests == Counter({"/0": 1, "/1b": 1, "/2": 1})
 
 
 @pytest.mark.usefixtures("cluster")
-def test_files_that_hold_no_work_are_not_opened(library: Library, server: str) -> None:
+def test_files_without_pending_rows_are_not_opened(library: Library, server: str) -> None:
     catalogue(library, server, 2)
     download(library, DownloadConfig())
     transform(library, TransformConfig())
     (done,) = library.table("previews").files()
     catalogue(library, server, 4)
-    download(library, DownloadConfig(attempts=1))
+    download(library, DownloadConfig(FetchConfig(attempts=1)))
     whole = Path(done).read_bytes()
     keys = pa.parquet.read_table(done).set_column(2, "audio", pa.array([b"spoiled"] * 2, pa.large_binary()))
     pa.parquet.write_table(keys, done)
@@ -130,22 +133,22 @@ def kill_when(process: subprocess.Popen[bytes], table: Table, rows: int) -> np.n
 
 
 @pytest.mark.slow
-def test_a_stage_that_was_killed_goes_on(library: Library, server: str, cluster: None) -> None:
+def test_a_killed_stage_continues(library: Library, server: str, cluster: None) -> None:
     catalogue(library, server, 200)
     Slow.seconds, Slow.overloaded = 0.3, False
     previews = library.table("previews")
     options = ("--rows-per-file", "16", "--downloads-per-worker", "16", "--workers", "1")
     finished = kill_when(job("download", library, *options), previews, 32)
     assert 32 <= finished.size < 200
-    before = Slow.asked.copy()
+    before = Slow.requests.copy()
     Slow.seconds = 0
     summary = download(library, DownloadConfig())
-    assert (summary.rows, summary.before) == (200, finished.size)
+    assert (summary.rows, summary.existing) == (200, finished.size)
     assert ids(previews) == Counter({f"manifest:{n}": 1 for n in range(200)})
-    asked_again = {path for path, count in Slow.asked.items() if count > 1 and before[path]}
+    requested_again = {path for path, count in Slow.requests.items() if count > 1 and before[path]}
     done = {row["track_id"].replace("manifest:", "/") for row in rows_of(previews, finished)}
-    assert not asked_again & done
-    assert len(asked_again) <= 64  # what was under way
+    assert not requested_again & done
+    assert len(requested_again) <= 64  # concurrent downloads of the killed run
 
 
 def rows_of(table: Table, keys: np.ndarray) -> list[dict[str, object]]:
@@ -153,12 +156,24 @@ def rows_of(table: Table, keys: np.ndarray) -> list[dict[str, object]]:
     return rows.filter(pa.array(np.isin(rows["track_key"].to_numpy(), keys))).to_pylist()
 
 
-def test_a_summary_adds_up_and_refuses_too_many_failures() -> None:
+def test_a_summary_adds_up_and_limits_failures() -> None:
     summary = Summary("download", 10, 2, 5, Counter(http_404=2), Counter(timeout=1), 2.0)
     assert str(summary) == (
-        "download: 10 tracks = 2 done before + 5 done now + 2 failed (http_404 2) "
-        "+ 1 to try again (timeout 1) (2.0 s, 4.0/s)"
+        "download: 10 tracks = 2 finished before + 5 finished now + 2 failed (http_404 2) "
+        "+ 1 to be retried (timeout 1) (2.0 s, 4.0/s)"
     )
     summary.check(0.5)
-    with pytest.raises(RuntimeError, match="3 of 8 tracks failed"):
+    with pytest.raises(StageFailed, match="3 of 8 tracks failed"):
         summary.check(0.3)
+
+
+def test_a_stage_without_pending_rows_never_loads_ray(library: Library) -> None:
+    code = f"""
+import sys
+from songray.audio.transform import TransformConfig, transform
+from songray.library import Library
+print(transform(Library.open({library.root!r}), TransformConfig()))
+assert "ray" not in sys.modules
+"""
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert output.stdout.startswith("transform: 0 tracks = 0 finished before"), output.stderr
