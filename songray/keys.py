@@ -18,6 +18,7 @@ Keys = NDArray[np.int64]
 
 REVISION_BITS = 8
 NUMBERS = 1 << 55  # that a track may have
+MAX_PROBES = 256  # an id has one of so many numbers, from its hash on
 COMPLETENESS_MASK = np.int64(31)
 
 

@@ -12,6 +12,7 @@ from songray.catalogue.sources.base import Source
 from songray.errors import Conflict
 from songray.keys import (
     COMPLETENESS_MASK,
+    MAX_PROBES,
     NUMBERS,
     REVISION_BITS,
     Keys,
@@ -23,7 +24,6 @@ from songray.library import Library, Row
 
 TrackStatus = Literal["new", "changed", "unchanged", "completed", "duplicate", "removed"]
 STORED_STATUSES = ("new", "changed", "completed")  # tracks of which a crawl stores a row
-MAX_PROBES = 256  # numbers from the hash of an id on, one of which it has
 
 
 class TrackState(NamedTuple):
@@ -111,7 +111,7 @@ class ExistingTracks:
         return "changed", state._replace(revision=stored.revision + has_new_audio)
 
     def _stored(self, track_id: str) -> TrackState | None:
-        """The state in the library, found by the hash of the id among the numbers that it may have."""
+        """The state in the library, looked up by the hash of the id among the numbers that it may have."""
         id_hash = hash64("id", track_id)
         for row in self._rows(track_number(track_id)):
             if self._id_hashes[row] == id_hash:

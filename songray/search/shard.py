@@ -20,7 +20,7 @@ import pyarrow.compute
 import pyarrow.ipc
 from numpy.typing import NDArray
 
-from songray.keys import NUMBERS, REVISION_BITS, track_number
+from songray.keys import MAX_PROBES, NUMBERS, REVISION_BITS, track_number
 from songray.library import Row, Vectors
 from songray.search import text
 from songray.search.filters import EVERYTHING, Facets, Filters
@@ -58,9 +58,6 @@ EXACT_ROWS = 12  # whose cosines take as long as one more neighbour in the graph
 GRAPH_MARGIN = 1.5  # neighbours requested from the graph, relative to the mean that a filter needs
 ROWS_AT_ONCE = 1 << 13  # whose vectors fit in the processor's cache
 SPARE = 10  # further candidates of a search by float16, whose rounding may exchange neighbours
-MAX_PROBES = (
-    256  # as in songray/catalogue/existing.py: numbers from the hash of an id on, one of which it has
-)
 
 Candidates = NDArray[np.void]  # of CANDIDATE
 Points = NDArray[np.void]  # of POINT
