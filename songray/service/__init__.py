@@ -1,1 +1,24 @@
-"""The Ray Serve application that answers over HTTP, and the page that it serves."""
+"""The Ray Serve application that answers over HTTP. In reading order, those before `slots` without Ray:
+
+options       options of the service
+schema        requests and responses of /v1, as the OpenAPI document describes them
+problems      errors as problem details
+snapshots     versions of an index that are loaded in a process
+dependencies  what the routes depend on
+responses     bodies of responses
+playlists     playlists as M3U8, CSV and XSPF
+routes        the routes of /v1 and of operation
+api_keys      API keys and their comparison
+opensubsonic  the routes of OpenSubsonic's extension sonicSimilarity
+metrics       metrics for Prometheus
+middlewares   metrics, access log, authentication, limits of bodies
+api           the FastAPI application
+slots         an index that is spread over processes
+uploads       the deployment that embeds uploaded audio; the one module that loads torch
+external      previews from external sources
+ingress       the deployment that answers HTTP requests
+haproxy       the environment that puts HAProxy before the ingress
+app           the Ray Serve application
+
+page.html is the page that the service shows at /.
+"""

@@ -1,113 +1,107 @@
-"""OpenSubsonic's `sonicSimilarity`, so that players which know it can ask: https://opensubsonic.netlify.app
+"""OpenSubsonic's extension sonicSimilarity, for music players that support it: https://opensubsonic.netlify.app
 
-Their protocol has its own ways: parameters by GET or as a form, failures with HTTP 200, keys among the
-parameters. Answers are JSON.
+The protocol takes parameters from the query string or a form, and keys among them; it reports failures with
+HTTP 200. Responses are JSON.
 """
 
 from __future__ import annotations
 
 import hashlib
-import hmac
 from collections.abc import Awaitable, Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import numpy as np
 import orjson
 from fastapi import APIRouter, Request, Response
 
 from songray.errors import NotEnoughTracks, UnknownTrack
-from songray.search import ranking as recommender
+from songray.library import Row
+from songray.search import paths, ranking
+from songray.search.filters import EVERYTHING
 from songray.search.ranking import RankingOptions, Searcher
-from songray.search.shard import EVERYTHING, Row
+from songray.service.api_keys import is_key
+from songray.service.dependencies import CurrentService, Service
 
 API_VERSION = "1.16.1"
 EXTENSIONS = ("sonicSimilarity", "formPost", "apiKeyAuthentication")
-MOST = 500  # tracks of one answer
+MAX_COUNT = 500  # tracks of one response
 GENERIC, MISSING, WRONG_PASSWORD, CONFLICT, WRONG_KEY, NOT_FOUND = 0, 10, 40, 43, 44, 70
 
 Parameters = Mapping[str, str]
 Method = Callable[[Searcher, Parameters], Awaitable[dict[str, Any]]]
 
+router = APIRouter(prefix="/rest", include_in_schema=False)
 
-class Failed(Exception):
+
+class Failure(Exception):
+    """An error with one of the protocol's codes."""
+
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
         self.code = code
 
 
-def router(searcher: Callable[[], Searcher], keys: frozenset[str]) -> APIRouter:
-    """Answers under /rest, to those who have one of the keys, if there are any."""
-    routes = APIRouter(prefix="/rest", include_in_schema=False)
-
-    @routes.api_route("/{name}", methods=["GET", "POST"])
-    async def method(name: str, request: Request) -> Response:
-        parameters = {**request.query_params}
-        if request.method == "POST":
-            async with request.form(max_files=0) as form:
-                parameters |= {key: value for key, value in form.items() if isinstance(value, str)}
-        try:
-            return _answer("ok", await _content(name.removesuffix(".view"), parameters, searcher, keys))
-        except Failed as failed:
-            return _answer("failed", {"error": {"code": failed.code, "message": str(failed)}})
-
-    return routes
+@router.api_route("/{name}", methods=["GET", "POST"])
+async def method(name: str, request: Request, service: CurrentService) -> Response:
+    parameters = {**request.query_params}
+    if request.method == "POST":
+        async with request.form(max_files=0) as form:
+            parameters |= {key: value for key, value in form.items() if isinstance(value, str)}
+    try:
+        content = await call(name.removesuffix(".view"), parameters, service, request.app.state.keys)
+        return _response("ok", content)
+    except Failure as failure:
+        return _response("failed", {"error": {"code": failure.code, "message": str(failure)}})
 
 
-def _answer(status: str, content: dict[str, Any]) -> Response:
-    about = {"status": status, "version": API_VERSION, "type": "songray", "serverVersion": _version()}
-    body = {"subsonic-response": {**about, "openSubsonic": True, **content}}
+def _response(status: str, content: dict[str, Any]) -> Response:
+    header = {"status": status, "version": API_VERSION, "type": "songray", "serverVersion": _server_version()}
+    body = {"subsonic-response": {**header, "openSubsonic": True, **content}}
     return Response(orjson.dumps(body), media_type="application/json")
 
 
-def _version() -> str:
+def _server_version() -> str:
     try:
         return version("songray")
     except PackageNotFoundError:
         return "unknown"
 
 
-async def _content(
-    name: str, parameters: Parameters, searcher: Callable[[], Searcher], keys: frozenset[str]
-) -> dict[str, Any]:
-    if name == "getOpenSubsonicExtensions":  # which alone is for everybody
-        return {"openSubsonicExtensions": [{"name": one, "versions": [1]} for one in EXTENSIONS]}
+async def call(name: str, parameters: Parameters, service: Service, keys: frozenset[str]) -> dict[str, Any]:
+    """The content of a response. Raises Failure."""
+    if name == "getOpenSubsonicExtensions":  # the one method that needs no key
+        return {"openSubsonicExtensions": [{"name": extension, "versions": [1]} for extension in EXTENSIONS]}
     check_key(parameters, keys)
     if name not in METHODS:
-        raise Failed(GENERIC, f"songray has no method {name}: it has {', '.join(METHODS)}")
+        raise Failure(GENERIC, f"songray has no method {name}: it has {', '.join(METHODS)}")
     try:
-        return await METHODS[name](searcher(), parameters)
+        return await METHODS[name](service.snapshot(), parameters)
     except UnknownTrack as error:
-        raise Failed(NOT_FOUND, f"track not found: {error}") from error
+        raise Failure(NOT_FOUND, f"track not found: {error}") from error
 
 
 def check_key(parameters: Parameters, keys: frozenset[str]) -> None:
-    """Raise Failed unless the parameters hold one of the keys: as apiKey, as the password p, plain or in
-    hex, or as the token t = md5(password + salt s)."""
+    """Raise Failure unless the parameters contain one of the keys: as apiKey, as the password p, plain or in
+    hexadecimal, or as the token t = md5(password + salt s)."""
     if not keys:
         return
     if api_key := parameters.get("apiKey"):
         if parameters.keys() & {"u", "p", "t", "s"}:
-            raise Failed(CONFLICT, "give either apiKey, or u with p or with t and s")
-        if not matches(api_key, keys):
-            raise Failed(WRONG_KEY, "apiKey is not a key of this service")
+            raise Failure(CONFLICT, "give either apiKey, or u with p or with t and s")
+        if not is_key(api_key, keys):
+            raise Failure(WRONG_KEY, "apiKey is not a key of this service")
     elif token := parameters.get("t"):
         salt = parameters.get("s", "")
-        if not matches(token, {hashlib.md5((key + salt).encode()).hexdigest() for key in keys}):
-            raise Failed(WRONG_PASSWORD, "t is not the token of a key of this service")
+        if not is_key(token, {hashlib.md5((key + salt).encode()).hexdigest() for key in keys}):
+            raise Failure(WRONG_PASSWORD, "t is not the token of a key of this service")
     elif password := parameters.get("p"):
-        if not matches(_plain(password), keys):
-            raise Failed(WRONG_PASSWORD, "p is not a key of this service")
+        if not is_key(_decoded(password), keys):
+            raise Failure(WRONG_PASSWORD, "p is not a key of this service")
     else:
-        raise Failed(MISSING, "a key is needed: as apiKey, p, or t with s")
+        raise Failure(MISSING, "a key is needed: as apiKey, as p, or as t with s")
 
 
-def matches(given: str, keys: frozenset[str] | set[str]) -> bool:
-    """Whether it is one of the keys, in a time that does not depend on how much of one it has right."""
-    return any([hmac.compare_digest(given.encode(), key.encode()) for key in keys])
-
-
-def _plain(password: str) -> str:
+def _decoded(password: str) -> str:
     if not password.startswith("enc:"):
         return password
     try:
@@ -125,29 +119,33 @@ async def _token_info(searcher: Searcher, parameters: Parameters) -> dict[str, A
 
 
 async def _similar(searcher: Searcher, parameters: Parameters) -> dict[str, Any]:
-    wish = RankingOptions(k=_count(parameters, 10, 1))
-    found = await recommender.similar(searcher, _required(parameters, "id"), wish)
-    return {"sonicMatch": [{"entry": child(one.track), "similarity": one.similarity} for one in found]}
+    """By descending similarity, as the extension requires."""
+    options = RankingOptions(k=_count(parameters, default=10, minimum=1))
+    recommendations = await ranking.similar(searcher, _required(parameters, "id"), options)
+    return {
+        "sonicMatch": [
+            {"entry": child(item.track), "similarity": item.similarity} for item in recommendations
+        ]
+    }
 
 
 async def _path(searcher: Searcher, parameters: Parameters) -> dict[str, Any]:
-    """The similarity of each is with the one before it."""
+    """The similarity of each track is that to the one before it."""
     start, end = _required(parameters, "startSongId"), _required(parameters, "endSongId")
     if start == end:
-        raise Failed(GENERIC, "startSongId and endSongId are the same")
-    rows = await _longest_path(searcher, start, end, _count(parameters, 25, 2))
-    vectors = (await recommender.find(searcher, [row["track_id"] for row in rows])).vectors
-    cosines = [1.0, *np.einsum("td,td->t", vectors[1:], vectors[:-1]).tolist()]
-    steps = zip(rows, map(recommender.similarity, cosines), strict=True)
+        raise Failure(GENERIC, "startSongId and endSongId are the same")
+    rows = await _longest_path(searcher, start, end, _count(parameters, default=25, minimum=2))
+    similarities = await paths.step_similarities(searcher, [row["track_id"] for row in rows])
+    steps = zip(rows, similarities, strict=True)
     return {"sonicMatch": [{"entry": child(row), "similarity": similarity} for row, similarity in steps]}
 
 
-async def _longest_path(searcher: Searcher, start: str, end: str, most: int) -> list[Row]:
-    """Of that many steps; of half as many, and so on, where there are not enough tracks."""
+async def _longest_path(searcher: Searcher, start: str, end: str, steps: int) -> list[Row]:
+    """A path of so many steps, or of half as many, and so on, where there are not enough tracks."""
     try:
-        return await recommender.path(searcher, start, end, most, EVERYTHING)
+        return await paths.path(searcher, start, end, steps, EVERYTHING)
     except NotEnoughTracks:
-        return await _longest_path(searcher, start, end, max(2, most // 2))
+        return await _longest_path(searcher, start, end, max(2, steps // 2))
 
 
 METHODS: dict[str, Method] = {
@@ -160,21 +158,21 @@ METHODS: dict[str, Method] = {
 
 def _required(parameters: Parameters, name: str) -> str:
     if not (value := parameters.get(name)):
-        raise Failed(MISSING, f"the parameter {name} is missing")
+        raise Failure(MISSING, f"the parameter {name} is missing")
     return value
 
 
-def _count(parameters: Parameters, default: int, least: int) -> int:
+def _count(parameters: Parameters, default: int, minimum: int) -> int:
     text = parameters.get("count", str(default))
     if not (text.isascii() and text.isdecimal() and len(text) < 10):
-        raise Failed(GENERIC, f"count is {text[:20]!r}: a number is needed")
-    return min(max(int(text), least), MOST)
+        raise Failure(GENERIC, f"count is {text[:20]!r}: must be a number")
+    return min(max(int(text), minimum), MAX_COUNT)
 
 
 def child(track: Row) -> dict[str, Any]:
-    """A track as a Child of OpenSubsonic; what is not known is left out."""
+    """A track as OpenSubsonic's Child, without the fields that have no value."""
     seconds, date = track["duration_seconds"], track["release_date"] or ""
-    about = {
+    fields = {
         "id": track["track_id"],
         "isDir": False,
         "type": "music",
@@ -191,4 +189,4 @@ def child(track: Row) -> dict[str, Any]:
         "isrc": [track["isrc"]] if track["isrc"] else [],
         "explicitStatus": {True: "explicit", False: "clean"}.get(track["explicit"]),
     }
-    return {name: value for name, value in about.items() if value is not None}
+    return {name: value for name, value in fields.items() if value is not None}

@@ -1,6 +1,7 @@
-"""Tracks as a playlist in the formats of players: M3U8, CSV and XSPF.
+"""Playlists in the formats M3U8, CSV and XSPF.
 
-A track's place is the URL of its preview, where it has a public one, else its id, which is a URI by its form.
+The location of a track is the URL of its preview, where it has one, and otherwise its id, which has the form
+of a URI.
 """
 
 from __future__ import annotations
@@ -11,17 +12,20 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from xml.etree import ElementTree
 
-Track = dict[str, Any]  # as it is answered
+Track = dict[str, Any]  # as responses.track_json returns it
 XSPF = "http://xspf.org/ns/0/"
 COLUMNS = ("track_id", "title", "artists", "album", "release_date", "duration_seconds", "isrc", "preview")
 
 
-def m3u8(tracks: Sequence[Track]) -> str:
+def write_m3u8(tracks: Sequence[Track]) -> str:
     lines = ["#EXTM3U"]
     for track in tracks:
         seconds = track["duration_seconds"]
         name = " - ".join(part for part in (_artists(track), track["title"]) if part)
-        lines += [f"#EXTINF:{round(seconds) if seconds else -1},{_one_line(name)}", _one_line(place(track))]
+        lines += [
+            f"#EXTINF:{round(seconds) if seconds else -1},{_one_line(name)}",
+            _one_line(location(track)),
+        ]
     return "\n".join([*lines, ""])
 
 
@@ -29,7 +33,7 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def as_csv(tracks: Sequence[Track]) -> str:
+def write_csv(tracks: Sequence[Track]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore")
     writer.writeheader()
@@ -37,33 +41,33 @@ def as_csv(tracks: Sequence[Track]) -> str:
     return text.getvalue()
 
 
-def xspf(tracks: Sequence[Track]) -> str:
+def write_xspf(tracks: Sequence[Track]) -> str:
     """https://www.xspf.org/spec"""
     playlist = ElementTree.Element("playlist", version="1", xmlns=XSPF)
-    listed = ElementTree.SubElement(playlist, "trackList")
+    track_list = ElementTree.SubElement(playlist, "trackList")
     for track in tracks:
-        entry = ElementTree.SubElement(listed, "track")
+        entry = ElementTree.SubElement(track_list, "track")
         seconds = track["duration_seconds"]
-        about = {
-            "location": place(track),
+        fields = {
+            "location": location(track),
             "identifier": track["track_id"],
             "title": track["title"],
             "creator": _artists(track),
             "album": track["album"],
             "duration": str(round(seconds * 1000)) if seconds else None,
         }
-        for name, value in about.items():
+        for name, value in fields.items():
             if value:
                 ElementTree.SubElement(entry, name).text = _printable(value)
     return ElementTree.tostring(playlist, "unicode", xml_declaration=True)
 
 
 def _printable(text: str) -> str:
-    """Less what XML cannot hold."""
-    return "".join(sign for sign in text if sign.isprintable())
+    """Without the characters that XML does not allow."""
+    return "".join(character for character in text if character.isprintable())
 
 
-def place(track: Track) -> str:
+def location(track: Track) -> str:
     return str(track["preview"] or track["track_id"])
 
 
@@ -72,15 +76,15 @@ def _artists(track: Track) -> str:
 
 
 FORMATS: dict[str, tuple[str, Callable[[Sequence[Track]], str]]] = {  # name: media type, writer
-    "m3u8": ("application/vnd.apple.mpegurl", m3u8),
-    "csv": ("text/csv", as_csv),
-    "xspf": ("application/xspf+xml", xspf),
+    "m3u8": ("application/vnd.apple.mpegurl", write_m3u8),
+    "csv": ("text/csv", write_csv),
+    "xspf": ("application/xspf+xml", write_xspf),
 }
-DOCUMENTED = {media_type: {"schema": {"type": "string"}} for media_type, _ in FORMATS.values()}
+DOCUMENTATION = {media_type: {"schema": {"type": "string"}} for media_type, _ in FORMATS.values()}
 
 
-def preferred(accept: str) -> str:
-    """The format that a header Accept asks for first; json where it names none of these."""
+def accepted_format(accept: str) -> str:
+    """The first format that a header Accept names; json where it names none of these."""
     for part in accept.split(","):
         for name, (media_type, _) in FORMATS.items():
             if part.split(";")[0].strip().lower() == media_type:

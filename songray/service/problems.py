@@ -1,4 +1,4 @@
-"""Errors as problem details (RFC 9457): every answer that is none says what was wrong, and where."""
+"""Errors as problem details (RFC 9457): handlers of exceptions, and their part of the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -13,101 +13,109 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
+from songray.errors import NotEnoughTracks, UnknownTrack
+
 logger = logging.getLogger("ray.serve")
 MEDIA_TYPE = "application/problem+json"
-RETRY_SECONDS = 1  # after which an overloaded service may be asked again
+RETRY_AFTER_SECONDS = 1  # after which an overloaded service accepts another request
 
 
 class Problem(BaseModel):
-    """What went wrong, after RFC 9457."""
+    """An error, as RFC 9457 defines it."""
 
-    type: str = Field(
-        default="about:blank", description="what kind of problem; about:blank: its title says it"
-    )
+    type: str = Field(default="about:blank", description="URI of the problem's type; about:blank: see title")
     title: str = Field(examples=["Not Found"])
     status: int = Field(examples=[404])
     detail: str = Field(examples=["not in the index: deezer:1"])
     errors: list[dict[str, Any]] = Field(
-        default=[], description="where the request breaks the description of this API, and how"
+        default=[], description="where, and how, the request violates this document"
     )
 
 
-class Refusal(Exception):
-    """Why there is no answer, with the status of HTTP that fits."""
-
-    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(detail)
-        self.status, self.headers = status, dict(headers or {})
-
-
-def overloaded(detail: str, retry_seconds: float = RETRY_SECONDS) -> Refusal:
-    """Come again: something is full, or about to come back."""
-    return Refusal(503, detail, {"Retry-After": str(max(1, round(retry_seconds)))})
-
-
-def answer(status: int, detail: str, headers: Mapping[str, str] | None = None, **more: Any) -> JSONResponse:
+def problem_response(
+    status: int, detail: str, headers: Mapping[str, str] | None = None, **more: Any
+) -> JSONResponse:
     problem = Problem(title=HTTPStatus(status).phrase, status=status, detail=detail, **more)
     content = problem.model_dump(exclude=None if problem.errors else {"errors"})
     return JSONResponse(content, status, headers, MEDIA_TYPE)
 
 
-MEANINGS = {
-    400: "The request cannot be read",
-    401: "A key is needed, and this is none",
-    404: "There is no such track",
-    408: "It took too long",
-    413: "The request is too large",
-    415: "Not a format that can be read",
-    422: "Something in the request is out of range, or contradicts itself",
-    502: "The source that was to be asked did not give what was needed",
-    503: "Overloaded, or not ready: come again after as many seconds as Retry-After says",
+def unavailable(detail: str, retry_after_seconds: float = RETRY_AFTER_SECONDS) -> HTTPException:
+    """An error with status 503, for what is overloaded or not ready yet."""
+    return HTTPException(503, detail, {"Retry-After": str(max(1, round(retry_after_seconds)))})
+
+
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    return problem_response(error.status_code, str(error.detail), error.headers)
+
+
+async def _validation_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    errors = [{"where": list(item["loc"]), "what": item["msg"]} for item in error.errors()]
+    detail = "; ".join(f"{'.'.join(map(str, item['where']))}: {item['what']}" for item in errors)
+    return problem_response(422, detail, errors=errors)
+
+
+async def _unknown_track(request: Request, error: Exception) -> JSONResponse:
+    return problem_response(404, str(error))
+
+
+async def _not_enough_tracks(request: Request, error: Exception) -> JSONResponse:
+    return problem_response(422, str(error))
+
+
+async def _unexpected_error(request: Request, error: Exception) -> JSONResponse:
+    logger.exception("%s %s failed", request.method, request.url.path, exc_info=error)
+    return problem_response(500, "an unexpected error; the service's log contains its traceback")
+
+
+HANDLERS: dict[int | type[Exception], Any] = {
+    HTTPException: _http_error,
+    RequestValidationError: _validation_error,
+    UnknownTrack: _unknown_track,
+    NotEnoughTracks: _not_enough_tracks,
+    Exception: _unexpected_error,
 }
-EVERYWHERE = (401, 408, 503)  # any question may meet these
-OF_SERVE = (408, 503)  # Ray Serve answers with these on its own, as plain text
+
+DESCRIPTIONS = {
+    400: "The request cannot be parsed",
+    401: "A key is needed: none was sent, or it is not valid",
+    404: "A track is not in the index",
+    408: "The request took too long",
+    413: "The request is too large",
+    415: "Not an audio format that can be decoded",
+    422: "A value is out of range, or contradicts another one",
+    502: "The external source failed",
+    503: "Overloaded or not ready: retry after the seconds that Retry-After names",
+}
+ANY_REQUEST = (401, 408, 503)
+PLAIN_TEXT = (408, 503)  # also sent by Ray Serve itself, as plain text
 
 
-def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """For the OpenAPI document: the problems that a question may meet."""
-    found: dict[int | str, dict[str, Any]] = {}
-    for status in sorted({*statuses, *EVERYWHERE}):
-        schema = {"$ref": "#/components/schemas/Problem"}
-        found[status] = {"description": MEANINGS[status], "content": {MEDIA_TYPE: {"schema": schema}}}
-        if status in OF_SERVE:
-            found[status]["content"]["text/plain"] = {"schema": {"type": "string"}}
+def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The problems of a route, for the OpenAPI document: these statuses, and those of any request."""
+    responses: dict[int | str, dict[str, Any]] = {}
+    for status in sorted({*statuses, *ANY_REQUEST}):
+        content: dict[str, Any] = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+        if status in PLAIN_TEXT:
+            content["text/plain"] = {"schema": {"type": "string"}}
+        responses[status] = {"description": DESCRIPTIONS[status], "content": content}
         if status == 503:
-            found[status]["headers"] = {"Retry-After": {"schema": {"type": "integer"}}}
-    return found
+            responses[status]["headers"] = {"Retry-After": {"schema": {"type": "integer"}}}
+    return responses
 
 
-def install(api: FastAPI) -> None:
-    """Have all errors of an application answered as problems, and its document describe these."""
-    described = api.openapi
+class ProblemDetailsAPI(FastAPI):
+    """An application all of whose errors are problem details, as its OpenAPI document says."""
 
-    def document() -> dict[str, Any]:
-        whole = described()
-        components = whole.setdefault("components", {})
+    def __init__(self, **options: Any) -> None:
+        super().__init__(exception_handlers=HANDLERS, **options)
+
+    def openapi(self) -> dict[str, Any]:
+        document = super().openapi()
+        components = document.setdefault("components", {})
         components.setdefault("schemas", {})["Problem"] = Problem.model_json_schema()
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        whole["security"] = [{}, {"key": []}]
-        return whole
-
-    api.openapi = document  # type: ignore[method-assign]
-
-    @api.exception_handler(Refusal)
-    async def refused(request: Request, error: Refusal) -> JSONResponse:
-        return answer(error.status, str(error), error.headers)
-
-    @api.exception_handler(HTTPException)
-    async def failed(request: Request, error: HTTPException) -> JSONResponse:
-        return answer(error.status_code, str(error.detail), error.headers)
-
-    @api.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        errors = [{"where": list(one["loc"]), "what": one["msg"]} for one in error.errors()]
-        told = "; ".join(f"{'.'.join(map(str, one['where']))}: {one['what']}" for one in errors)
-        return answer(422, told, errors=errors)
-
-    @api.exception_handler(Exception)
-    async def broken(request: Request, error: Exception) -> JSONResponse:
-        logger.exception("%s %s failed", request.method, request.url.path, exc_info=error)
-        return answer(500, "This should not have happened; the service's log has more")
+        document["security"] = [{}, {"key": []}]
+        return document

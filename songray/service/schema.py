@@ -1,27 +1,32 @@
-"""What is asked and what is answered, as the OpenAPI document describes it."""
+"""Requests and responses of /v1, as the OpenAPI document describes them."""
 
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from songray.search import ranking as recommender
-from songray.search import shard as shards
+from songray.catalogue.sources.registry import SearchableSource
+from songray.search import filters, ranking
 
-MOST_RESULTS = 500
-MOST_NAMES = 200  # that one filter lists
+MAX_RESULTS = 500
+MAX_VALUES = 200  # of one filter
+SIMILARITY = (
+    "similarity to the query: (cosine − hubness/2 + 3/2)/3, where hubness is the track's mean cosine to its "
+    "nearest neighbours. It rises strictly with the ranking score, cosine − hubness/2, and is comparable "
+    "between queries. With diversity above 0 the list is not sorted by it"
+)
 
 Id = Annotated[str, Field(min_length=1, max_length=500, examples=["deezer:3135556"])]
 Name = Annotated[str, Field(min_length=1, max_length=500)]
-Names = Annotated[list[Name], Field(max_length=MOST_NAMES)]
+Names = Annotated[list[Name], Field(max_length=MAX_VALUES)]
 Year = Annotated[int, Field(ge=1, le=9999)]
 Seconds = Annotated[float, Field(ge=0, le=1e6)]
 
 
 class Track(BaseModel):
-    """What the catalogue says of a track."""
+    """A track as the catalogue describes it."""
 
     track_id: Id
     source: str = Field(examples=["deezer"])
@@ -36,38 +41,37 @@ class Track(BaseModel):
     genres: list[str]
     isrc: str | None
     explicit: bool | None
-    recording: str | None = Field(description="groups the ids of one recording")
-    preview: str | None = Field(description="URL of the audio, where it has a public one")
+    recording: str | None = Field(description="the same for all ids of one recording")
+    preview: str | None = Field(description="URL of the audio, where it is public")
 
 
-class Answer(BaseModel):
-    version: str = Field(examples=["000001"], description="of the index that answered")
-    partial: bool = Field(description="a part of the index did not answer: there may be better results")
+class IndexResponse(BaseModel):
+    version: str = Field(examples=["000001"], description="version of the index")
+    partial: bool = Field(description="a part of the index did not answer: better results may be missing")
 
 
-class Tracks(Answer):
+class Tracks(IndexResponse):
     tracks: list[Track]
 
 
 class Match(BaseModel):
     track: Track
-    similarity: float = Field(ge=0, le=1, description="with what was asked for: (1 + cosine) / 2")
-    nearest_seed: str | None = Field(description="which of the liked tracks it sounds most like")
-    nearest_seed_similarity: float | None = Field(description="with that one")
+    similarity: float = Field(ge=0, le=1, description=SIMILARITY)
+    cosine: float = Field(description="cosine of the angle between the track's vector and the query's")
+    nearest_seed: str | None = Field(description="the liked track with the highest similarity to this one")
+    nearest_seed_similarity: float | None = Field(ge=0, le=1, description="that similarity")
 
 
-class Matches(Answer):
+class Matches(IndexResponse):
     similar: list[Match]
 
 
-class Similar(Matches):
-    track: Track = Field(description="what was asked for")
+class SimilarToTrack(Matches):
+    track: Track = Field(description="the track of the query")
 
 
-class Heard(Matches):
-    """What sounds like audio from elsewhere."""
-
-    heard: str = Field(description="the file's name, or the track that the source found")
+class SimilarToAudio(Matches):
+    query: str = Field(description="name of the file, or id of the track that the source returned")
 
 
 class Point(BaseModel):
@@ -78,20 +82,20 @@ class Point(BaseModel):
     y: float
 
 
-class Map(Answer):
+class Map(IndexResponse):
     points: list[Point]
 
 
-class RunOfLibrary(BaseModel):
+class RunSummary(BaseModel):
     name: str
     model: str
     metrics: dict[str, float | None]
-    versions: list[str] = Field(description="of its index, oldest first")
+    versions: list[str] = Field(description="versions of its index, oldest first")
 
 
 class Runs(BaseModel):
-    serving: str = Field(description="the run that answers")
-    runs: list[RunOfLibrary]
+    serving: str = Field(description="name of the run that is served")
+    runs: list[RunSummary]
 
 
 class Stats(BaseModel):
@@ -100,9 +104,9 @@ class Stats(BaseModel):
     tracks: int
     dimension: int
     shards: int
-    recall: float = Field(description="share of the 10 nearest that are found, measured on a sample")
+    recall: float = Field(description="recall at 10 against exact search, measured on a sample")
     recall_target: float
-    parameters: dict[str, int] = Field(description="of hnswlib")
+    parameters: dict[str, int] = Field(description="parameters of hnswlib")
 
 
 class Health(BaseModel):
@@ -117,7 +121,7 @@ class Ready(BaseModel):
 
 
 class Filters(BaseModel):
-    """Which tracks may be answered; what is left out does not restrict."""
+    """Which tracks may be returned; an absent filter does not restrict."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -125,7 +129,7 @@ class Filters(BaseModel):
     artists: Names = Field(default=[], description="ids or names")
     albums: Names = Field(default=[], description="ids or names")
     sources: Names = []
-    tracks: Names = Field(default=[], description="no others than these")
+    tracks: Names = Field(default=[], description="only these")
     not_genres: Names = []
     not_artists: Names = []
     not_albums: Names = []
@@ -133,72 +137,72 @@ class Filters(BaseModel):
     not_tracks: Names = []
     year_from: Year | None = None
     year_to: Year | None = None
-    seconds_from: Seconds | None = Field(default=None, description="of duration")
-    seconds_to: Seconds | None = None
-    explicit: bool | None = Field(default=None, description="false: none that the catalogue calls explicit")
+    seconds_from: Seconds | None = Field(default=None, description="minimum duration")
+    seconds_to: Seconds | None = Field(default=None, description="maximum duration")
+    explicit: bool | None = Field(default=None, description="false: no track that is marked as explicit")
 
     @model_validator(mode="after")
-    def _ranges_hold_something(self) -> Filters:
+    def _validate_ranges(self) -> Filters:
         for name in ("year", "seconds"):
             first, last = getattr(self, f"{name}_from"), getattr(self, f"{name}_to")
             if None not in (first, last) and first > last:
                 raise ValueError(f"{name}_from {first} is above {name}_to {last}")
         return self
 
-    def meant(self) -> shards.Filters:
-        names = [facet.name for facet in fields(shards.Facets)]
-        return shards.Filters(
-            include=shards.Facets(**{name: tuple(getattr(self, name)) for name in names}),
-            exclude=shards.Facets(**{name: tuple(getattr(self, f"not_{name}")) for name in names}),
+    def to_filters(self) -> filters.Filters:
+        names = [facet.name for facet in fields(filters.Facets)]
+        return filters.Filters(
+            include=filters.Facets(**{name: tuple(getattr(self, name)) for name in names}),
+            exclude=filters.Facets(**{name: tuple(getattr(self, f"not_{name}")) for name in names}),
             years=(self.year_from, self.year_to),
             duration_seconds=(self.seconds_from, self.seconds_to),
             explicit=self.explicit,
         )
 
 
-class Choice(BaseModel):
-    """How many tracks, and how they differ."""
+class Ranking(BaseModel):
+    """How many tracks are returned, and how varied they are."""
 
-    k: int = Field(default=10, ge=1, le=MOST_RESULTS, description="how many tracks")
+    k: int = Field(default=10, ge=1, le=MAX_RESULTS, description="number of tracks")
     diversity: float = Field(default=0.0, ge=0, le=1, description="0: the most similar; 1: the most varied")
-    per_artist: int = Field(default=3, ge=0, le=MOST_RESULTS, description="at most; 0: any number")
-    per_album: int = Field(default=2, ge=0, le=MOST_RESULTS, description="at most; 0: any number")
+    per_artist: int = Field(default=3, ge=0, le=MAX_RESULTS, description="maximum per artist; 0: no limit")
+    per_album: int = Field(default=2, ge=0, le=MAX_RESULTS, description="maximum per album; 0: no limit")
 
-    def wish(self, filters: Filters) -> recommender.RankingOptions:
-        return recommender.RankingOptions(
-            self.k, filters.meant(), self.diversity, self.per_artist, self.per_album
+    def to_options(self, restriction: Filters) -> ranking.RankingOptions:
+        return ranking.RankingOptions(
+            self.k, restriction.to_filters(), self.diversity, self.per_artist, self.per_album
         )
 
 
-class SimilarChoice(Choice, Filters):
-    """Both, as parameters of a URL."""
+class SimilarParameters(Ranking, Filters):
+    """Both, as query parameters."""
 
 
-class PathChoice(Filters):
+class PathParameters(Filters):
     start: Id = Field(alias="from")
     end: Id = Field(alias="to")
-    steps: int = Field(default=10, ge=2, le=100, description="tracks, both ends among them")
+    steps: int = Field(default=10, ge=2, le=100, description="number of tracks, both ends included")
 
 
-class SoundChoice(SimilarChoice):
-    source: Literal["deezer", "itunes"] | None = Field(
-        default=None, description="to search, in place of a file"
+class AudioParameters(SimilarParameters):
+    source: SearchableSource | None = Field(
+        default=None, description="external source that is searched, in place of a file"
     )
-    q: str | None = Field(default=None, min_length=1, max_length=200, description="what to search for there")
+    q: str | None = Field(default=None, min_length=1, max_length=200, description="the words to search for")
 
 
 class Seed(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     id: Id
-    weight: float = Field(default=1.0, gt=0, le=100, description="how much it counts")
+    weight: float = Field(default=1.0, gt=0, le=100)
 
-    def meant(self) -> recommender.Seed:
-        return recommender.Seed(self.id, self.weight)
+    def to_seed(self) -> ranking.Seed:
+        return ranking.Seed(self.id, self.weight)
 
 
-class Recommend(Choice):
-    """Tracks to sound like, and tracks not to sound like."""
+class RecommendRequest(Ranking):
+    """Liked and disliked tracks."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -220,13 +224,13 @@ class Recommend(Choice):
     filters: Filters = Filters()
 
 
-class Continue(Choice):
-    """A playlist to go on with."""
+class PlaylistRequest(Ranking):
+    """A playlist to continue."""
 
     model_config = ConfigDict(
         extra="forbid",
         json_schema_extra={"examples": [{"seeds": [{"id": "deezer:3135556"}], "k": 25}]},
     )
 
-    seeds: list[Seed] = Field(min_length=1, max_length=500, description="in the playlist's order")
+    seeds: list[Seed] = Field(min_length=1, max_length=500, description="in the order of the playlist")
     filters: Filters = Filters()

@@ -1,15 +1,15 @@
-"""An index over several processes: slots, each of which holds some of the shards, asked as one.
+"""An index that is spread over several processes, the slots.
 
-Which shards a slot holds follows from its number and the manifest: a larger index needs no other slots. A
-question names its version: while a new one goes live, slots answer from both.
+The shards of a slot follow from its number and the version: a larger index needs no other slots. A call names
+its version: while a new one is loaded, slots answer from both.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Any, Generic, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import ray.exceptions
@@ -17,190 +17,120 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from songray.learning import runs
-from songray.library import Library, Vectors
-from songray.search.shard import Candidates, Filters, Place, Points, Row
-from songray.search.version import Index, Manifest, manifests, merged
-from songray.service.problems import overloaded
+from songray.library import Library, Row, Vectors
+from songray.search.filters import Filters
+from songray.search.index import Index
+from songray.search.shard import Box, Candidates, Place, Points, merge, merge_points
+from songray.search.version import Version
+from songray.service.problems import unavailable
+from songray.service.snapshots import Snapshots
 
-ATTEMPTS = 3  # at a deployment of which a replica has died
-PAUSE_SECONDS = 0.2
-SLOT_SECONDS = 5.0  # after which a slot's part of an answer is left out
+ATTEMPTS = 3  # calls of a deployment whose replicas die
+RETRY_SECONDS = 0.2
+SLOT_SECONDS = 5.0  # after which results are returned without those of a slot
+UNREACHABLE = (ray.exceptions.RayActorError, DeploymentUnavailableError, BackPressureError)
 
 logger = logging.getLogger("ray.serve")
-Loaded = TypeVar("Loaded")
-
-
-class Versions(Generic[Loaded]):
-    """Versions of an index in this process: the one that answers, and the one before it, which questions may
-    still name. Follows the library: a newer one is loaded beside the old one, and then takes its place."""
-
-    def __init__(
-        self,
-        library: Library,
-        run: str,
-        load: Callable[[Manifest], Awaitable[Loaded]],
-        watch_seconds: float,
-    ) -> None:
-        self.library, self.run, self.load, self.watch_seconds = library, run, load, watch_seconds
-        self.live = ""
-        self._loaded: dict[str, Loaded] = {}
-        self._loading = asyncio.Lock()
-        self._watching: asyncio.Task[None] | None = None
-
-    @property
-    def current(self) -> Loaded:
-        if self.live not in self._loaded:
-            raise overloaded("the index is being loaded")
-        return self._loaded[self.live]
-
-    async def follow(self, version: str) -> None:
-        """Answer from a version, or, where none is named, from the newest there is, from now on."""
-        if self._watching:
-            self._watching.cancel()
-        await self._go_live(version)
-        if not version:
-            self._watching = asyncio.create_task(self._watch())
-
-    async def named(self, version: str) -> Loaded:
-        """That version, loaded now if need be."""
-        if version not in self._loaded:
-            await self._load(await asyncio.to_thread(manifest_of, self.library, self.run, version))
-        return self._loaded[version]
-
-    async def _watch(self) -> None:
-        while True:
-            await asyncio.sleep(self.watch_seconds)
-            try:
-                await self._go_live("")
-            except Exception:  # damaged, or storage is away: the old one goes on
-                logger.exception("a new version of indexes/%s cannot be loaded", self.run)
-
-    async def _go_live(self, version: str) -> None:
-        manifest = await asyncio.to_thread(manifest_of, self.library, self.run, version)
-        await self._load(manifest)
-        self.live = manifest.version
-
-    async def _load(self, manifest: Manifest) -> None:
-        async with self._loading:
-            if manifest.version in self._loaded:
-                return
-            loaded = await self.load(manifest)
-            kept = {name: one for name, one in self._loaded.items() if name == self.live}
-            self._loaded = {**kept, manifest.version: loaded}
-
-
-def manifest_of(library: Library, run: str, version: str = "") -> Manifest:
-    """Of a version, or of the newest; raises ValueError where there is none."""
-    found = list(manifests(library, run))
-    if not found:
-        raise ValueError(f"indexes/{run} is empty: run jobs/index.py first")
-    for manifest in found:
-        if version in ("", manifest.version):
-            return manifest
-    there = ", ".join(manifest.version for manifest in found)
-    raise ValueError(f"--version {version}: indexes/{run} has {there}")
 
 
 class Slot:
-    """Deployment: answers for some of the shards."""
+    """Deployment: has some of the shards."""
 
     def __init__(self, library: Library, run: str, number: int, slots: int, watch_seconds: float) -> None:
-        async def load(manifest: Manifest) -> Index:
-            shards = range(number, len(manifest.shards), slots)
-            return await asyncio.to_thread(Index.open, library, manifest, shards)
-
-        self.versions = Versions(library, runs.choose(library, run).name, load, watch_seconds)
+        self.library, self.number, self.slots = library, number, slots
+        self.snapshots = Snapshots(library, runs.choose(library, run).name, self._load, watch_seconds)
 
     async def reconfigure(self, config: dict[str, str]) -> None:
-        await self.versions.follow(config["version"])
+        await self.snapshots.serve(config["version"])
 
-    async def ask(self, version: str, method: str, *arguments: Any) -> Any:
-        return await getattr(await self.versions.named(version), method)(*arguments)
+    async def call(self, version: str, method: str, *arguments: Any) -> Any:
+        """Call a method of the Index of a version."""
+        return await getattr(await self.snapshots.named(version), method)(*arguments)
+
+    async def _load(self, version: Version) -> Index:
+        numbers = range(self.number, len(version.shards), self.slots)
+        return await asyncio.to_thread(Index.open, self.library, version, numbers)
 
 
-class Slots:
-    """A Searcher over all slots, for one request."""
+class SlottedIndex:
+    """An IndexSnapshot of all slots."""
 
-    def __init__(self, manifest: Manifest, slots: Sequence[DeploymentHandle]) -> None:
-        self.manifest, self.slots = manifest, slots
-        self.partial = False  # until a slot fails
+    def __init__(self, version: Version, slots: Sequence[DeploymentHandle]) -> None:
+        self.version, self.slots = version, slots
+        self.partial = False  # until a slot does not answer
 
     async def find(self, track_ids: Sequence[str]) -> dict[str, Candidates]:
         found: dict[str, Candidates] = {}
-        for part in await self._all("find", track_ids):
+        for part in await self._call_all("find", track_ids):
             found |= part
         if self.partial and len(found) < len(set(track_ids)):
-            raise overloaded("a part of the index does not answer, which may hold what is asked for")
+            raise unavailable("a part of the index, which may contain the track, does not answer")
         return found
 
     async def vectors(self, places: Sequence[Place]) -> Vectors:
-        vectors = np.empty((len(places), self.manifest.dimension), np.float32)
-        for positions, part in await self._owners("vectors", places):
+        vectors = np.empty((len(places), self.version.dimension), np.float32)
+        for positions, part in await self._call_owners("vectors", places):
             vectors[positions] = part
         return vectors
 
     async def nearest(self, queries: Vectors, k: int, filters: Filters) -> list[Candidates]:
-        return merged(await self._all("nearest", queries, k, filters), k)
+        return merge(await self._call_all("nearest", queries, k, filters), k)
 
     async def rows(self, places: Sequence[Place]) -> list[Row]:
         rows: dict[int, Row] = {}
-        for positions, part in await self._owners("rows", places):
+        for positions, part in await self._call_owners("rows", places):
             rows |= dict(zip(positions, part, strict=True))
         return [rows[position] for position in range(len(places))]
 
     async def search(self, text: str, limit: int) -> list[Place]:
-        parts = await self._all("scored", text, limit)
-        return [place for _, place in sorted(found for part in parts for found in part)[:limit]]
+        parts = await self._call_all("scored", text, limit)
+        return [place for _, place in sorted(item for part in parts for item in part)[:limit]]
 
-    async def points(self, bbox: tuple[float, float, float, float] | None, limit: int) -> Points:
-        every = np.concatenate(await self._all("points", bbox, limit))
-        return every[np.argsort(every["lot"], kind="stable")[:limit]]
+    async def points(self, bbox: Box | None, limit: int) -> Points:
+        return merge_points(await self._call_all("points", bbox, limit), limit)
 
-    async def _all(self, method: str, *arguments: Any) -> list[Any]:
-        """What the slots answer that answer in time; raises Refusal where none does."""
-        holding = self.slots[: len(self.manifest.shards)]  # the others hold none
-        asked = (asked_in_time(slot, self.manifest.version, method, *arguments) for slot in holding)
-        answers = await asyncio.gather(*asked)
-        found = [answer for answer in answers if answer is not None]
-        self.partial |= len(found) < len(answers)
-        if not found:
-            raise overloaded("no part of the index answers")
-        return found
+    async def _call_all(self, method: str, *arguments: Any) -> list[Any]:
+        """The results of the slots that answer in time. Raises HTTPException where none does."""
+        with_shards = self.slots[: len(self.version.shards)]
+        calls = (call_in_time(slot, self.version.version, method, *arguments) for slot in with_shards)
+        results = await asyncio.gather(*calls)
+        present = [result for result in results if result is not None]
+        self.partial |= len(present) < len(results)
+        if not present:
+            raise unavailable("no part of the index answers")
+        return present
 
-    async def _owners(self, method: str, places: Sequence[Place]) -> Iterator[tuple[list[int], Any]]:
-        """Ask the slots that hold some places; their answers, with the positions among the places."""
-        of: dict[int, list[int]] = {}
+    async def _call_owners(self, method: str, places: Sequence[Place]) -> Iterator[tuple[list[int], Any]]:
+        """The results of the slots whose shards contain the places, each with its positions among them."""
+        positions_of: dict[int, list[int]] = {}
         for position, (shard, _) in enumerate(places):
-            of.setdefault(shard % len(self.slots), []).append(position)
-        asked = (
-            asked_in_time(self.slots[slot], self.manifest.version, method, [places[one] for one in positions])
-            for slot, positions in of.items()
+            positions_of.setdefault(shard % len(self.slots), []).append(position)
+        calls = (
+            call_in_time(self.slots[slot], self.version.version, method, [places[i] for i in positions])
+            for slot, positions in positions_of.items()
         )
-        answers = await asyncio.gather(*asked)
-        if any(answer is None for answer in answers):
-            raise overloaded("a part of the index has ceased to answer")
-        return zip(of.values(), answers, strict=True)
+        results = await asyncio.gather(*calls)
+        if any(result is None for result in results):
+            raise unavailable("a part of the index no longer answers")
+        return zip(positions_of.values(), results, strict=True)
 
 
-async def asked_in_time(slot: DeploymentHandle, *arguments: Any) -> Any:
-    """A slot's answer, or None."""
+async def call_in_time(slot: DeploymentHandle, *arguments: Any) -> Any:
+    """The result of Slot.call, or None where the slot does not answer within SLOT_SECONDS."""
     try:
         async with asyncio.timeout(SLOT_SECONDS):
-            return await asked(slot.ask, *arguments)
-    except (TimeoutError, *LOST) as error:
+            return await call_replica(slot.call, *arguments)
+    except (TimeoutError, *UNREACHABLE) as error:
         logger.warning("a slot does not answer: %r", error)
         return None
 
 
-LOST = (ray.exceptions.RayActorError, DeploymentUnavailableError, BackPressureError)
-
-
-async def asked(method: Any, *arguments: Any) -> Any:
-    """What a method of another deployment answers; where its replica dies, of another replica."""
+async def call_replica(method: Any, *arguments: Any) -> Any:
+    """Call a method of another deployment; where its replica dies, again on another replica."""
     for attempt in range(ATTEMPTS):
         try:
             return await method.remote(*arguments)
         except ray.exceptions.RayActorError:
             if attempt == ATTEMPTS - 1:
                 raise
-            await asyncio.sleep(PAUSE_SECONDS)
+            await asyncio.sleep(RETRY_SECONDS)

@@ -1,0 +1,45 @@
+"""The FastAPI application: routes, middlewares, and the state that they share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+
+from songray.service import opensubsonic
+from songray.service.api_keys import environment_keys
+from songray.service.dependencies import Service
+from songray.service.metrics import Metrics
+from songray.service.middlewares import middlewares
+from songray.service.options import IngressConfig
+from songray.service.problems import ProblemDetailsAPI
+from songray.service.routes import operation, overview, recommendations, tracks
+
+DESCRIPTION = """Recommends music by how it sounds. Errors are problem details (RFC 9457). OpenSubsonic's
+extension sonicSimilarity is served under /rest."""
+# The first route that matches is called: /v1/tracks/{id}/similar is matched before /v1/tracks/{id}.
+ROUTERS = (operation.router, recommendations.router, tracks.router, overview.router, opensubsonic.router)
+
+
+def create_api(service: Callable[[], Service], config: IngressConfig) -> FastAPI:
+    """`service` is called by each request, since the application exists before the service of its process."""
+    keys, metrics = environment_keys(), Metrics()
+    stack = middlewares(keys, metrics, config.access_log)
+    if config.cors_origins:
+        cors = Middleware(
+            CORSMiddleware, allow_origins=config.cors_origins, allow_methods=["*"], allow_headers=["*"]
+        )
+        stack.insert(0, cors)
+    api = ProblemDetailsAPI(
+        title="songray",
+        summary="What sounds like this?",
+        version="1",
+        description=DESCRIPTION,
+        middleware=stack,
+    )
+    api.state.service, api.state.keys, api.state.metrics = service, keys, metrics
+    for router in ROUTERS:
+        api.include_router(router)
+    return api

@@ -1,0 +1,39 @@
+"""What the routes depend on: the service of this process, and one version of its index for each request."""
+
+from __future__ import annotations
+
+from typing import Annotated, Protocol
+
+from fastapi import Depends, Request
+
+from songray.library import Library, Vectors
+from songray.service.snapshots import IndexSnapshot
+
+
+class Service(Protocol):
+    """What the routes need from the process that they run in."""
+
+    library: Library
+
+    def snapshot(self) -> IndexSnapshot:
+        """Raises HTTPException while no version is loaded."""
+
+    async def embed(self, audio: bytes) -> Vectors:
+        """(dimension,), of length 1. Raises HTTPException where the audio cannot be embedded."""
+
+    async def first_preview(self, source: str, words: str) -> tuple[str, bytes]:
+        """Id and audio of the first result of an external source. Raises HTTPException."""
+
+
+async def current_service(request: Request) -> Service:
+    service: Service = request.app.state.service()
+    return service
+
+
+async def current_snapshot(request: Request) -> IndexSnapshot:
+    service: Service = request.app.state.service()
+    return service.snapshot()
+
+
+CurrentService = Annotated[Service, Depends(current_service)]
+CurrentSnapshot = Annotated[IndexSnapshot, Depends(current_snapshot)]

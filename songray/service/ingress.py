@@ -1,0 +1,68 @@
+"""The deployment that answers HTTP requests. It runs without torch."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from ray.serve.handle import DeploymentHandle
+from starlette.exceptions import HTTPException
+
+from songray.learning import runs
+from songray.library import Library, Vectors
+from songray.search.index import Index
+from songray.search.version import Version
+from songray.service.external import first_preview
+from songray.service.options import IngressConfig
+from songray.service.problems import unavailable
+from songray.service.slots import UNREACHABLE, SlottedIndex, call_replica
+from songray.service.snapshots import IndexSnapshot, Snapshots
+
+if TYPE_CHECKING:  # it loads torch
+    from songray.service.uploads import EmbeddedUpload
+
+STATUSES = {"not_audio": 415, "empty": 415, "too_long": 413}  # by kind of error; 422 for all others
+
+
+class Ingress:
+    """Deployment: the Service of the routes."""
+
+    def __init__(
+        self,
+        library: Library,
+        config: IngressConfig,
+        encoder: DeploymentHandle | None,
+        slots: list[DeploymentHandle],
+    ) -> None:
+        self.library, self.config, self.encoder, self.slots = library, config, encoder, slots
+        run = runs.choose(library, config.run).name
+        self.snapshots = Snapshots(library, run, self._load, config.watch_seconds)
+
+    async def reconfigure(self, config: dict[str, str]) -> None:
+        await self.snapshots.serve(config["version"])
+
+    def snapshot(self) -> IndexSnapshot:
+        current = self.snapshots.current
+        return SlottedIndex(current, self.slots) if isinstance(current, Version) else current
+
+    async def embed(self, audio: bytes) -> Vectors:
+        if self.encoder is None:
+            raise unavailable("this service accepts no uploads: it runs with --encoders 0")
+        try:
+            upload: EmbeddedUpload = await call_replica(self.encoder.embed, audio)
+        except UNREACHABLE as error:
+            raise unavailable("too many uploads are being embedded") from error
+        if upload.vector is None:
+            raise HTTPException(STATUSES.get(upload.error, 422), f"{upload.error}: {upload.detail}")
+        return upload.vector
+
+    async def first_preview(self, source: str, words: str) -> tuple[str, bytes]:
+        return await first_preview(self.config.external, source, words)
+
+    async def _load(self, version: Version) -> Index | Version:
+        """The index; where slots have it, its version, once all of them have loaded it."""
+        if not self.slots:
+            return await asyncio.to_thread(Index.open, self.library, version)
+        calls = (call_replica(slot.call, version.version, "find", []) for slot in self.slots)
+        await asyncio.gather(*calls)
+        return version

@@ -1,0 +1,42 @@
+"""The page, and what operation needs: health, readiness and metrics."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import HTMLResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from songray.service.dependencies import CurrentSnapshot
+from songray.service.metrics import Metrics
+from songray.service.problems import problem_responses
+from songray.service.responses import json_response
+from songray.service.schema import Health, Ready
+
+router = APIRouter(tags=["operation"])
+
+
+@router.get("/", include_in_schema=False)
+async def page() -> HTMLResponse:
+    return HTMLResponse(files("songray.service").joinpath("page.html").read_text("utf-8"))
+
+
+@router.get("/healthz", response_model=Health)
+async def health() -> Response:
+    """Whether the process is alive; its index may still be loading."""
+    return json_response({"status": "ok"})
+
+
+@router.get("/readyz", response_model=Ready, responses=problem_responses())
+async def ready(snapshot: CurrentSnapshot) -> Response:
+    """Whether an index is loaded, and which."""
+    content = {name: getattr(snapshot.version, name) for name in ("run", "version", "tracks")}
+    return json_response({"status": "ready", **content})
+
+
+@router.get("/metrics", response_class=Response, responses=problem_responses())
+async def metrics(request: Request, snapshot: CurrentSnapshot) -> Response:
+    """Metrics of this process, for Prometheus."""
+    registry: Metrics = request.app.state.metrics
+    return Response(registry.render(snapshot.version), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,203 @@
+"""The routes of /v1 over HTTP, on uvicorn in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from xml.etree import ElementTree
+
+import httpx
+import pytest
+from serving import CLIPS, RUN, LocalService, clip, embed_clips, local_service, problem, shared_library
+
+from songray.library import Library, Vectors
+from songray.service.options import IngressConfig
+
+
+@pytest.fixture(scope="module")
+def indexed(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Library:
+    return shared_library(tmp_path_factory)[0]
+
+
+@pytest.fixture(scope="module")
+def client(indexed: Library) -> Iterator[httpx.Client]:
+    with local_service(indexed, IngressConfig()) as url, httpx.Client(base_url=url, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def vectors(indexed: Library, tmp_path_factory: pytest.TempPathFactory) -> Vectors:
+    folder = shared_library(tmp_path_factory)[1]
+    return embed_clips([clip(folder, number) for number in range(CLIPS)], indexed)
+
+
+def number(match: dict[str, dict[str, str]]) -> int:
+    return int(match["track"]["track_id"].removeprefix("t:"))
+
+
+def test_search_returns_tracks_without_private_paths(client: httpx.Client) -> None:
+    tracks = client.get("/v1/tracks", params={"q": "bjork 12", "limit": 5}).json()["tracks"]
+    assert tracks[0]["track_id"] == "t:12"
+    assert tracks[0] == client.get("/v1/tracks/t:12").json()
+    assert (tracks[0]["preview"], "/private" in str(tracks)) == (None, False)
+    assert client.get("/v1/tracks/t:13").json()["preview"] == "https://x.test/13.mp3"
+    assert problem(client.get("/v1/tracks/t:999")) == (404, "not in the index: t:999")
+
+
+def test_similar_tracks_have_similarity_cosine_and_seed(client: httpx.Client, vectors: Vectors) -> None:
+    response = client.get("/v1/tracks/t:12/similar", params={"k": 50, "per_artist": 0}).json()
+    assert (response["version"], response["partial"]) == ("000001", False)
+    assert response["track"] == client.get("/v1/tracks/t:12").json()
+    assert len(response["similar"]) == CLIPS - 1
+    for match in response["similar"]:
+        assert match["cosine"] == pytest.approx(float(vectors[12] @ vectors[number(match)]), abs=1e-3)
+        assert (match["nearest_seed"], match["nearest_seed_similarity"]) == ("t:12", match["similarity"])
+    assert problem(client.get("/v1/tracks/t:999/similar")) == (404, "not in the index: t:999")
+
+
+def test_similarity_follows_the_documented_formula_and_order(client: httpx.Client, indexed: Library) -> None:
+    """(cosine − hubness/2 + 3/2)/3, descending without diversity."""
+    found = asyncio.run(LocalService(indexed).index.find([f"t:{number}" for number in range(CLIPS)]))
+    for seed in ("t:3", "t:12"):
+        matches = client.get(f"/v1/tracks/{seed}/similar", params={"k": 50, "per_artist": 0}).json()[
+            "similar"
+        ]
+        similarities = [match["similarity"] for match in matches]
+        assert similarities == sorted(similarities, reverse=True)
+        for match in matches:
+            hubness = float(found[match["track"]["track_id"]]["hubness"][0])
+            expected = (match["cosine"] - hubness / 2 + 1.5) / 3
+            assert match["similarity"] == pytest.approx(expected, abs=1e-6)
+    description = client.get("/openapi.json").json()["components"]["schemas"]["Match"]["properties"]
+    assert "(cosine − hubness/2 + 3/2)/3" in description["similarity"]["description"]
+    assert "With diversity above 0 the list is not sorted" in description["similarity"]["description"]
+
+
+def test_similar_tracks_keep_to_limits_and_filters(client: httpx.Client) -> None:
+    one_per_artist = {"k": 50, "per_artist": 1}
+    matches = client.get("/v1/tracks/t:12/similar", params=one_per_artist).json()["similar"]
+    assert len({match["track"]["artist_ids"][0] for match in matches}) == len(matches) == CLIPS // 4
+    folk = {"k": 50, "per_artist": 0, "genres": "folk", "not_tracks": ["t:0", "t:2"], "year_to": 1990}
+    matches = client.get("/v1/tracks/t:12/similar", params=folk).json()["similar"]
+    assert {match["track"]["track_id"] for match in matches} == {"t:4", "t:6", "t:8", "t:10"}
+    assert problem(client.get("/v1/tracks/t:12/similar", params={"k": 0}))[0] == 422
+    assert problem(client.get("/v1/tracks/t:12/similar", params={"genre": "Folk"}))[0] == 422
+
+
+def test_recommendations_for_liked_and_disliked_tracks(client: httpx.Client) -> None:
+    body = {"like": [{"id": "t:3"}, {"id": "t:5", "weight": 2}], "unlike": [{"id": "t:20"}], "k": 6}
+    filters = {"filters": {"genres": ["Electro"], "explicit": False}, "diversity": 0.2}
+    matches = client.post("/v1/recommend", json=body | filters).json()["similar"]
+    assert len(matches) == 6
+    assert not {match["track"]["track_id"] for match in matches} & {"t:3", "t:5", "t:20"}
+    assert {match["nearest_seed"] for match in matches} <= {"t:3", "t:5"}
+    unknown = client.post("/v1/recommend", json=body | {"unlike": [{"id": "x"}, {"id": "y"}]})
+    assert problem(unknown) == (404, "not in the index: x, y")
+
+
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        ({"like": []}, "body.like"),
+        ({"like": [{"id": "t:1"}], "k": 0}, "body.k"),
+        ({"like": [{"id": "t:1", "weight": 0}]}, "body.like.0.weight"),
+        ({"like": [{"id": "t:1"}], "diversity": 1.1}, "body.diversity"),
+        (
+            {"like": [{"id": "t:1"}], "filters": {"year_from": 2000, "year_to": 1999}},
+            "year_from 2000 is above",
+        ),
+        ({"like": [{"id": "t:1"}], "filters": {"genre": ["Folk"]}}, "body.filters.genre"),
+    ],
+)
+def test_invalid_values_are_named(client: httpx.Client, body: dict[str, object], detail: str) -> None:
+    status, actual = problem(client.post("/v1/recommend", json=body))
+    assert status == 422 and detail in actual
+
+
+def test_a_path_has_its_length_and_its_ends(client: httpx.Client) -> None:
+    tracks = client.get("/v1/path", params={"from": "t:0", "to": "t:23", "steps": 6}).json()["tracks"]
+    ids = [track["track_id"] for track in tracks]
+    assert (len(set(ids)), ids[0], ids[-1]) == (6, "t:0", "t:23")
+    assert problem(client.get("/v1/path", params={"from": "t:0", "to": "t:0"}))[0] == 422
+    assert problem(client.get("/v1/path", params={"from": "t:0", "to": "t:1", "steps": 90}))[0] == 422
+
+
+def test_a_playlist_is_continued_in_each_format(client: httpx.Client) -> None:
+    body = {"seeds": [{"id": "t:3"}, {"id": "t:4"}], "k": 5}
+    tracks = client.post("/v1/playlist", json=body).json()["tracks"]
+    ids = [track["track_id"] for track in tracks]
+    assert len(set(ids)) == 5 and not set(ids) & {"t:3", "t:4"}
+    locations = [track["preview"] or track["track_id"] for track in tracks]
+    lines = client.post("/v1/playlist?format=m3u8", json=body).text.splitlines()
+    assert lines[0] == "#EXTM3U"
+    assert lines[2::2] == locations
+    first = tracks[0]
+    name = f"{first['artist_names'][0]} - {first['title']}"
+    assert lines[1] == f"#EXTINF:{first['duration_seconds']:.0f},{name}"
+    accepted = client.post("/v1/playlist", json=body, headers={"Accept": "text/html, text/csv;q=0.9"})
+    assert accepted.headers["content-type"].startswith("text/csv")
+    assert [row["track_id"] for row in csv.DictReader(io.StringIO(accepted.text))] == ids
+    space = {"x": "http://xspf.org/ns/0/"}
+    xspf = ElementTree.fromstring(client.post("/v1/playlist?format=xspf", json=body).text)
+    assert [element.text for element in xspf.findall("x:trackList/x:track/x:location", space)] == locations
+
+
+def test_the_map_of_a_box_refines_the_whole_map(client: httpx.Client) -> None:
+    points = client.get("/v1/map").json()["points"]
+    assert {point["track_id"] for point in points} == {f"t:{number}" for number in range(CLIPS)}
+    left, right = sorted(point["x"] for point in points)[2], max(point["x"] for point in points)
+    part = client.get("/v1/map", params={"bbox": f"{left},-9,{right},9", "limit": 5}).json()["points"]
+    assert len(part) == 5 and all(left <= point["x"] <= right for point in part)
+    first = [point["track_id"] for point in client.get("/v1/map", params={"limit": 3}).json()["points"]]
+    inside = [p["track_id"] for p in points if left <= p["x"] <= right and p["track_id"] in first]
+    assert set(inside) <= {point["track_id"] for point in part}
+    assert problem(client.get("/v1/map", params={"bbox": "1,2,3"}))[0] == 422
+
+
+def test_the_library_is_described(client: httpx.Client) -> None:
+    content = client.get("/v1/runs").json()
+    run = {"name": RUN, "model": "mfcc", "metrics": {"loss": 0.5}, "versions": ["000001"]}
+    assert content == {"serving": RUN, "runs": [run]}
+    stats = client.get("/v1/stats").json()
+    assert (stats["tracks"], stats["dimension"], stats["shards"]) == (CLIPS, 8, 1)
+    assert (stats["run"], stats["version"]) == (RUN, "000001")
+    assert client.get("/healthz").json() == {"status": "ok"}
+    ready = {"status": "ready", "run": RUN, "version": "000001", "tracks": CLIPS}
+    assert client.get("/readyz").json() == ready
+
+
+def test_a_query_by_audio_needs_a_file_or_a_source(client: httpx.Client) -> None:
+    assert problem(client.post("/v1/similar", content=b"{}"))[0] == 415
+    assert problem(client.post("/v1/similar", files={"sound": b"x"}))[0] == 422
+    assert problem(client.post("/v1/similar", params={"source": "deezer"}))[0] == 422
+    assert problem(client.post("/v1/similar", params={"source": "folder", "q": "x"}))[0] == 422
+    both = client.post("/v1/similar", params={"source": "deezer", "q": "x"}, files={"audio": b"x"})
+    assert problem(both)[0] == 422
+
+
+def test_the_page_in_a_browser(client: httpx.Client) -> None:
+    """Its list of tracks and, by a track's own address, the similar ones."""
+    assert "what sounds like this?" in client.get("/").text
+    browser = shutil.which("chromium")
+    if browser is None:
+        pytest.skip("the page is tested with chromium, which is not installed")
+    assert "The Knife" in rendered(browser, str(client.base_url))
+    page = rendered(browser, f"{client.base_url}#t%3A12")
+    assert "The tracks most similar to “Björk 12” by The Knife 3" in page
+    assert page.count('class="bar"') == 18  # three of each artist
+    similar = client.get("/v1/tracks/t:12/similar?k=20").json()["similar"]
+    assert f">{similar[0]['similarity']:.3f}<" in page
+
+
+def rendered(browser: str, url: str) -> str:
+    """The document of a page once its requests are answered."""
+    with tempfile.TemporaryDirectory() as profile:
+        options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+                   "--disable-background-networking", "--disable-component-update", "--disable-sync",
+                   f"--user-data-dir={profile}", "--virtual-time-budget=5000", "--dump-dom"]  # fmt: skip
+        return subprocess.run([browser, *options, url], capture_output=True, text=True, timeout=60).stdout
