@@ -206,7 +206,7 @@ async def _odd_list(request: Request) -> Response:
 
 def test_a_response_of_unknown_shape_is_a_problem() -> None:
     with deezer() as (fake, api):
-        fake.faults.answers |= {"odd_items": _odd_items, "odd_list": _odd_list}
+        fake.faults.handlers |= {"odd_items": _odd_items, "odd_list": _odd_list}
         fake.faults.queues |= {"/artist/1/top": ["odd_items"], "/artist/2/top": ["odd_list"]}
         walk = Walk(DeezerSource(artists=(1, 2, 3), api=api))
     assert len(walk.all.tracks) == 5

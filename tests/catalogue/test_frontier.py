@@ -24,7 +24,7 @@ def stored(rows: list[dict[str, object]]) -> pa.Table:
 def walk(
     graph: Graph, rows: list[dict[str, object]], max_depth: int, stop_after: int = 1000, crawl: int = 1
 ) -> list[str]:
-    """Crawl a graph from "a"; `rows` grows by the pages that were read, whose names are returned."""
+    """Crawl a graph from "a"; appends the pages that are read to `rows` and returns their names."""
     frontier = Frontier(stored(rows), 0, max_depth, refresh=False)
     frontier.add([Page("a")])
     read: list[str] = []
@@ -42,7 +42,7 @@ def walk(
 
 
 def within(graph: Graph, max_depth: int) -> set[str]:
-    """The pages no more than so many steps away from "a", found the plain way."""
+    """The pages no more than so many steps away from "a", by brute force."""
     depth = {"a": 0}
     changed = True
     while changed:
@@ -64,7 +64,7 @@ def test_every_page_within_the_depth_is_read_once(graph: Graph, max_depth: int) 
 
 @settings(deadline=None)
 @given(graphs, st.integers(0, 3), st.integers(0, 8))
-def test_a_crawl_that_was_cut_off_reads_the_rest(graph: Graph, max_depth: int, cut: int) -> None:
+def test_a_crawl_after_one_that_was_killed_reads_the_rest(graph: Graph, max_depth: int, cut: int) -> None:
     rows: list[dict[str, object]] = []
     first = walk(graph, rows, max_depth, stop_after=cut)
     second = walk(graph, rows, max_depth)
@@ -74,7 +74,7 @@ def test_a_crawl_that_was_cut_off_reads_the_rest(graph: Graph, max_depth: int, c
 
 @settings(deadline=None)
 @given(graphs, st.integers(0, 2))
-def test_a_greater_depth_goes_on_from_where_the_smaller_one_ended(graph: Graph, depth: int) -> None:
+def test_a_crawl_of_greater_depth_continues_from_a_shallower_one(graph: Graph, depth: int) -> None:
     rows: list[dict[str, object]] = []
     near = walk(graph, rows, depth)
     far = walk(graph, rows, depth + 1)
@@ -85,18 +85,18 @@ def test_a_greater_depth_goes_on_from_where_the_smaller_one_ended(graph: Graph, 
 def fingerprints(finished_crawl: int, refresh: bool = False) -> list[str]:
     rows = [
         {"page": name, "fingerprint": fingerprint, "crawl": 3, "links": []}
-        for name, fingerprint in (("head", None), ("same", "1"), ("changed", "1"), ("blind", ""))
+        for name, fingerprint in (("head", None), ("same", "1"), ("changed", "1"), ("unknown", ""))
     ]
     frontier = Frontier(stored(rows), finished_crawl, 0, refresh)
-    frontier.add([Page("head", None), Page("same", "1"), Page("changed", "2"), Page("blind", "")])
+    frontier.add([Page("head", None), Page("same", "1"), Page("changed", "2"), Page("unknown", "")])
     return [page.name for page in frontier.unread()]
 
 
-def test_a_finished_crawl_is_followed_by_one_that_looks_for_changes() -> None:
+def test_a_crawl_after_a_finished_one_reads_what_may_have_changed() -> None:
     assert fingerprints(finished_crawl=3) == ["head", "changed"]
-    assert fingerprints(finished_crawl=3, refresh=True) == ["head", "changed", "blind"]
+    assert fingerprints(finished_crawl=3, refresh=True) == ["head", "changed", "unknown"]
 
 
-def test_a_crawl_that_goes_on_does_not_look_again_at_what_it_has_just_read() -> None:
+def test_a_crawl_that_continues_does_not_read_pages_again() -> None:
     assert fingerprints(finished_crawl=2) == ["changed"]
     assert fingerprints(finished_crawl=2, refresh=True) == ["changed"]

@@ -1,5 +1,6 @@
-"""Servers on 127.0.0.1 that answer as services on the internet do, in the shapes that these document,
-failures included. Each is an aiohttp application: a test serves it from a thread, a benchmark as a process.
+"""Servers on 127.0.0.1 that respond like services on the web, in their documented formats, failures included.
+
+Each is an aiohttp application: a test serves it from a thread, a benchmark from a process.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from aiohttp import web
 
 @contextmanager
 def served(application: web.Application, port: int = 0) -> Iterator[str]:
-    """Serve an application from a thread; its URL."""
+    """Serve an application from a thread within the context; yields its URL."""
     loop = asyncio.new_event_loop()
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
     loop.run_until_complete(runner.setup())

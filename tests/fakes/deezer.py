@@ -1,5 +1,5 @@
-"""Deezer, as its documentation and its users tell: errors come with HTTP 200, links to previews are signed
-and die. Its catalogue follows by formula from the ids, so that any number of artists takes no memory."""
+"""Deezer, as documented and as reported by users: errors come with HTTP 200, links to previews are signed and
+expire. The catalogue is computed from the ids, so that any number of artists takes no memory."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ Item = dict[str, Any]
 
 
 class FakeDeezer:
-    """A playlist holds as many tracks as its number says; `edits` counts the changes that its owner made.
-    What may be changed while it serves: edits, without_preview, unreadable, faults.queues.
+    """A playlist has as many tracks as its number; `edits` counts its changes by playlist.
+
+    A test may change edits, without_preview, unreadable and faults.queues while the fake is served.
     """
 
     def __init__(
@@ -68,17 +69,17 @@ class FakeDeezer:
             "/genre": lambda request: {"data": [_genre(number) for number in GENRES]},
             "/genre/{id}/artists": self._genre_artists,
         }
-        for path, answer in routes.items():
-            application.router.add_get(path, self._answering(answer))
+        for path, respond in routes.items():
+            application.router.add_get(path, self._as_handler(respond))
         application.router.add_get("/preview/{id}", self._preview)
         return application
 
-    def _answering(self, answer: Callable[[web.Request], Item]) -> Any:
+    def _as_handler(self, respond: Callable[[web.Request], Item]) -> Any:
         async def handler(request: web.Request) -> web.StreamResponse:
             if self._over_quota():
                 return await _quota(request)
             try:
-                return web.json_response(answer(request))
+                return web.json_response(respond(request))
             except (LookupError, ValueError):
                 return await _no_data(request)
 
@@ -110,15 +111,15 @@ class FakeDeezer:
         }
 
     def related(self, number: int) -> list[int]:
-        """Each artist's 20; every stride visits all artists, so each is related to as many as name it."""
+        """The 20 artists related to an artist; every stride reaches all artists, so each is related to 20."""
         others = [(number * stride + place * 7919) % self.artists + 1 for place, stride in enumerate(STRIDES)]
         return [other for other in dict.fromkeys(others) if other != number]
 
     def songs(self, artist: int) -> list[int]:
         return [song for album in albums(artist) for song in songs(album)]
 
-    def track(self, request: web.Request, number: int, *left_out: str) -> Item:
-        """A song, without what a list leaves out."""
+    def track(self, request: web.Request, number: int, *omitted: str) -> Item:
+        """A song without the fields that a list omits."""
         album = number // 100
         artist = self.artist(request, album // 10)
         if number not in songs(album) or album not in albums(artist["id"]):
@@ -146,7 +147,7 @@ class FakeDeezer:
             "album": _album(album) | {"release_date": _release_date(album)},
             "type": "track",
         }
-        return {name: value for name, value in item.items() if name not in left_out}
+        return {name: value for name, value in item.items() if name not in omitted}
 
     def _link(self, request: web.Request, number: int) -> str:
         if number in self.without_preview:
@@ -154,8 +155,8 @@ class FakeDeezer:
         return f"{_root(request)}/preview/{number}?exp={time.time() + self.link_seconds:.3f}"
 
     def _in_list(self, request: web.Request, number: int) -> Item:
-        left_out = ("isrc", "bpm", "gain", "contributors", "release_date", "track_position", "disk_number")
-        item = self.track(request, number, *left_out)
+        omitted = ("isrc", "bpm", "gain", "contributors", "release_date", "track_position", "disk_number")
+        item = self.track(request, number, *omitted)
         return item | {"album": _album(number // 100)}
 
     def _track_of_isrc(self, request: web.Request) -> Item:
@@ -165,13 +166,13 @@ class FakeDeezer:
         return self.track(request, int(code[2:]))
 
     def _search(self, request: web.Request) -> Item:
-        """Songs of the artist whose number the question holds, then of the related ones."""
+        """Songs of the artist whose number the query contains, then of the related artists."""
         digits = "".join(filter(str.isdigit, request.query["q"]))
         artist = int(digits or 0)
-        known = 1 <= artist <= self.artists
-        artists = [artist, *self.related(artist)] if known else []
-        found = [song for number in artists for song in self.songs(number)]
-        return _list(request, found, lambda number: self._in_list(request, number))
+        exists = 1 <= artist <= self.artists
+        artists = [artist, *self.related(artist)] if exists else []
+        songs = [song for number in artists for song in self.songs(number)]
+        return _list(request, songs, lambda number: self._in_list(request, number))
 
     def _album(self, request: web.Request) -> Item:
         number = _id(request)
@@ -194,22 +195,22 @@ class FakeDeezer:
         }
 
     def _album_tracks(self, request: web.Request) -> Item:
-        left_out = ("album", "release_date", "contributors", "bpm", "gain")
+        omitted = ("album", "release_date", "contributors", "bpm", "gain")
         self.artist(request, _id(request) // 10)
-        return _list(request, songs(_id(request)), lambda number: self.track(request, number, *left_out))
+        return _list(request, songs(_id(request)), lambda number: self.track(request, number, *omitted))
 
     def _top(self, request: web.Request) -> Item:
-        found = self.songs(self.artist(request, _id(request))["id"])[:TOP]
-        return _list(request, found, lambda number: self._in_list(request, number))
+        top = self.songs(self.artist(request, _id(request))["id"])[:TOP]
+        return _list(request, top, lambda number: self._in_list(request, number))
 
     def _albums(self, request: web.Request) -> Item:
-        found = albums(self.artist(request, _id(request))["id"])
+        numbers = albums(self.artist(request, _id(request))["id"])
         more = {"genre_id": -1, "fans": 7, "record_type": "album", "explicit_lyrics": False}
-        return _list(request, found, lambda n: _album(n) | more | {"release_date": _release_date(n)})
+        return _list(request, numbers, lambda n: _album(n) | more | {"release_date": _release_date(n)})
 
     def _related(self, request: web.Request) -> Item:
-        found = self.related(self.artist(request, _id(request))["id"])
-        return _list(request, found, lambda number: self.artist(request, number))
+        related = self.related(self.artist(request, _id(request))["id"])
+        return _list(request, related, lambda number: self.artist(request, number))
 
     def playlist_songs(self, number: int) -> list[int]:
         start = self.edits.get(number, 0)
@@ -237,8 +238,8 @@ class FakeDeezer:
     def _playlist_tracks(self, request: web.Request) -> Item:
         number = _id(request)
         added = {"time_add": 1_700_000_000}
-        answer = _list(request, self.playlist_songs(number), lambda n: self._in_list(request, n) | added)
-        return answer | {"checksum": self._checksum(number)}
+        body = _list(request, self.playlist_songs(number), lambda n: self._in_list(request, n) | added)
+        return body | {"checksum": self._checksum(number)}
 
     def _chart(self, request: web.Request) -> Item:
         if _id(request) not in (0, *GENRES):
@@ -256,10 +257,8 @@ class FakeDeezer:
         place = list(GENRES).index(_id(request)) if _id(request) in GENRES else None
         if place is None:
             raise LookupError
-        found = [number for number in range(1, self.artists + 1) if number % len(GENRES) == place]
-        return {
-            "data": [self.artist(request, number) for number in found[:GENRE_ARTISTS]]
-        }  # never with a total
+        artists = [number for number in range(1, self.artists + 1) if number % len(GENRES) == place]
+        return {"data": [self.artist(request, number) for number in artists[:GENRE_ARTISTS]]}  # no total
 
     async def _preview(self, request: web.Request) -> web.StreamResponse:
         if time.time() > float(request.query["exp"]):
@@ -306,20 +305,20 @@ def _album(number: int) -> Item:
 
 
 def _release_date(album: int) -> str:
-    """Unknown for some, in Deezer's way."""
+    """0000-00-00 stands for an unknown date."""
     return "0000-00-00" if album % 7 == 0 else f"{1960 + album % 60}-0{1 + album % 9}-15"
 
 
-def _list(request: web.Request, found: Sequence[int], describe: Callable[[int], Item]) -> Item:
+def _list(request: web.Request, numbers: Sequence[int], describe: Callable[[int], Item]) -> Item:
     index, limit = int(request.query.get("index", 0)), int(request.query.get("limit", 25))
-    answer: Item = {
-        "data": [describe(number) for number in found[index : index + limit]],
-        "total": len(found),
+    body: Item = {
+        "data": [describe(number) for number in numbers[index : index + limit]],
+        "total": len(numbers),
     }
     for name, start in (("prev", index - limit), ("next", index + limit)):
-        if 0 <= start < len(found):
-            answer[name] = str(request.url.update_query(index=start, limit=limit))
-    return answer
+        if 0 <= start < len(numbers):
+            body[name] = str(request.url.update_query(index=start, limit=limit))
+    return body
 
 
 async def _quota(request: web.Request) -> web.StreamResponse:
@@ -346,8 +345,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("--artists", type=int, default=20_000)
-    parser.add_argument("--quota-errors", type=float, default=0.0, help="share of the requests")
-    parser.add_argument("--rate", type=float, help="requests a second, beyond which come quota errors")
-    asked = parser.parse_args()
-    deezer = FakeDeezer(asked.artists, asked.quota_errors, asked.rate)
-    web.run_app(deezer.application(), host="127.0.0.1", port=asked.port, access_log=None)
+    parser.add_argument("--quota-errors", type=float, default=0.0, help="share of requests that fail so")
+    parser.add_argument("--rate", type=float, help="requests a second beyond which quota errors follow")
+    options = parser.parse_args()
+    deezer = FakeDeezer(options.artists, options.quota_errors, options.rate)
+    web.run_app(deezer.application(), host="127.0.0.1", port=options.port, access_log=None)

@@ -1,4 +1,4 @@
-"""Failures that any fake service can answer with, asked for by path; and the requests that it has seen."""
+"""Failures with which any fake service can respond, by path, and the record of its requests."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ SLOW_SECONDS = 60.0
 
 
 class Faults:
-    """`queues` names what comes before the proper answers: {"/artist/1/top": ["500", "reset"]} fails twice.
+    """`queues` names the faults before the usual responses: {"/artist/1/top": ["500", "reset"]} fails twice.
 
-    Further kinds are keywords, or added to `answers`.
+    Further kinds of faults are keyword arguments, or added to `handlers`.
     """
 
     def __init__(self, **more: Handler) -> None:
         self.queues: dict[str, list[str]] = {}
         self.requests: list[tuple[float, str]] = []  # (time.time(), path and query)
-        self.answers: dict[str, Handler] = FAULTS | more
+        self.handlers: dict[str, Handler] = FAULTS | more
 
     @property
     def paths(self) -> list[str]:
@@ -34,7 +34,7 @@ class Faults:
                 return web.json_response(self.requests)
             self.requests.append((time.time(), request.path_qs))
             if queue := self.queues.get(request.path):
-                return await self.answers[queue.pop(0)](request)
+                return await self.handlers[queue.pop(0)](request)
             return await handler(request)
 
         return fail_first

@@ -1,4 +1,4 @@
-"""Apple's iTunes Search API: slow to be asked, it refuses with 403 and does not say for how long."""
+"""Apple's iTunes Search API: it limits the rate strictly, and refuses with 403 without Retry-After."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Item = dict[str, Any]
 class FakeItunes:
     """Artist 7 has the albums 701, 702 and 703; album 701 has `songs`: 701001, 701002 and so on.
 
-    A search finds the songs of the artist whose number it holds, and `others`, which are no songs.
+    A search returns the songs of the artist whose number it contains, and `others`, which are no songs.
     """
 
     def __init__(self, artists: int = 50, songs: int = 5, others: tuple[str, ...] = ()) -> None:
@@ -36,8 +36,8 @@ class FakeItunes:
 
     async def _search(self, request: web.Request) -> web.StreamResponse:
         digits = "".join(filter(str.isdigit, request.query["term"]))
-        found = [*map(_other, self.others), *self._songs_of(request, int(digits or 0))]
-        return _results(request, found)
+        songs = self._songs_of(request, int(digits or 0))
+        return _results(request, [*map(_other, self.others), *songs])
 
     async def _lookup(self, request: web.Request) -> web.StreamResponse:
         number = int(request.query["id"])
@@ -99,8 +99,8 @@ def _other(kind: str) -> Item:
     return {"wrapperType": "track", "kind": kind, "trackId": 1, "trackName": "No song"}
 
 
-def _results(request: web.Request, found: list[Item]) -> web.StreamResponse:
-    """Apple's limit is one of songs, and it calls its JSON JavaScript."""
-    results = found[: min(int(request.query.get("limit", 50)), MOST_RESULTS)]
+def _results(request: web.Request, items: list[Item]) -> web.StreamResponse:
+    """Apple's content type is JavaScript, although the body is JSON."""
+    results = items[: min(int(request.query.get("limit", 50)), MOST_RESULTS)]
     body = {"resultCount": len(results), "results": results}
     return web.json_response(body, content_type="text/javascript")

@@ -1,4 +1,4 @@
-"""A host of previews that fails in every way that hosts do: /<behaviour>/<name>, see FAULTS.
+"""A host of previews, some of which fail: /<behaviour>/<name>, see `behaviours`.
 
 python -m fakes.previews --port 8140 --latency 0.05 --size 400000
 """
@@ -17,11 +17,12 @@ import soundfile
 from aiohttp import web
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-ASKED = web.AppKey("asked", Counter[str])
+REQUEST_COUNTS = web.AppKey("request_counts", Counter[str])  # by path
+ASKED = REQUEST_COUNTS
 
 
 def sound(size: int, seed: int = 0) -> bytes:
-    """A WAV file of noise, so many bytes long; each seed sounds different."""
+    """A WAV file of noise with `size` bytes, different for each seed."""
     file = io.BytesIO()
     noise = np.random.default_rng(seed).integers(-3000, 3000, (size - 44) // 2, dtype=np.int16)
     soundfile.write(file, noise, 22050, format="WAV", subtype="PCM_16")
@@ -29,28 +30,28 @@ def sound(size: int, seed: int = 0) -> bytes:
 
 
 def application(size: int = 20_000, latency_seconds: float = 0.0, same: bool = False) -> web.Application:
-    """`same` sends one sound under all names, so that making them costs nothing."""
+    """`same` sends one sound under all names, which saves generating them."""
     app = web.Application()
-    app[ASKED] = Counter()
+    app[REQUEST_COUNTS] = Counter()
     body = sound(size)
 
-    def named(request: web.Request) -> bytes:
+    def sound_of(request: web.Request) -> bytes:
         return body if same else sound(size, hash(request.match_info["name"]) % 2**32)
 
     async def good(request: web.Request) -> web.StreamResponse:
-        return web.Response(body=named(request), content_type="audio/mpeg")
+        return web.Response(body=sound_of(request), content_type="audio/mpeg")
 
     def status(number: int, **headers: str) -> Handler:
-        async def answer(request: web.Request) -> web.StreamResponse:
+        async def respond(request: web.Request) -> web.StreamResponse:
             return web.Response(status=number, headers={k.replace("_", "-"): v for k, v in headers.items()})
 
-        return answer
+        return respond
 
     def once(first: Handler) -> Handler:
-        async def answer(request: web.Request) -> web.StreamResponse:
-            return await (first if app[ASKED][request.path] == 1 else good)(request)
+        async def respond(request: web.Request) -> web.StreamResponse:
+            return await (first if app[REQUEST_COUNTS][request.path] == 1 else good)(request)
 
-        return answer
+        return respond
 
     async def reset(request: web.Request) -> web.StreamResponse:
         assert request.transport
@@ -117,21 +118,22 @@ def application(size: int = 20_000, latency_seconds: float = 0.0, same: bool = F
         "huge": huge,
     }
 
-    answers: list[tuple[str, float]] = []  # path and time
+    responses: list[tuple[str, float]] = []  # path and time
 
-    async def answer(request: web.Request) -> web.StreamResponse:
-        app[ASKED][request.path] += 1
+    async def respond(request: web.Request) -> web.StreamResponse:
+        app[REQUEST_COUNTS][request.path] += 1
         await asyncio.sleep(latency_seconds)
-        answers.append((request.path, time.time()))
+        responses.append((request.path, time.time()))
         return await behaviours[request.match_info["behaviour"]](request)
 
-    async def answered(request: web.Request) -> web.StreamResponse:
-        told = web.json_response(answers)
-        answers.clear()
-        return told
+    async def take_responses(request: web.Request) -> web.StreamResponse:
+        """The responses since the last call, for a benchmark in another process."""
+        taken = web.json_response(responses)
+        responses.clear()
+        return taken
 
-    app.router.add_get("/_answered", answered)
-    app.router.add_get("/{behaviour}/{name}", answer)
+    app.router.add_get("/_answered", take_responses)
+    app.router.add_get("/{behaviour}/{name}", respond)
     return app
 
 

@@ -47,7 +47,7 @@ class Endpoints:
         try:
             return endpoint.parse(request, body)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise FetchError("bad_answer", f"{type(error).__name__}: {error}"[:MAX_LETTERS]) from error
+            raise FetchError("malformed", f"{type(error).__name__}: {error}"[:MAX_LETTERS]) from error
 
     async def _body(
         self, request: PageRequest, endpoint: _Endpoint, session: aiohttp.ClientSession

@@ -1,4 +1,4 @@
-"""The idioms of the synthetic catalogue: its instruments, drums and styles, as tables."""
+"""The instruments, drums and styles of the synthetic catalogue, as tables."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Drum:
 
 @dataclass(frozen=True)
 class Mix:
-    """How the parts come together: levels, room and tone of the whole."""
+    """How the parts are mixed: levels, reverberation and tone."""
 
     lead: float
     chords: float
@@ -49,14 +49,14 @@ class Mix:
     tail_seconds: float
     echo: float = 0.0
     swing: float = 0.0  # delay of the off-beat eighths in sixteenths
-    pump: float = 0.0  # how far the beat pushes the rest down
+    pump: float = 0.0  # depth of the ducking by the beat
     hiss: float = 0.0
     drive: float = 0.3
 
 
 @dataclass(frozen=True)
 class Style:
-    """The idiom of a genre. Patterns have one sign per sixteenth and are one bar long.
+    """The parameters of a genre. Patterns have one sign per sixteenth and are one bar long.
 
     Drums: x loud, o soft. Chords: x the whole chord. Digits: scale steps above the chord's root.
     """
@@ -72,7 +72,7 @@ class Style:
     bass_patterns: tuple[str, ...]
     drum_patterns: tuple[dict[str, str], ...]
     register: int  # MIDI number around which the melody moves
-    density: float  # chance of a melody note on a strong sixteenth
+    density: float  # probability of a melody note on a strong sixteenth
     mix: Mix
 
 
