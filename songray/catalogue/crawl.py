@@ -141,7 +141,7 @@ class CrawlRun:
 
     def __init__(self, library: Library, source: Source, config: CrawlConfig) -> None:
         self._source, self._config = source, config
-        pages = library.table("pages").read()
+        pages = library.table("pages").read(["source", "page", "fingerprint", "crawl", "links"])
         number = (pa.compute.max(pages["crawl"]).as_py() or 0) + 1
         of_source = pages.filter(pa.compute.equal(pages["source"], source.name)).sort_by("crawl")
         crawls = library.table("crawls").read(["crawl"], pa.compute.field("source") == source.name)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from conftest import tone
 from fakes import served
@@ -17,7 +18,7 @@ from songray.catalogue.crawl import CrawlConfig, crawl
 from songray.catalogue.sources.folder import FolderSource
 from songray.catalogue.sources.manifest.source import ManifestSource
 from songray.catalogue.sources.synthetic.source import SyntheticSource
-from songray.keys import NUMBERS, REVISION_BITS
+from songray.keys import NUMBERS, REVISION_BITS, hash64
 from songray.library import Library
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,6 +79,40 @@ def test_problems_are_counted_by_kind_with_an_example_and_stored_beside_their_pa
     (problems,) = library.table("pages").read(["page_problems"])["page_problems"].to_pylist()
     assert [problem["kind"] for problem in problems] == ["bad_row", "bad_row"]
     assert problems[1]["detail"].startswith(f"row 3 of {path}: needs id and url")
+
+
+def rewrite_in_former_format(library: Library) -> None:
+    """Earlier versions wrote completeness and the hash of the id into bits of checksums, and problems as text."""
+    tracks, pages = library.table("tracks"), library.table("pages")
+    rows = tracks.read()
+    columns = {name: rows[name].to_pylist() for name in ("checksum", "completeness", "audio_checksum")}
+    hashes = [hash64("id", track_id) >> 32 << 32 for track_id in rows["track_id"].to_pylist()]
+    checksums = [
+        checksum | count for checksum, count in zip(columns["checksum"], columns["completeness"], strict=True)
+    ]
+    audio = [upper | lower for upper, lower in zip(hashes, columns["audio_checksum"], strict=True)]
+    former = {name: rows[name] for name in rows.column_names if name not in ("id_hash", "completeness")}
+    former |= {"checksum": pa.array(checksums), "audio_checksum": pa.array(audio)}
+    problems = pages.read().drop_columns("page_problems")
+    problems = problems.append_column("problems", pa.array([["bad_row: row 4"]] * len(problems)))
+    for table, content in ((tracks, pa.table(former)), (pages, problems)):
+        table.delete(table.files())
+        table.append(content, "000001")
+
+
+def test_a_crawl_of_a_library_of_an_earlier_version_compares_with_its_rows(
+    library: Library, tmp_path: Path
+) -> None:
+    path = tmp_path / "songs.csv"
+    crawl(library, manifest(path, "1,One,A,http://x.test/1,jazz", "2,Two,B,http://x.test/2,"), CrawlConfig())
+    rewrite_in_former_format(library)
+    assert crawl(library, ManifestSource(str(path)), CrawlConfig()).counts["existing"] == 1
+    rows = "2,Two,B,http://x.test/2b,", "1,One,A,http://x.test/1,jazz"
+    counts = crawl(library, manifest(path, *rows), CrawlConfig()).counts
+    assert (counts["new"], counts["changed"], counts["unchanged"]) == (0, 1, 1)
+    assert revisions(library) == {"manifest:1": 0, "manifest:2": 1}
+    tracks = library.table("tracks").newest(["track_id", "completeness"]).rows.to_pylist()
+    assert len({row["completeness"] for row in tracks}) == 2
 
 
 @pytest.fixture(params=[1000, NUMBERS - 1])
