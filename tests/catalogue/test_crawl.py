@@ -82,7 +82,7 @@ def test_problems_are_counted_by_kind_with_an_example_and_stored_beside_their_pa
 
 
 def rewrite_in_former_format(library: Library) -> None:
-    """Earlier versions wrote completeness and the hash of the id into bits of checksums, and problems as text."""
+    """Completeness and the hash of the id in bits of checksums, and problems as text."""
     tracks, pages = library.table("tracks"), library.table("pages")
     rows = tracks.read()
     columns = {name: rows[name].to_pylist() for name in ("checksum", "completeness", "audio_checksum")}

@@ -1,4 +1,4 @@
-"""A host of previews, some of which fail: /<behaviour>/<name>, see `behaviours`.
+"""A host of previews, some of which fail: /<behaviour>/<name>, see PreviewHost.behaviours.
 
 python -m fakes.previews --port 8140 --latency 0.05 --size 400000
 """
@@ -31,110 +31,122 @@ def sound(size: int, seed: int = 0) -> bytes:
 
 def application(size: int = 20_000, latency_seconds: float = 0.0, same: bool = False) -> web.Application:
     """`same` sends one sound under all names, which saves generating them."""
-    app = web.Application()
-    app[REQUEST_COUNTS] = Counter()
-    body = sound(size)
+    return PreviewHost(size, latency_seconds, same).application()
 
-    def sound_of(request: web.Request) -> bytes:
-        return body if same else sound(size, hash(request.match_info["name"]) % 2**32)
 
-    async def good(request: web.Request) -> web.StreamResponse:
-        return web.Response(body=sound_of(request), content_type="audio/mpeg")
+class PreviewHost:
+    def __init__(self, size: int, latency_seconds: float, same: bool) -> None:
+        self.size, self.latency_seconds, self.same = size, latency_seconds, same
+        self.body = sound(size)
+        self.request_counts: Counter[str] = Counter()
+        self.responses: list[tuple[str, float]] = []  # path and time
+        self.behaviours: dict[str, Handler] = {
+            "good": self._good,
+            "missing": _status(404),
+            "gone": _status(410),
+            "expired": _status(403),
+            "busy": self._once(_status(429, Retry_After="1")),
+            "broken": _status(500),
+            "flaky": self._once(_status(503)),
+            "reset": _reset,
+            "resetonce": self._once(_reset),
+            "truncated": self._truncated,
+            "wronglength": self._wrong_length,
+            "drip": self._drip,
+            "silent": _silent,
+            "empty": _status(200),
+            "html": _html,
+            "loop": _loop,
+            "moved": _moved,
+            "huge": _huge,
+        }
 
-    def status(number: int, **headers: str) -> Handler:
+    def application(self) -> web.Application:
+        app = web.Application()
+        app[REQUEST_COUNTS] = self.request_counts
+        app.router.add_get("/_answered", self._take_responses)
+        app.router.add_get("/{behaviour}/{name}", self._respond)
+        return app
+
+    async def _respond(self, request: web.Request) -> web.StreamResponse:
+        self.request_counts[request.path] += 1
+        await asyncio.sleep(self.latency_seconds)
+        self.responses.append((request.path, time.time()))
+        return await self.behaviours[request.match_info["behaviour"]](request)
+
+    async def _take_responses(self, request: web.Request) -> web.StreamResponse:
+        """The responses since the last call, for a benchmark in another process."""
+        taken = web.json_response(self.responses)
+        self.responses.clear()
+        return taken
+
+    async def _good(self, request: web.Request) -> web.StreamResponse:
+        body = self.body if self.same else sound(self.size, hash(request.match_info["name"]) % 2**32)
+        return web.Response(body=body, content_type="audio/mpeg")
+
+    def _once(self, first: Handler) -> Handler:
         async def respond(request: web.Request) -> web.StreamResponse:
-            return web.Response(status=number, headers={k.replace("_", "-"): v for k, v in headers.items()})
+            is_first = self.request_counts[request.path] == 1
+            return await (first if is_first else self._good)(request)
 
         return respond
 
-    def once(first: Handler) -> Handler:
-        async def respond(request: web.Request) -> web.StreamResponse:
-            return await (first if app[REQUEST_COUNTS][request.path] == 1 else good)(request)
-
-        return respond
-
-    async def reset(request: web.Request) -> web.StreamResponse:
-        assert request.transport
-        request.transport.abort()
-        return web.Response()
-
-    async def truncated(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Length": str(size)})
+    async def _truncated(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": str(self.size)})
         await response.prepare(request)
-        await response.write(body[: size // 2])
+        await response.write(self.body[: self.size // 2])
         assert request.transport
         request.transport.close()
         return response
 
-    async def wrong_length(request: web.Request) -> web.StreamResponse:
-        return web.Response(body=body, headers={"Content-Length": str(size * 2)})
+    async def _wrong_length(self, request: web.Request) -> web.StreamResponse:
+        return web.Response(body=self.body, headers={"Content-Length": str(self.size * 2)})
 
-    async def drip(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Length": str(size)})
+    async def _drip(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": str(self.size)})
         await response.prepare(request)
-        for number in range(size):
-            await response.write(body[number : number + 1])
+        for number in range(self.size):
+            await response.write(self.body[number : number + 1])
             await asyncio.sleep(0.2)
         return response
 
-    async def silent(request: web.Request) -> web.StreamResponse:
-        await asyncio.sleep(3600)
-        return web.Response()
 
-    async def html(request: web.Request) -> web.StreamResponse:
-        return web.Response(text="<html>Sign in</html>" * 50, content_type="audio/mpeg")
-
-    async def loop(request: web.Request) -> web.StreamResponse:
-        raise web.HTTPFound(request.path)
-
-    async def moved(request: web.Request) -> web.StreamResponse:
-        raise web.HTTPFound(f"/good/{request.match_info['name']}")
-
-    async def huge(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse()
-        await response.prepare(request)
-        for _ in range(50):
-            await response.write(bytes(1_000_000))
-        return response
-
-    behaviours: dict[str, Handler] = {
-        "good": good,
-        "missing": status(404),
-        "gone": status(410),
-        "expired": status(403),
-        "busy": once(status(429, Retry_After="1")),
-        "broken": status(500),
-        "flaky": once(status(503)),
-        "reset": reset,
-        "resetonce": once(reset),
-        "truncated": truncated,
-        "wronglength": wrong_length,
-        "drip": drip,
-        "silent": silent,
-        "empty": status(200),
-        "html": html,
-        "loop": loop,
-        "moved": moved,
-        "huge": huge,
-    }
-
-    responses: list[tuple[str, float]] = []  # path and time
-
+def _status(number: int, **headers: str) -> Handler:
     async def respond(request: web.Request) -> web.StreamResponse:
-        app[REQUEST_COUNTS][request.path] += 1
-        await asyncio.sleep(latency_seconds)
-        responses.append((request.path, time.time()))
-        return await behaviours[request.match_info["behaviour"]](request)
+        return web.Response(status=number, headers={k.replace("_", "-"): v for k, v in headers.items()})
 
-    async def take_responses(request: web.Request) -> web.StreamResponse:
-        """The responses since the last call, for a benchmark in another process."""
-        taken = web.json_response(responses)
-        responses.clear()
-        return taken
+    return respond
 
-    app.router.add_get("/_answered", take_responses)
-    app.router.add_get("/{behaviour}/{name}", respond)
-    return app
+
+async def _reset(request: web.Request) -> web.StreamResponse:
+    assert request.transport
+    request.transport.abort()
+    return web.Response()
+
+
+async def _silent(request: web.Request) -> web.StreamResponse:
+    await asyncio.sleep(3600)
+    return web.Response()
+
+
+async def _html(request: web.Request) -> web.StreamResponse:
+    return web.Response(text="<html>Sign in</html>" * 50, content_type="audio/mpeg")
+
+
+async def _loop(request: web.Request) -> web.StreamResponse:
+    raise web.HTTPFound(request.path)
+
+
+async def _moved(request: web.Request) -> web.StreamResponse:
+    raise web.HTTPFound(f"/good/{request.match_info['name']}")
+
+
+async def _huge(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse()
+    await response.prepare(request)
+    for _ in range(50):
+        await response.write(bytes(1_000_000))
+    return response
 
 
 if __name__ == "__main__":

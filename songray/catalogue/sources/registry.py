@@ -23,6 +23,7 @@ SOURCES: dict[str, type[Source]] = {
     for source in (FolderSource, ManifestSource, DeezerSource, ItunesSource, SpotifySource, SyntheticSource)
 }
 IsrcSource = Literal["deezer", "none"]
+DEFAULT_ISRC_SOURCE: IsrcSource = "deezer"
 SearchableSource = Literal["deezer", "itunes"]
 SEARCHABLE: tuple[str, ...] = get_args(SearchableSource)
 
