@@ -22,7 +22,7 @@ import pyarrow as pa
 from songray.errors import CorruptData, InvalidOption, MissingInput
 from songray.learning.models import MODELS, ModelConfig
 from songray.learning.models.formats import current_options
-from songray.library import Library, read_json, write_json, write_parquet
+from songray.library import Library, Table, TableKind, read_json, write_json, write_parquet
 
 Pooling = Literal["mean", "mean+deviation"]
 
@@ -99,6 +99,11 @@ def save_record(library: Library, run: Run) -> None:
         rows = pa.Table.from_pylist(run.curve)
         write_parquet(library.filesystem, library.path("runs", run.name, "curve.parquet"), rows)
     write_json(library.filesystem, record_path(library, run.name), dataclasses.asdict(run))
+
+
+def claim(library: Library, name: str, options: dict[str, Any]) -> None:
+    """Store the options of a run beside it, as tables do. Raises Conflict where other options are stored."""
+    Table(library.filesystem, library.root, f"runs/{name}", TableKind("train", (), {})).claim(options)
 
 
 def record_path(library: Library, name: str) -> str:

@@ -102,7 +102,7 @@ def train(library: Library, model: str, model_config: ModelConfig, config: Train
     options = dataclasses.asdict(model_config)  # type: ignore[call-overload]
     stored = {"model": model, "model_config": stored_options(options), "config": config.result_options}
     name = config.run or runs.default_name(model, stored)
-    library.table("runs", name).claim(stored)
+    runs.claim(library, name, stored)
     if (finished := runs.find(library, name)) is not None:
         return finished
     parts = hold_out(library, name, config)

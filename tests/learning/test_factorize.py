@@ -1,4 +1,4 @@
-"""Playlists of three tastes become factors in which each taste stands apart."""
+"""Factors of tracks from playlists of three tastes, which must separate."""
 
 from __future__ import annotations
 
@@ -6,32 +6,35 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from songray.learning.factorize import FactorizeConfig, factorize, newest
+from songray.errors import InvalidOption, MissingInput, songray_error
+from songray.learning.factorize import FactorizeConfig, current_entries, factorize, newest_version, sample
 from songray.library import Library, track_key
 
 TASTES, TRACKS_EACH = 3, 12
 
 
-def crawl(library: Library, playlists: int, number: int = 1, stray: bool = False) -> None:
-    """Playlists of eight tracks of one taste each, half of each written by a second run."""
+def crawl(library: Library, playlists: int, number: int = 1, mixed: bool = False) -> None:
+    """Playlists of eight tracks of one taste each, or of mixed ones; a second crawl writes half of each."""
     random = np.random.default_rng(0)
-    ids = [f"t:{one}" for one in range(TASTES * TRACKS_EACH)]
+    ids = [f"t:{track}" for track in range(TASTES * TRACKS_EACH)]
     tracks = library.table("tracks")
-    described = [{"track_key": track_key(one, 0), "track_id": one, "crawl": number} for one in ids]
+    described = [
+        {"track_key": track_key(track_id, 0), "track_id": track_id, "crawl": number} for track_id in ids
+    ]
     tracks.append(pa.Table.from_pylist(described, tracks.schema()), f"{number}")
     rows = []
     for name in range(playlists):
         taste = name % TASTES * TRACKS_EACH
-        chosen = random.permutation(TRACKS_EACH)[:8] + taste if not stray else range(0, 36, 5)
+        entries = range(0, 36, 5) if mixed else random.permutation(TRACKS_EACH)[:8] + taste
         rows += [
             {
                 "playlist_id": f"p:{name}",
-                "position": place,
-                "crawl": number + place % 2,
+                "position": position,
+                "crawl": number + position % 2,
                 "version": str(number),
-                "track_id": ids[one],
+                "track_id": ids[track],
             }
-            for place, one in enumerate(chosen)
+            for position, track in enumerate(entries)
         ]
     table = library.table("playlists")
     table.append(pa.Table.from_pylist(rows, table.schema()), f"{number}")
@@ -39,14 +42,14 @@ def crawl(library: Library, playlists: int, number: int = 1, stray: bool = False
 
 @pytest.mark.parametrize("method", ["als", "item2vec"])
 @pytest.mark.usefixtures("cluster")
-def test_tracks_that_listeners_put_together_lie_together(library: Library, method: str) -> None:
-    crawl(library, 60, number=1, stray=True)  # superseded by the next crawl
+def test_tracks_that_share_playlists_have_similar_factors(library: Library, method: str) -> None:
+    crawl(library, 60, number=1, mixed=True)  # superseded by the next crawl
     crawl(library, 60, number=3)
-    made = factorize(library, FactorizeConfig(method, factors=6))
-    assert (made.tracks, made.playlists, made.version) == (TASTES * TRACKS_EACH, 60, 1)
-    rows = newest(library.table("factors", method))
+    result = factorize(library, FactorizeConfig(method, factors=6))
+    assert (result.tracks, result.playlists, result.version) == (TASTES * TRACKS_EACH, 60, 1)
+    rows = newest_version(library.table("factors", method))
     factors = np.stack(rows["factors"].to_pylist())
-    tastes = np.array([int(one[2:]) // TRACKS_EACH for one in rows["track_id"].to_pylist()])
+    tastes = np.array([int(track_id[2:]) // TRACKS_EACH for track_id in rows["track_id"].to_pylist()])
     unit = factors / np.linalg.norm(factors, axis=1, keepdims=True)
     cosines = unit @ unit.T
     same = tastes[:, None] == tastes
@@ -55,22 +58,42 @@ def test_tracks_that_listeners_put_together_lie_together(library: Library, metho
     assert (tastes[cosines.argmax(1)] == tastes).all()
 
 
+def refuse() -> None:
+    raise AssertionError("Ray was started")
+
+
 @pytest.mark.usefixtures("cluster")
-def test_unchanged_playlists_are_left_and_changed_ones_are_a_new_version(library: Library) -> None:
+def test_changed_playlists_are_a_new_version_and_unchanged_ones_need_no_ray(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
     crawl(library, 30)
     config = FactorizeConfig(factors=6, min_playlists=1)
     first = factorize(library, config)
+    with monkeypatch.context() as patch:
+        patch.setattr("songray.learning.factorize.connect", refuse)
+        assert not factorize(library, config).is_new
+    monkeypatch.setattr("songray.learning.factorize.DRIVER_ENTRIES", 0)  # the task finds the same
     assert not factorize(library, config).is_new
     crawl(library, 33, number=2)
     second = factorize(library, config)
     assert (first.version, second.version, second.is_new) == (1, 2, True)
-    assert set(newest(library.table("factors", "als"))["version"].to_pylist()) == {2}
+    assert set(newest_version(library.table("factors", "als"))["version"].to_pylist()) == {2}
+
+
+def test_a_sample_has_whole_playlists(library: Library) -> None:
+    crawl(library, 60)
+    entries = current_entries(library.table("playlists"))
+    assert entries.num_rows == 60 * 8
+    sampled = sample(entries, FactorizeConfig(max_entries=240))
+    sizes = sampled.group_by("playlist_id").aggregate([("track_id", "count")])["track_id_count"]
+    assert set(sizes.to_pylist()) == {8} and 100 < sampled.num_rows < 400
 
 
 @pytest.mark.usefixtures("cluster")
-def test_what_cannot_be_factorised_is_told(library: Library) -> None:
-    with pytest.raises(Exception, match=r"playlists is empty: run jobs/crawl\.py"):
+def test_playlists_that_cannot_be_factorised_are_reported(library: Library) -> None:
+    with pytest.raises(MissingInput, match="playlists is empty: run `songray crawl`"):
         factorize(library, FactorizeConfig())
     crawl(library, 3)
-    with pytest.raises(Exception, match=r"too few for 64 factors: lower --factors"):
+    with pytest.raises(InvalidOption, match=r"too few for 64 factors: lower --factors") as raised:
         factorize(library, FactorizeConfig())
+    assert isinstance(songray_error(raised.value), InvalidOption)
