@@ -13,6 +13,7 @@ opensubsonic  the routes of OpenSubsonic's extension sonicSimilarity
 metrics       metrics for Prometheus
 middlewares   metrics, access log, authentication, limits of bodies
 api           the FastAPI application
+decoding      the spectrogram of uploaded audio
 slots         an index that is spread over processes
 uploads       the deployment that embeds uploaded audio; the one module that loads torch
 external      previews from external sources

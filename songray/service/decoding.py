@@ -1,0 +1,64 @@
+"""The spectrogram of uploaded audio; runs in a process of its own, which may crash or be ended."""
+
+from __future__ import annotations
+
+import io
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import av
+import pyarrow as pa
+
+import songray.audio.decode  # noqa: F401  # loaded before memory_limit, since loading it takes more than that
+from songray.audio.transform import TransformConfig, transform_batch
+from songray.library import TABLES
+
+MAX_SECONDS = 15 * 60.0  # duration of an upload
+MEMORY_BYTES = 1 << 30  # that decoding one upload may allocate
+
+
+def decode(audio: bytes, config: TransformConfig) -> tuple[bytes, str, str]:
+    """Worker: the spectrogram of an upload, as the table stores it, and the kind and detail of an error."""
+    try:
+        with memory_limit(MEMORY_BYTES):
+            if duration_seconds(audio) > MAX_SECONDS:
+                return b"", "too_long", f"the audio is longer than {MAX_SECONDS / 60:g} minutes"
+            names = ("track_key", "track_id", "audio", "location")
+            schema = pa.schema({name: TABLES["previews"].columns[name] for name in names})
+            preview = {"track_key": 0, "track_id": "", "audio": audio, "location": None}
+            rows, _ = transform_batch(pa.Table.from_pylist([preview], schema), config)
+    except MemoryError:
+        return b"", "decoder_died", f"the decoder needed more than {MEMORY_BYTES >> 20} MB of memory"
+    (row,) = rows.to_pylist()
+    return row[config.specs[0]] or b"", row["error"] or "", row["detail"] or ""
+
+
+def duration_seconds(audio: bytes) -> float:
+    """The duration that the container reports; 0 where it reports none that can be read."""
+    no_references = {"protocol_whitelist": "none"}  # a playlist could name local files
+    with (
+        suppress(av.FFmpegError, ValueError),
+        av.open(io.BytesIO(audio), "r", metadata_errors="ignore", options=no_references) as container,
+    ):
+        return (container.duration or 0) / av.time_base
+    return 0.0
+
+
+@contextmanager
+def memory_limit(size_bytes: int) -> Iterator[None]:
+    """Within the context the process may allocate no more address space than this beyond what it has. Raises
+    MemoryError."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    try:
+        with open("/proc/self/statm") as file:
+            allocated = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:  # not Linux
+        yield
+        return
+    resource.setrlimit(resource.RLIMIT_AS, (allocated + size_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
