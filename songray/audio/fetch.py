@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from songray import web
-from songray.catalogue.sources.registry import AudioServices, IsrcSource
+from songray.catalogue.sources.registry import DEFAULT_ISRC_SOURCE, AudioServices, IsrcSource
 from songray.errors import FetchError, InvalidOption
 from songray.library import Row
 
@@ -47,7 +47,7 @@ class FetchConfig:
     """The most requests to one host, for all workers together."""
     downloads_per_worker: int = 32
     """Concurrent downloads of one worker."""
-    isrc_source: IsrcSource = "deezer"
+    isrc_source: IsrcSource = DEFAULT_ISRC_SOURCE
     """Service that provides the audio of tracks that have an ISRC and no location."""
     services: AudioServices = field(default_factory=AudioServices)
     private_addresses: bool = False

@@ -82,8 +82,9 @@ def test_a_permanent_failure_is_a_row_and_is_not_retried(app: Any, host: str) ->
                 "huge": ("too_large", 1)}  # fmt: skip
     paths = [f"/{behaviour}/for-good" for behaviour in expected]
     rows, again = fetch(*(f"{host}{path}" for path in paths))
-    found = [(row["error"], app[previews.ASKED][path]) for row, path in zip(rows, paths, strict=True)]
-    assert dict(zip(expected, found, strict=True)) == expected
+    requests = [app[previews.REQUEST_COUNTS][path] for path in paths]
+    errors = [row["error"] for row in rows]
+    assert dict(zip(expected, zip(errors, requests, strict=True), strict=True)) == expected
     assert not again
     assert all(row["detail"] and row["audio"] is None for row in rows)
 
@@ -99,7 +100,7 @@ def test_a_retryable_failure_is_retried_gets_no_row_and_delays_nothing_else(app:
     assert [row["track_id"] for row in rows] == [str(names.index(name)) for name in good]
     assert again == {"http_500": 1, "connection": 2, "timeout": 15}
     for behaviour in quick:
-        assert app[previews.ASKED][f"/{behaviour}/may-pass"] >= FAST.attempts
+        assert app[previews.REQUEST_COUNTS][f"/{behaviour}/may-pass"] >= FAST.attempts
 
 
 def test_a_failure_whose_retry_succeeds_is_no_failure(host: str) -> None:

@@ -18,7 +18,6 @@ from aiohttp import web
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 REQUEST_COUNTS = web.AppKey("request_counts", Counter[str])  # by path
-ASKED = REQUEST_COUNTS
 
 
 def sound(size: int, seed: int = 0) -> bytes:
