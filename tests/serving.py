@@ -22,6 +22,7 @@ from songray.learning import runs
 from songray.learning.embed import embed_batch
 from songray.learning.encoder import Encoder, load, save
 from songray.learning.models import MODELS
+from songray.learning.models.build import build
 from songray.learning.runs import Run
 from songray.library import TABLES, Library, Vectors, track_key
 from songray.search.build import IndexConfig, index
@@ -54,7 +55,7 @@ def copied_library(temporary: pytest.TempPathFactory) -> tuple[Library, Path]:
 def build_library(folder: Path) -> Library:
     """Tracks `t:<n>`: tones, four an artist, embedded by the functions of the batch jobs, and indexed."""
     library = Library.open(str(folder / "library"))
-    model = MODELS["mfcc"](coefficients=4).build()
+    model = build(MODELS["mfcc"](coefficients=4))
     sizes = {"train": 1, "validation": 1}
     run = Run(RUN, "mfcc", {"coefficients": 4}, {}, "default", sizes, "", {}, {"loss": 0.5}, [])
     projection = np.random.default_rng(0).normal(size=(8, 8)).astype(np.float32)

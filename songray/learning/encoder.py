@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from songray.audio.spectrograms import Spectrogram
 from songray.learning.models.base import Embedder
+from songray.learning.models.build import build
 from songray.learning.models.formats import current_parameters
 from songray.learning.runs import Pooling, Run, model_config, save_record, weights_path
 from songray.learning.windows import embed_clips
@@ -135,6 +136,6 @@ def load(library: Library, run: Run) -> Encoder:
         tensors = safetensors.torch.load(stream.read())
     mean, projection = tensors.pop("mean").numpy(), tensors.pop("projection").numpy()
     weights = {name.removeprefix(MODEL_PREFIX): tensor for name, tensor in tensors.items()}
-    model = model_config(run).build()
+    model = build(model_config(run))
     model.load_state_dict(current_parameters(run.model, weights))
     return Encoder(model.eval(), mean, projection, run.pooling)

@@ -22,8 +22,10 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from songray.learning.models.base import Batch, Embedder, LearningConfig, ModelConfig
+from songray.learning.models.base import Batch, Embedder
+from songray.learning.models.build import build
 from songray.learning.models.formats import current_parameters
+from songray.learning.models.options import LearningConfig, ModelConfig
 
 SECONDS_BETWEEN_REPORTS = 20.0
 GPU_STEPS_BETWEEN_CHECKS = 16  # reading the loss waits for the GPU
@@ -76,7 +78,7 @@ def build_model(model_config: ModelConfig, seed: int, weights: Weights | None = 
     state."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = model_config.build()
+        model = build(model_config)
     if weights is not None:
         model.load_state_dict(weights)
     return model

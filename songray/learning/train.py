@@ -262,8 +262,10 @@ def declared(model_config: ModelConfig) -> Embedder:
     """A model without memory for its weights, for the attributes that it declares."""
     import torch
 
+    from songray.learning.models.build import build
+
     with torch.device("meta"):
-        return model_config.build()
+        return build(model_config)
 
 
 def check_shares(model: Embedder, model_config: LearningConfig, config: TrainConfig, parts: Split) -> None:

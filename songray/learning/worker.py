@@ -33,7 +33,8 @@ from songray.learning.loop import (
     save_state,
     validate,
 )
-from songray.learning.models.base import Embedder, LearningConfig
+from songray.learning.models.base import Embedder
+from songray.learning.models.options import LearningConfig
 from songray.library import Library
 
 

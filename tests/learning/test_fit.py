@@ -10,6 +10,7 @@ from stored_spectrograms import store_spectrograms
 from songray.audio.spectrograms import SPECS, from_bytes
 from songray.learning import encoder, fit
 from songray.learning.models import MODELS
+from songray.learning.models.build import build
 from songray.learning.split import Split
 from songray.learning.train import TrainConfig, train
 from songray.learning.windows import embed_clips
@@ -26,7 +27,7 @@ def test_of_many_files_a_few_are_read_for_the_scale(
     rows = library.table("spectrograms", "default").read(["track_key", "mel128"])
     keys = rows["track_key"].to_numpy()
     train_keys = np.sort(keys)[::2]
-    model = MODELS["mfcc"]().build()
+    model = build(MODELS["mfcc"]())
     clips = [from_bytes(cell.as_py(), SPECS["mel128"]) for cell in rows["mel128"]]
     used = [[n for n in range(first, first + 10) if keys[n] in train_keys] for first in firsts]
     means = [embed_clips(model, [clips[number] for number in numbers]).mean(0) for numbers in used]

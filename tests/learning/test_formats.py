@@ -10,6 +10,7 @@ from small_models import small
 
 from songray.audio.spectrograms import SPECS
 from songray.learning.models import MODELS
+from songray.learning.models.build import build
 from songray.learning.models.formats import current_options, current_parameters, stored_options
 from songray.learning.models.options import ALIConfig
 
@@ -30,7 +31,7 @@ def stored_name(model: str, name: str) -> str:
 @pytest.mark.parametrize("name", STORED)
 def test_a_state_dict_under_stored_names_gives_the_same_vectors(name: str) -> None:
     torch.manual_seed(0)
-    before, after = small(name).build().eval(), small(name).build().eval()
+    before, after = build(small(name)).eval(), build(small(name)).eval()
     stored = {stored_name(name, key): weights for key, weights in before.state_dict().items()}
     assert stored.keys() != before.state_dict().keys()
     windows = torch.rand(2, before.frames, SPECS[before.spec].bins)
@@ -42,7 +43,7 @@ def test_a_state_dict_under_stored_names_gives_the_same_vectors(name: str) -> No
 @pytest.mark.parametrize("name", MODELS)
 def test_current_parameter_names_stay_as_they_are(name: str) -> None:
     with torch.device("meta"):
-        parameters = small(name).build().state_dict()
+        parameters = build(small(name)).state_dict()
     assert list(current_parameters(name, parameters)) == list(parameters)
 
 

@@ -25,6 +25,7 @@ from songray.learning.encoder import Encoder, encode, fit_encoder, load, save
 from songray.learning.loop import Totals, build_learner, build_model, step, validate
 from songray.learning.models import MODELS
 from songray.learning.models.base import Batch, Embedder
+from songray.learning.models.build import build
 from songray.learning.models.options import ALIConfig, CAE2DConfig, CAEConfig, DualAxisConfig
 from songray.learning.runs import Run
 from songray.learning.windows import embed_clips, jackknife_clips
@@ -177,15 +178,15 @@ def test_windows_of_two_uniform_clips_are_nearest_to_their_own_recording() -> No
 
 def test_the_sizes_are_those_published() -> None:
     with torch.device("meta"):
-        dual = DualAxisConfig().build()
-        latent = [CAE2DConfig(size).build().dimension for size in "ABC"]
+        dual = build(DualAxisConfig())
+        latent = [build(CAE2DConfig(size)).dimension for size in "ABC"]
     assert sum(weights.numel() for weights in dual.encoder.parameters()) == pytest.approx(1e6, rel=0.05)
     assert latent == [12 * 27 * 12, 24 * 54 * 14, 4 * 9 * 5]
 
 
 def test_the_cae_has_the_published_layers() -> None:
     with torch.device("meta"):
-        model = CAEConfig().build()
+        model = build(CAEConfig())
     shapes = [tuple(weights.shape) for name, weights in model.named_parameters() if name.endswith("weight")]
     assert shapes == [
         (256, 128, 2), (256, 256, 2), (512, 256, 2),  # convolutions over time
@@ -205,7 +206,7 @@ def test_the_measures_for_convergence_of_ali_can_be_disabled() -> None:
     options = ALIConfig(generator_steps=1, kernel_penalty=0, smooth_labels=False, noise_variance=0)
     model = build_model(options, 0)
     assert model.optimizer_groups == ("generator", "discriminator")
-    assert ALIConfig().build().optimizer_groups == ("generator",) * 4 + ("discriminator",)
+    assert build(ALIConfig()).optimizer_groups == ("generator",) * 4 + ("discriminator",)
     batch = batches_of(noise(model, 500), model, clips=1)[0]
     assert model.eval()(batch, "discriminator")["loss"].isfinite()
     torch.manual_seed(0)

@@ -6,13 +6,14 @@ from dataclasses import replace
 
 from small_models import small
 
+from songray.learning.models.build import build
 from songray.learning.worker import Job, stop_reason
 from songray.library import Library
 
 
 def test_training_stops_without_improvement_or_at_its_limit_of_seconds(library: Library) -> None:
     job = Job(library, "r", "cae", small("cae"), {})
-    model = small("cae").build()
+    model = build(small("cae"))
     curve = [
         {"epoch": n + 1, "validation_loss": loss, "seconds": 10.0 * n} for n, loss in enumerate([3, 2, 4, 5])
     ]

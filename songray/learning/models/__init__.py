@@ -17,6 +17,7 @@ mfcc         baseline: statistics of the MFCCs
 pca          baseline: principal components
 random       baseline: another model's encoder with its initial weights
 raw          baseline: the flattened window
+build        a model from its options
 """
 
 from songray.learning.models.options import MODELS, LearningConfig, ModelConfig

@@ -8,9 +8,6 @@ from typing import Literal, NamedTuple
 import torch
 from torch import nn
 
-from songray.learning.models.options import LearningConfig as LearningConfig
-from songray.learning.models.options import ModelConfig as ModelConfig
-
 Padding = Literal["repeat", "silence"]
 Scale = Literal["whiten", "wccn", "standardise", "centre"]
 

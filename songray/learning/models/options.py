@@ -1,26 +1,16 @@
-"""The options of every model, and `MODELS`, the registry of models by name.
-
-Nothing here imports torch: `build` imports the module of its model.
-"""
+"""The options of every model, and `MODELS`, the registry of models by name; nothing here imports torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
-
-if TYPE_CHECKING:
-    from songray.learning.models.base import Embedder
+from typing import Literal
 
 
-class ModelConfig(Protocol):
+class ModelConfig:
     """Options of a model, a frozen dataclass. The first line of its docstring describes the model."""
 
-    def build(self) -> Embedder:
-        """The model, initialised from torch's global random generator."""
 
-
-@runtime_checkable
-class LearningConfig(ModelConfig, Protocol):
+class LearningConfig(ModelConfig):
     """Options of a model that is trained by gradient descent; the defaults are the published schedule."""
 
     learning_rate: float
@@ -29,7 +19,7 @@ class LearningConfig(ModelConfig, Protocol):
 
 
 @dataclass(frozen=True)
-class ContrastiveConfig:
+class ContrastiveConfig(LearningConfig):
     """Contrastive encoder: augmented windows of one recording are positives, all others negatives."""
 
     widths: tuple[int, ...] = (48, 96, 128)
@@ -59,14 +49,9 @@ class ContrastiveConfig:
     epochs: int = 40
     """Passes over the training tracks, with eight windows of each."""
 
-    def build(self) -> Embedder:
-        from songray.learning.models.contrastive import Contrastive
-
-        return Contrastive(self)
-
 
 @dataclass(frozen=True)
-class FactorsConfig:
+class FactorsConfig(LearningConfig):
     """Regression of collaborative filtering factors from audio."""
 
     teacher: Literal["als", "item2vec"] = "als"
@@ -84,14 +69,9 @@ class FactorsConfig:
     epochs: int = 50
     """Passes over the training tracks, with four windows of each."""
 
-    def build(self) -> Embedder:
-        from songray.learning.models.factors import Factors
-
-        return Factors(self)
-
 
 @dataclass(frozen=True)
-class CAEConfig:
+class CAEConfig(LearningConfig):
     """Convolutional autoencoder over time (Clothier and Benson, 2021)."""
 
     latent: int = 256
@@ -107,14 +87,9 @@ class CAEConfig:
     epochs: int = 50
     """Passes over the training tracks, with four windows of each."""
 
-    def build(self) -> Embedder:
-        from songray.learning.models.cae import CAE
-
-        return CAE(self)
-
 
 @dataclass(frozen=True)
-class CAE2DConfig:
+class CAE2DConfig(LearningConfig):
     """Two-dimensional convolutional autoencoder on windows of 5 s, in the three sizes of SongNet."""
 
     size: Literal["A", "B", "C"] = "C"
@@ -126,14 +101,9 @@ class CAE2DConfig:
     epochs: int = 125
     """Passes over the training tracks, with four windows of each."""
 
-    def build(self) -> Embedder:
-        from songray.learning.models.cae2d import CAE2D
-
-        return CAE2D(self)
-
 
 @dataclass(frozen=True)
-class DualAxisConfig:
+class DualAxisConfig(LearningConfig):
     """Dual-axis autoencoder, over time and over frequency, and the plain one of its comparison."""
 
     encoder: Literal["dual", "plain"] = "dual"
@@ -147,14 +117,9 @@ class DualAxisConfig:
     epochs: int = 20
     """Passes over the training tracks, with four windows of each."""
 
-    def build(self) -> Embedder:
-        from songray.learning.models.dualaxis import DualAxis
-
-        return DualAxis(self)
-
 
 @dataclass(frozen=True)
-class VAEConfig:
+class VAEConfig(LearningConfig):
     """Convolutional variational autoencoder (Kingma and Welling, 2014)."""
 
     latent: int = 64
@@ -170,14 +135,9 @@ class VAEConfig:
     epochs: int = 50
     """Passes over the training tracks, with four windows of each."""
 
-    def build(self) -> Embedder:
-        from songray.learning.models.vae import VAE
-
-        return VAE(self)
-
 
 @dataclass(frozen=True)
-class ALIConfig:
+class ALIConfig(LearningConfig):
     """Adversarially learned inference (Dumoulin et al., 2017), "song2vec"."""
 
     latent: int = 64
@@ -199,14 +159,9 @@ class ALIConfig:
     epochs: int = 20
     """Passes over the training tracks, with ten windows of each."""
 
-    def build(self) -> Embedder:
-        from songray.learning.models.ali import ALI
-
-        return ALI(self)
-
 
 @dataclass(frozen=True)
-class InfoGANConfig:
+class InfoGANConfig(LearningConfig):
     """InfoGAN (Chen et al., 2016), whose network Q is the encoder."""
 
     categories: int = 10
@@ -224,27 +179,17 @@ class InfoGANConfig:
     epochs: int = 50
     """Passes over the training tracks, with four windows of each."""
 
-    def build(self) -> Embedder:
-        from songray.learning.models.infogan import InfoGAN
-
-        return InfoGAN(self)
-
 
 @dataclass(frozen=True)
-class MFCCConfig:
+class MFCCConfig(ModelConfig):
     """Baseline without training: mean and standard deviation of a clip's MFCCs."""
 
     coefficients: int = 20
     """Cepstral coefficients of a frame; a vector has twice as many numbers."""
 
-    def build(self) -> Embedder:
-        from songray.learning.models.mfcc import MFCC
-
-        return MFCC(self)
-
 
 @dataclass(frozen=True)
-class PCAConfig:
+class PCAConfig(ModelConfig):
     """Baseline: the first principal components of flattened windows, fitted incrementally."""
 
     components: int = 64
@@ -252,36 +197,21 @@ class PCAConfig:
     frames: int = 216
     """Length of a window in frames; 216 are 5 s."""
 
-    def build(self) -> Embedder:
-        from songray.learning.models.pca import PCA
-
-        return PCA(self)
-
 
 @dataclass(frozen=True)
-class RandomConfig:
+class RandomConfig(ModelConfig):
     """Baseline: the encoder of another model with its initial weights."""
 
     encoder: Literal["cae", "contrastive"] = "contrastive"
     """Model whose encoder is used."""
 
-    def build(self) -> Embedder:
-        from songray.learning.models.random import RandomEncoder
-
-        return RandomEncoder(self)
-
 
 @dataclass(frozen=True)
-class RawConfig:
+class RawConfig(ModelConfig):
     """Baseline without training: the flattened window."""
 
     frames: int = 216
     """Length of a window in frames; 216 are 5 s."""
-
-    def build(self) -> Embedder:
-        from songray.learning.models.raw import Raw
-
-        return Raw(self)
 
 
 MODELS: dict[str, type[ModelConfig]] = {

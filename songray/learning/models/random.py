@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 
 from songray.learning.models.base import Embedder
-from songray.learning.models.options import MODELS, RandomConfig
+from songray.learning.models.cae import CAE
+from songray.learning.models.contrastive import Contrastive
+from songray.learning.models.options import CAEConfig, ContrastiveConfig, RandomConfig
 
 
 class RandomEncoder(Embedder):
@@ -13,7 +15,7 @@ class RandomEncoder(Embedder):
 
     def __init__(self, config: RandomConfig) -> None:
         super().__init__()
-        self.untrained = MODELS[config.encoder]().build()
+        self.untrained = CAE(CAEConfig()) if config.encoder == "cae" else Contrastive(ContrastiveConfig())
         self.frames, self.dimension = self.untrained.frames, self.untrained.dimension
         self.scale = self.untrained.scale
 
