@@ -14,6 +14,16 @@ FILES = {
     "SERVER_STATE_BASE": "",
     "SERVER_STATE_FILE": "server-state",
 }
+# What RAY_SERVE_THROUGHPUT_OPTIMIZED=1 sets, but for the lines that the controller then prints.
+THROUGHPUT_OPTIMIZED = {
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+    "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
+    "RAY_SERVE_LOG_TO_STDERR": "0",
+    "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
+    "RAY_SERVE_PROXY_USE_GRPC": "0",
+    "RAY_SERVE_FREEZE_GC_ON_STARTUP": "1",
+}
 
 
 @contextmanager
@@ -32,7 +42,7 @@ def haproxy_environment() -> Iterator[dict[str, str]]:
         settings["RETRY_ON"] = "conn-failure empty-response"
         yield {
             "RAY_SERVE_ENABLE_HA_PROXY": "1",
-            "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+            **THROUGHPUT_OPTIMIZED,
             "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",  # the default, 30, delays the shutdown
             **{f"RAY_SERVE_HAPROXY_{name}": value for name, value in settings.items()},
         }

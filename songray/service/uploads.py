@@ -16,9 +16,10 @@ from songray.audio.spectrograms import SPECS, from_bytes
 from songray.audio.transform import TransformConfig
 from songray.learning import runs
 from songray.learning.encoder import encode, load
-from songray.library import Library, Vectors, read_json
+from songray.library import Library, Vectors
 from songray.service.decoding import decode
 from songray.service.options import UPLOAD_BATCH
+from songray.storage import read_json
 
 DECODE_SECONDS = 20.0  # after which a decoder is ended
 DECODERS = 2  # decoding processes of one replica

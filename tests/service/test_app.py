@@ -181,7 +181,7 @@ def requests_during(client: httpx.Client, path: str) -> Iterator[list[httpx.Resp
         time.sleep(0.01)
     yield responses
     before = len(responses)
-    while len(responses) < before + 2:  # the last one was sent after the context
+    while thread.is_alive() and len(responses) < before + 2:  # the last one was sent after the context
         time.sleep(0.01)
     ended.set()
     thread.join()
