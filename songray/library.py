@@ -32,36 +32,8 @@ import pyarrow.fs
 from numpy.typing import NDArray
 
 from songray.errors import InvalidOption
-from songray.keys import (
-    REVISION_BITS,
-    Keys,
-    clear_completeness,
-    hash64,
-    last_of_equal,
-    newest_revisions,
-    sample_rank,
-    track_key,
-)
-from songray.storage import compression, read_json, storage_errors, write_json, write_parquet
-from songray.table import Newest, Table, TableKind
-
-__all__ = [
-    "REVISION_BITS",
-    "Keys",
-    "Newest",
-    "Table",
-    "TableKind",
-    "clear_completeness",
-    "compression",
-    "hash64",
-    "last_of_equal",
-    "newest_revisions",
-    "read_json",
-    "sample_rank",
-    "track_key",
-    "write_json",
-    "write_parquet",
-]
+from songray.storage import storage_errors
+from songray.table import Table, TableKind
 
 DEFAULT_LIBRARY = "~/songray-library"
 Vectors = NDArray[np.float32]  # (rows, dimension)

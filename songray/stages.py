@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 from songray import checkpoints
 from songray.cluster import connect
 from songray.errors import StageFailed
-from songray.library import Keys, Table, compression
+from songray.keys import Keys
+from songray.storage import compression
+from songray.table import Table
 
 if TYPE_CHECKING:  # Ray is imported in functions: a stage whose output lacks nothing never loads it
     import ray

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet
 
-from songray.errors import CorruptData, StorageError
+from songray.errors import Conflict, CorruptData, StorageError
 
 
 @contextmanager
@@ -50,6 +50,20 @@ def write_json(filesystem: pa.fs.FileSystem, path: str, content: Any) -> None:
         with filesystem.open_output_stream(f"{path}.part") as stream:
             stream.write(json.dumps(content, indent=2).encode())
         filesystem.move(f"{path}.part", path)
+
+
+def claim(filesystem: pa.fs.FileSystem, folder: str, settings: dict[str, Any]) -> None:
+    """Store the settings that make the content of a folder. Raises Conflict where other settings are
+    stored."""
+    path = posixpath.join(folder, "_made_by.json")
+    before = read_json(filesystem, path)
+    if before is None:
+        write_json(filesystem, path, settings)
+    elif before != json.loads(json.dumps(settings)):
+        raise Conflict(
+            f"{folder} was made with {json.dumps(before)}, and this would add what is made with "
+            f"{json.dumps(settings)}: choose another name for the output, or the same settings"
+        )
 
 
 def write_parquet(

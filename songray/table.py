@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import posixpath
 import uuid
 from collections.abc import Iterator, Sequence
@@ -17,9 +16,8 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from songray.checkpoints import committed, uncommitted_prefixes
-from songray.errors import Conflict
 from songray.keys import COMPLETENESS_MASK, REVISION_BITS, Keys, clear_completeness, hash64, last_of_equal
-from songray.storage import list_files, read_json, storage_errors, write_json, write_parquet
+from songray.storage import claim, list_files, storage_errors, write_parquet
 
 if TYPE_CHECKING:
     import pyarrow.dataset
@@ -148,17 +146,9 @@ class Table:
             for path in files:
                 self.filesystem.delete_file(path)
 
-    def claim(self, made_by: dict[str, Any]) -> None:
+    def claim(self, settings: dict[str, Any]) -> None:
         """Store the settings that make this table's rows. Raises Conflict where other settings are stored."""
-        path = posixpath.join(self.path, "_made_by.json")
-        before = read_json(self.filesystem, path)
-        if before is None:
-            write_json(self.filesystem, path, made_by)
-        elif before != json.loads(json.dumps(made_by)):
-            raise Conflict(
-                f"{self.name} holds rows made with {json.dumps(before)}, and these would be made with "
-                f"{json.dumps(made_by)}: choose another name for the output, or the same settings"
-            )
+        claim(self.filesystem, self.path, settings)
 
 
 UPGRADED = {"id_hash", "completeness", "checksum", "audio_checksum"}

@@ -106,7 +106,7 @@ def test_a_table_refuses_rows_made_otherwise(library: Library) -> None:
     table = library.table("spectrograms", "default")
     table.claim({"n_fft": 2048})
     table.claim({"n_fft": 2048})
-    with pytest.raises(Conflict, match=r"default holds rows made with .*2048.*1024.*another name"):
+    with pytest.raises(Conflict, match=r"spectrograms/default was made with .*2048.*1024.*another name"):
         table.claim({"n_fft": 1024})
 
 

@@ -24,8 +24,9 @@ from songray.audio.transform import TransformConfig, transform
 from songray.catalogue.crawl import CrawlConfig, crawl
 from songray.catalogue.sources.manifest.source import ManifestSource
 from songray.errors import StageFailed
-from songray.library import Library, Table
+from songray.library import Library
 from songray.stages import Summary
+from songray.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -14,7 +14,8 @@ import pyarrow as pa
 from songray.catalogue.existing import STORED_STATUSES, ExistingTracks, record_checksum
 from songray.catalogue.frontier import Frontier
 from songray.catalogue.sources.base import Artist, Page, PlaylistEntry, Source, Track
-from songray.library import TABLES, Library, Row, Table
+from songray.library import TABLES, Library, Row
+from songray.table import Table
 
 SECONDS_BETWEEN_WRITES = 0.5  # a killed crawl repeats the requests of so long
 ROWS_PER_FILE = 5000

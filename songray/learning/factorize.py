@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from songray.cluster import connect
 from songray.errors import InvalidOption, MissingInput
-from songray.library import Library, Table, Vectors, hash64, sample_rank
+from songray.keys import hash64, sample_rank
+from songray.library import Library, Vectors
+from songray.table import Table
 
 if TYPE_CHECKING:
     import scipy.sparse

@@ -17,11 +17,13 @@ import torch
 
 from songray.audio.spectrograms import SPECS, from_bytes
 from songray.errors import MissingInput
+from songray.keys import Keys
 from songray.learning.factorize import newest_version
 from songray.learning.models.base import Batch, Embedder
 from songray.learning.windows import Clips, learning_batch, learning_batches, to_device
-from songray.library import Keys, Library, Table
+from songray.library import Library
 from songray.stages import dataset
+from songray.table import Table
 
 TYPICAL_SECONDS = 30  # of a clip
 SHUFFLED_CLIPS = 1024  # size of the shuffle buffer of a worker that does not keep its clips in memory

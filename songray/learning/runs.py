@@ -19,10 +19,12 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from songray import storage
 from songray.errors import CorruptData, InvalidOption, MissingInput
 from songray.learning.models import MODELS, ModelConfig
 from songray.learning.models.formats import current_options
-from songray.library import Library, Table, TableKind, read_json, write_json, write_parquet
+from songray.library import Library
+from songray.storage import read_json, write_json, write_parquet
 
 Pooling = Literal["mean", "mean+deviation"]
 
@@ -102,8 +104,8 @@ def save_record(library: Library, run: Run) -> None:
 
 
 def claim(library: Library, name: str, options: dict[str, Any]) -> None:
-    """Store the options of a run beside it, as tables do. Raises Conflict where other options are stored."""
-    Table(library.filesystem, library.root, f"runs/{name}", TableKind("train", (), {})).claim(options)
+    """Store the options of a run beside it. Raises Conflict where other options are stored."""
+    storage.claim(library.filesystem, library.path("runs", name), options)
 
 
 def record_path(library: Library, name: str) -> str:

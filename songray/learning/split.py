@@ -10,8 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from songray.errors import MissingInput
+from songray.keys import Keys, sample_rank
 from songray.learning.runs import split_path
-from songray.library import Keys, Library, Row, sample_rank, write_parquet
+from songray.library import Library, Row
+from songray.storage import write_parquet
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from songray.audio.spectrograms import Spectrogram
+from songray.keys import Keys
 from songray.learning.models.base import Batch, Embedder, Padding
 from songray.learning.runs import Pooling
-from songray.library import Keys, Vectors
+from songray.library import Vectors
 
 JACKKNIFE_PARTS = 5  # of a clip's windows
 BATCH_WINDOWS = 16  # windows that are embedded together; larger batches are not faster on a CPU

@@ -14,8 +14,9 @@ import pyarrow.fs
 
 from songray.cluster import connect
 from songray.errors import InvalidOption, MissingInput
+from songray.keys import REVISION_BITS
 from songray.learning import runs
-from songray.library import REVISION_BITS, Library
+from songray.library import Library
 from songray.search.reference import Reference
 from songray.search.target import Target, contains, find_target, read_tracks, read_vectors
 from songray.search.version import (

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from songray.library import Keys, Vectors
+from songray.keys import Keys
+from songray.library import Vectors
 
 NEIGHBOURS = 10  # of each track in the reference, whose mean cosine is its hubness
 ROWS_AT_ONCE = 1024  # whose cosines fit in the processor's cache

@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
 
-from songray.library import REVISION_BITS, Vectors, hash64
+from songray.keys import REVISION_BITS, hash64
+from songray.library import Vectors
 from songray.search import text
 from songray.search.hnsw import GraphOptions, build_graph
 from songray.search.reference import Reference

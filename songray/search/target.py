@@ -11,7 +11,8 @@ import pyarrow.compute
 from numpy.typing import NDArray
 
 from songray.errors import MissingInput
-from songray.library import REVISION_BITS, Library, Vectors, matrix
+from songray.keys import REVISION_BITS
+from songray.library import Library, Vectors, matrix
 
 TARGET = np.dtype(
     [

@@ -21,8 +21,10 @@ import pyarrow.ipc
 from numpy.typing import NDArray
 
 from songray.errors import CorruptData
-from songray.library import REVISION_BITS, Keys, Library, clear_completeness, read_json, write_json
+from songray.keys import REVISION_BITS, Keys, clear_completeness
+from songray.library import Library
 from songray.search.reference import Reference
+from songray.storage import read_json, write_json
 
 GRAPH, VECTORS, TRACKS, TEXT = FILES = ("graph.hnsw", "vectors.npy", "tracks.arrow", "names.sqlite")
 LIVE = np.dtype([("key", "i8"), ("checksum", "i8"), ("label", "i8")])

@@ -21,15 +21,14 @@ from songray.audio.fetch import FetchConfig, is_audio
 from songray.catalogue.sources.deezer import DeezerApi
 from songray.catalogue.sources.registry import AudioServices
 from songray.errors import InvalidOption, StageFailed
-from songray.library import TABLES, Library, track_key
+from songray.keys import track_key
+from songray.library import TABLES, Library
 from songray.stages import Tally
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
 SIZE = 20_000
-FAST = FetchConfig(
-    total_seconds=4, first_byte_seconds=2, max_bytes=1_000_000, host_requests_per_second=2000
-)
+FAST = FetchConfig(total_seconds=4, first_byte_seconds=2, max_bytes=1_000_000, host_requests_per_second=2000)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,8 @@ from songray.audio.excerpt import Excerpt
 from songray.audio.spectrograms import SPECS, compute, from_bytes, quantise
 from songray.audio.transform import TransformConfig, transform, transform_batch
 from songray.errors import AudioError
-from songray.library import TABLES, Library, track_key
+from songray.keys import track_key
+from songray.library import TABLES, Library
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = TransformConfig()
@@ -195,7 +196,9 @@ def test_sounds_that_kill_or_hang_their_decoder_cost_only_themselves(
         capture_output=True,
         text=True,
     )
-    assert "36 tracks = 0 finished before + 33 finished now + 3 failed (decoder_died 3)" in job.stdout, job.stderr
+    assert "36 tracks = 0 finished before + 33 finished now + 3 failed (decoder_died 3)" in job.stdout, (
+        job.stderr
+    )
     rows = library.table("spectrograms", "default").read().to_pylist()
     assert sorted(int(row["track_id"]) for row in rows) == list(range(36))
     assert {int(row["track_id"]) for row in rows if row["error"]} == {5, 7, 33}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from songray.library import Library, track_key
+from songray.keys import track_key
+from songray.library import Library
 
 
 def store_spectrograms(library: Library, count: int, first: int = 0) -> None:

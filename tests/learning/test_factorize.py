@@ -7,8 +7,9 @@ import pyarrow as pa
 import pytest
 
 from songray.errors import InvalidOption, MissingInput, songray_error
+from songray.keys import track_key
 from songray.learning.factorize import FactorizeConfig, current_entries, factorize, newest_version, sample
-from songray.library import Library, track_key
+from songray.library import Library
 
 TASTES, TRACKS_EACH = 3, 12
 

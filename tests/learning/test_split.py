@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from songray.errors import MissingInput
+from songray.keys import track_key
 from songray.learning.split import read_split, split, write_split
-from songray.library import Library, track_key
+from songray.library import Library
 
 catalogues = st.lists(st.sets(st.sampled_from("ABCDEFGHIJ"), max_size=3), min_size=2, max_size=30)
 

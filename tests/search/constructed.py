@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 from hypothesis import strategies as st
 
+from songray.keys import REVISION_BITS, track_key
 from songray.learning import runs
 from songray.learning.runs import Run
-from songray.library import REVISION_BITS, TABLES, Library, Row, Vectors, track_key
+from songray.library import TABLES, Library, Row, Vectors
 from songray.search.filters import Filters
 from songray.search.hnsw import GraphOptions
 from songray.search.ranking import RankingOptions, Recommendation

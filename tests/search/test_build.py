@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from songray.amend import RemoveConfig, remove, rewrite
 from songray.errors import InvalidOption, MissingInput
-from songray.library import REVISION_BITS, Library, track_key
+from songray.keys import REVISION_BITS, track_key
+from songray.library import Library
 from songray.search.build import IndexConfig, index
 from songray.search.index import Index
 from songray.search.ranking import places

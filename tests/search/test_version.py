@@ -11,7 +11,8 @@ import pytest
 from constructed import OPTIONS, RUN, rows, shard_folder, units
 
 from songray.errors import CorruptData
-from songray.library import REVISION_BITS, Library, track_key
+from songray.keys import REVISION_BITS, track_key
+from songray.library import Library
 from songray.search.index import Index
 from songray.search.reference import Reference
 from songray.search.version import (
