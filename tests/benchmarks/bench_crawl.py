@@ -2,7 +2,7 @@
 
     make bench, or: python -m pytest -q -s --timeout=0 tests/benchmarks/bench_crawl.py
 
-`ARTISTS` scales it.
+Environment: ARTISTS, 20000, of the graph.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ RATE = 500
 
 
 def requests(url: str) -> list[tuple[float, str]]:
+    """Time and path of each request that the fake has received."""
     with urllib.request.urlopen(f"{url}/_requests") as response:
         return [tuple(pair) for pair in json.load(response)]
 
@@ -48,8 +49,8 @@ def start(url: str, library: Library) -> subprocess.Popen[str]:
     return subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
 
-def busiest(times: np.ndarray, seconds: float) -> float:
-    """The most requests a second in any window of so many seconds."""
+def peak_rate(times: np.ndarray, seconds: float) -> float:
+    """The highest rate, in requests per second, of any window of so many seconds."""
     return float((np.arange(times.size) + 1 - np.searchsorted(times, times - seconds)).max() / seconds)
 
 
@@ -77,26 +78,29 @@ def test_breadth_first(tmp_path: Path) -> None:
         killed_at = time.time()
         stored = len(set(pages.read(["page"])["page"].to_pylist()))
         output = finish(start(url, library))
-        asked = requests(url)
+        received = requests(url)
         again = finish(start(url, library))
-        after = len(requests(url)) - len(asked)
+        after = len(requests(url)) - len(received)
     finally:
         fake.kill()
     names = Counter(pages.read(["page"])["page"].to_pylist())
-    before = {path for at, path in asked if at <= killed_at}
-    repeated = {path for at, path in asked if at > killed_at} & before
-    times = np.array([at for at, _ in asked])
+    before = {path for at, path in received if at <= killed_at}
+    repeated = {path for at, path in received if at > killed_at} & before
+    times = np.array([at for at, _ in received])
     first, second = times[times <= killed_at], times[times > killed_at]
     rows = [
-        [len(run), busiest(run, 1), busiest(run, 5), len(run) / (run[-1] - run[0])] for run in (first, second)
+        [len(run), peak_rate(run, 1), peak_rate(run, 5), len(run) / (run[-1] - run[0])]
+        for run in (first, second)
     ]
     print(
-        f"\n{ARTISTS} artists, limit {RATE}/s; killed with {stored} pages stored, {len(before)} asked for\n"
+        f"\n{ARTISTS} artists, limit {RATE}/s; killed with {stored} pages stored, {len(before)} requested\n"
     )
-    heads = ["requests", "busiest second", "busiest 5 s, a second", "mean a second"]
+    heads = ["requests", "peak of 1 s (1/s)", "peak of 5 s (1/s)", "mean (1/s)"]
     print(tabulate(rows, heads, tablefmt="github", floatfmt=".0f"))
     print(f"\n{len(names)} pages read, {sum(names.values()) - len(names)} of them stored twice;")
-    print(f"{len(repeated)} pages were asked for on both sides of the kill; a third crawl asked {after}")
+    print(
+        f"{len(repeated)} pages were requested on both sides of the kill; a third crawl sent {after} requests"
+    )
     print(output + again)
     assert len(names) == 2 * ARTISTS and len(repeated) <= len(before) - stored
     assert after == 0 and re.search(r" 0 pages read", again)

@@ -1,7 +1,8 @@
 """Every stage killed with SIGKILL midway and started again, on 1,000 synthetic tracks; then 100 more.
 
-For each stage: rows finished when it was killed, rows that the next run skipped, did and had in the end, how
-many of the finished ones were written again, lost, or there twice. `SONGS` scales it.
+For each stage: rows finished when it was killed, rows that the next run skipped and processed, rows in the
+end, files that were written again, finished rows that were lost, and rows stored twice. Environment: SONGS,
+1000.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from pathlib import Path
 import pytest
 from tabulate import tabulate
 
-from songray.catalogue.sources.synthetic.source import SyntheticSource, served
+from songray.catalogue.sources.synthetic.server import served
+from songray.catalogue.sources.synthetic.source import SyntheticSource
 from songray.learning import runs
-from songray.library import Library, Table
+from songray.library import Library
+from songray.table import Table
 
 ROOT = Path(__file__).resolve().parents[2]
 SONGS, MORE = int(os.environ.get("SONGS", 1000)), 100
@@ -47,7 +50,7 @@ def kill_when(process: subprocess.Popen[str], midway: Callable[[], bool]) -> Non
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    time.sleep(3)  # its workers notice and end
+    time.sleep(3)  # until its workers have ended
 
 
 def counts(table: Table) -> Counter[int]:
@@ -60,15 +63,15 @@ def table_stage(library: Library, job: str, name: str, *options: str) -> list[ob
     process = start(job, library, "--rows-per-file", "32", *options)
     kill_when(process, lambda: table.finished_keys().size >= SONGS / 3)
     finished = set(table.finished_keys().tolist())
-    files = {path: Path(path).stat().st_mtime_ns for path in table.files()}
+    modified = {path: Path(path).stat().st_mtime_ns for path in table.files()}
     output = finish(start(job, library, *options))
-    before, done = map(int, re.search(r"(\d+) done before \+ (\d+) done now", output).groups())
+    before, done = map(int, re.search(r"(\d+) finished before \+ (\d+) finished now", output).groups())
     now = counts(table)
-    again = sum(Path(path).stat().st_mtime_ns != made for path, made in files.items())
-    assert before == len(finished) and before + done == SONGS and again == 0
+    rewritten = sum(Path(path).stat().st_mtime_ns != time_ns for path, time_ns in modified.items())
+    assert before == len(finished) and before + done == SONGS and rewritten == 0
     assert set(now.values()) == {1} and len(now) == SONGS and finished <= set(now)
     lost, twice = len(finished - set(now)), sum(count > 1 for count in now.values())
-    return [job, len(finished), before, done, len(now), again, lost, twice]
+    return [job, len(finished), before, done, len(now), rewritten, lost, twice]
 
 
 @pytest.mark.timeout(0)
@@ -102,11 +105,11 @@ def test_kills(tmp_path: Path) -> None:
             "stage",
             "finished at the kill",
             "skipped",
-            "done after",
+            "processed after",
             "in the end",
-            "again",
+            "written again",
             "lost",
-            "twice",
+            "stored twice",
         ]
         print(f"\n{SONGS} tracks, each stage killed with SIGKILL midway and started again\n")
         print(tabulate(rows, heads, tablefmt="github"))
@@ -119,6 +122,6 @@ def test_kills(tmp_path: Path) -> None:
             output = finish(start(job, library, *options)).strip().splitlines()[0]
             print(f"    {output}")
             if job in ("download", "transform", "embed"):
-                assert f"{SONGS} done before + {MORE} done now" in output
+                assert f"{SONGS} finished before + {MORE} finished now" in output
         assert runs.find(library, "cae") == run
         assert "version 000002" in output

@@ -1,6 +1,8 @@
 """The download stage: beside a bare aiohttp loop, its memory, a mix of faults, and kills.
 
-make bench, or: python -m pytest -q -s --timeout=0 tests/benchmarks/bench_previews.py
+    make bench, or: python -m pytest -q -s --timeout=0 tests/benchmarks/bench_previews.py
+
+Environment: FILES, 5000, of the comparison.
 """
 
 from __future__ import annotations
@@ -29,8 +31,10 @@ from conftest import free_port
 from ray.cluster_utils import Cluster
 from tabulate import tabulate
 
-from songray.audio.download import SCHEMA, DownloadConfig, is_audio
-from songray.library import TABLES, Library, track_key
+from songray.audio.download import ROW_GROUP_ROWS, SCHEMA, DownloadConfig
+from songray.audio.fetch import is_audio
+from songray.keys import track_key
+from songray.library import TABLES, Library
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES, SIZE, LATENCY_SECONDS = int(os.environ.get("FILES", 5000)), 400_000, 0.05
@@ -48,7 +52,7 @@ def host(size: int = SIZE, latency_seconds: float = LATENCY_SECONDS) -> Iterator
     try:
         while True:
             try:
-                answered(url)
+                take_responses(url)
                 break
             except OSError:
                 time.sleep(0.1)
@@ -58,8 +62,8 @@ def host(size: int = SIZE, latency_seconds: float = LATENCY_SECONDS) -> Iterator
         process.wait()
 
 
-def answered(url: str) -> list[tuple[str, float]]:
-    """Path and time of each answer since the last call of this."""
+def take_responses(url: str) -> list[tuple[str, float]]:
+    """Path and time of each response since the last call."""
     with urllib.request.urlopen(f"{url}/_answered") as response:
         return [tuple(pair) for pair in json.load(response)]
 
@@ -88,7 +92,7 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 
 async def bare_loop(url: str, folder: Path) -> None:
-    """As plain as can be: as many requests in flight, the same checks, the same files."""
+    """The plainest loop with as many requests in flight, the same checks and the same files."""
     library = Library.open(str(folder))
     numbers = iter(range(FILES))
     rows: list[dict[str, object]] = []
@@ -101,24 +105,24 @@ async def bare_loop(url: str, folder: Path) -> None:
             row = {"track_key": number, "track_id": str(number), "audio": body, "size_bytes": len(body)}
             rows.append(row | {"sha256": hashlib.sha256(body).digest(), "status": response.status})
             if len(rows) == CONFIG.rows_per_file:
-                write(rows)
+                write()
 
-    def write(some: list[dict[str, object]]) -> None:
-        table = pa.Table.from_pylist(some, SCHEMA)
-        path = library.path(f"{some[0]['track_key']}.parquet")
-        pa.parquet.write_table(table, path, 16, compression="none")
-        some.clear()
+    def write() -> None:
+        table = pa.Table.from_pylist(rows, SCHEMA)
+        path = library.path(f"{rows[0]['track_key']}.parquet")
+        pa.parquet.write_table(table, path, ROW_GROUP_ROWS, compression="none")
+        rows.clear()
 
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        in_flight = CONFIG.workers * CONFIG.downloads_per_worker
+        in_flight = CONFIG.workers * CONFIG.fetch.downloads_per_worker
         await asyncio.gather(*(worker(session) for _ in range(in_flight)))
     if rows:
-        write(rows)
+        write()
 
 
 def rates(url: str) -> tuple[float, float]:
-    """Files a second between the tenth and the ninetieth percentile, and over the whole."""
-    times = np.sort([at for _, at in answered(url)])
+    """Files per second between the 10th and the 90th percentile of the responses, and over all of them."""
+    times = np.sort([at for _, at in take_responses(url)])
     first, last = int(times.size * 0.1), int(times.size * 0.9)
     return (last - first) / (times[last] - times[first]), times.size / (times[-1] - times[0])
 
@@ -126,26 +130,26 @@ def rates(url: str) -> tuple[float, float]:
 def test_beside_a_bare_loop(tmp_path: Path) -> None:
     rows = []
     with host() as url:
-        for turn in range(2):
-            asyncio.run(bare_loop(url, tmp_path / f"bare{turn}"))
+        for number in range(2):
+            asyncio.run(bare_loop(url, tmp_path / f"bare{number}"))
             bare, bare_whole = rates(url)
-            library = Library.open(str(tmp_path / f"library{turn}"))
-            catalogue(library, [f"{url}/good/{number}" for number in range(FILES)])
+            library = Library.open(str(tmp_path / f"library{number}"))
+            catalogue(library, [f"{url}/good/{file}" for file in range(FILES)])
             finish(job(library, *UNLIMITED))
             stage, stage_whole = rates(url)
             assert library.table("previews").finished_keys().size == FILES
             megabytes = SIZE / 1e6
-            rows.append([turn, bare, bare * megabytes, stage, stage * megabytes, stage / bare,
+            rows.append([number, bare, bare * megabytes, stage, stage * megabytes, stage / bare,
                          stage_whole / bare_whole])  # fmt: skip
-    in_flight = f"{CONFIG.workers} × {CONFIG.downloads_per_worker} in flight"
+    in_flight = f"{CONFIG.workers} × {CONFIG.fetch.downloads_per_worker} in flight"
     print(f"\n{FILES} previews of {SIZE / 1e3:.0f} kB, {LATENCY_SECONDS * 1e3:.0f} ms latency, {in_flight}; ")
-    print("rates between the 10th and the 90th percentile of the answers\n")
-    heads = ["turn", "bare files/s", "MB/s", "stage files/s", "MB/s", "ratio", "ratio of the whole"]
+    print("rates between the 10th and the 90th percentile of the responses\n")
+    heads = ["round", "bare files/s", "MB/s", "stage files/s", "MB/s", "ratio", "ratio of the whole"]
     print(tabulate(rows, heads, tablefmt="github", floatfmt=".2f"))
 
 
 def memory_of_tree(process: int) -> int:
-    """Bytes of a process and all below it, what they share counted once."""
+    """Bytes of a process and its descendants; shared memory counts once."""
     parents = {}
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -190,9 +194,9 @@ def test_memory(tmp_path: Path) -> None:
 
 
 FAULTS = {"missing": "http_404", "expired": "http_403", "empty": "empty", "html": "not_audio",
-          "loop": "redirects", "huge": "too_large", "broken": "again", "reset": "again", "truncated": "again",
-          "wronglength": "again", "drip": "again", "silent": "again", "busy": "good", "flaky": "good",
-          "resetonce": "good"}  # fmt: skip
+          "loop": "redirects", "huge": "too_large", "broken": "retried", "reset": "retried",
+          "truncated": "retried", "wronglength": "retried", "drip": "retried", "silent": "retried",
+          "busy": "good", "flaky": "good", "resetonce": "good"}  # fmt: skip
 
 
 def test_faults(tmp_path: Path) -> None:
@@ -206,16 +210,20 @@ def test_faults(tmp_path: Path) -> None:
         process = job(library, *UNLIMITED, *limits)
         table = library.table("previews")
         output = finish(process)
-        answers = answered(url)
+        responses = take_responses(url)
     ended = max(Path(path).stat().st_mtime for path in table.files())
-    good = max(at for path, at in answers if path.startswith("/good/"))
-    got = {row["track_id"]: row["error"] or "good" for row in table.read(["track_id", "error"]).to_pylist()}
-    seen = Counter((kind, got.get(str(number), "again")) for number, kind in enumerate(kinds))
+    good = max(at for path, at in responses if path.startswith("/good/"))
+    outcomes = {
+        row["track_id"]: row["error"] or "good" for row in table.read(["track_id", "error"]).to_pylist()
+    }
+    tracks = Counter((kind, outcomes.get(str(number), "retried")) for number, kind in enumerate(kinds))
     print(f"\n{output}")
-    rows = [[kind, FAULTS.get(kind, "good"), result, seen[kind, result]] for kind, result in sorted(seen)]
+    rows = [[kind, FAULTS.get(kind, "good"), result, tracks[kind, result]] for kind, result in sorted(tracks)]
     print(tabulate(rows, ["behaviour", "expected", "outcome", "tracks"], tablefmt="github"))
-    print(f"\nlast file written {ended - good:.1f} s after the last good answer; deadline {total_seconds} s")
-    assert all(result == FAULTS.get(kind, "good") for kind, result in seen)
+    print(
+        f"\nlast file written {ended - good:.1f} s after the last good response; deadline {total_seconds} s"
+    )
+    assert all(result == FAULTS.get(kind, "good") for kind, result in tracks)
 
 
 def kill_driver(process: subprocess.Popen[str], cluster: Cluster | None) -> None:
@@ -224,14 +232,14 @@ def kill_driver(process: subprocess.Popen[str], cluster: Cluster | None) -> None
 
 
 def kill_worker(process: subprocess.Popen[str], cluster: Cluster | None) -> None:
-    for place in Path("/proc").glob("[0-9]*/cmdline"):
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            if place.read_text().startswith("ray::MapBatches(download_batch)"):
-                os.kill(int(place.parent.name), signal.SIGKILL)
+            if path.read_text().startswith("ray::MapBatches(download_batch)"):
+                os.kill(int(path.parent.name), signal.SIGKILL)
                 return
         except OSError:
             continue
-    raise AssertionError("no worker was downloading")
+    raise AssertionError("no worker is downloading")
 
 
 def kill_raylet(process: subprocess.Popen[str], cluster: Cluster | None) -> None:
@@ -265,12 +273,11 @@ def test_kills(tmp_path: Path, kill: object) -> None:
         finally:
             if cluster:
                 cluster.shutdown()
-        asked = Counter(path for path, _ in answered(url))
+        requests = Counter(path for path, _ in take_responses(url))
     keys = Counter(table.read(["track_key"])["track_key"].to_pylist())
     assert len(keys) == count and set(keys.values()) == {1} and finished <= set(keys)
-    repeated = sum(number - 1 for number in asked.values())
+    repeated = sum(number - 1 for number in requests.values())
     name = kill.__name__  # type: ignore[attr-defined]
-    print(f"\n{name}: {len(finished)} of {count} tracks finished then, each there once in the end;")
-    print(
-        f"{repeated} requests repeated: what was in flight, or in a file not yet finished\n  {output.strip()}"
-    )
+    print(f"\n{name}: {len(finished)} of {count} tracks were finished then, each is stored once in the end;")
+    print(f"{repeated} requests were repeated: those in flight, or of a file that was not finished")
+    print(f"  {output.strip()}")
