@@ -16,6 +16,7 @@ from pathlib import Path
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
+import hypothesis
 import numpy as np
 import pytest
 import ray
@@ -25,6 +26,8 @@ from songray.cluster import ENVIRONMENT, configure_ray_data
 from songray.library import Library
 
 os.environ.update(ENVIRONMENT)
+hypothesis.settings.register_profile("songray", deadline=None)  # a first example may load a library
+hypothesis.settings.load_profile("songray")
 # Ray's files lie in a folder of our own: in the shared one, a Ray that was killed may have left its address,
 # which every training asks in vain for up to 12 s. The path is short since sockets lie in it.
 RAY_FILES = tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True)
