@@ -18,13 +18,15 @@ from conftest import free_port, tone
 from starlette.exceptions import HTTPException
 
 from songray.audio.transform import TransformConfig, transform_batch
+from songray.catalogue.sources.registry import SearchableSource
+from songray.keys import track_key
 from songray.learning import runs
 from songray.learning.embed import embed_batch
 from songray.learning.encoder import Encoder, load, save
 from songray.learning.models import MODELS
 from songray.learning.models.build import build
 from songray.learning.runs import Run
-from songray.library import TABLES, Library, Vectors, track_key
+from songray.library import TABLES, Library, Vectors
 from songray.search.build import IndexConfig, index
 from songray.search.index import Index
 from songray.service.api import create_api
@@ -123,7 +125,7 @@ class LocalService:
     async def embed(self, audio: bytes) -> Vectors:
         raise HTTPException(415, "this service has no encoder")
 
-    async def first_preview(self, source: str, words: str) -> tuple[str, bytes]:
+    async def first_preview(self, source: SearchableSource, words: str) -> tuple[str, bytes]:
         raise HTTPException(404, "this service has no external sources")
 
 

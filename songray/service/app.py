@@ -116,7 +116,8 @@ def shut_down() -> None:
     """Shut down Ray Serve without the error that `serve.shutdown` prints.
 
     Serve's controller kills itself to end the call that waits for it. `serve.shutdown` makes that call with
-    infinite retries, so that Ray prints "Task ServeController.graceful_shutdown failed". Here it has none.
+    infinite retries, so that Ray prints "Task ServeController.graceful_shutdown failed"; this function makes
+    it without any.
     """
     with suppress(ValueError, ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
         controller = ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")

@@ -6,6 +6,7 @@ from typing import Annotated, Protocol
 
 from fastapi import Depends, Request
 
+from songray.catalogue.sources.registry import SearchableSource
 from songray.library import Library, Vectors
 from songray.service.snapshots import IndexSnapshot
 
@@ -21,7 +22,7 @@ class Service(Protocol):
     async def embed(self, audio: bytes) -> Vectors:
         """(dimension,), of length 1. Raises HTTPException where the audio cannot be embedded."""
 
-    async def first_preview(self, source: str, words: str) -> tuple[str, bytes]:
+    async def first_preview(self, source: SearchableSource, words: str) -> tuple[str, bytes]:
         """Id and audio of the first result of an external source. Raises HTTPException."""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import cast
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -19,9 +18,9 @@ from songray.service.problems import unavailable
 NOT_FOUND_KINDS = ("no_preview", "no_match", "no_data", "no_location")
 
 
-async def first_preview(services: AudioServices, source: str, words: str) -> tuple[str, bytes]:
+async def first_preview(services: AudioServices, source: SearchableSource, words: str) -> tuple[str, bytes]:
     """Id and audio. Raises HTTPException: 404 where there is none, 502 or 503 where the source fails."""
-    search = services.search(cast(SearchableSource, source), words)
+    search = services.search(source, words)
     track = await asyncio.to_thread(first_track, search, words)
     row = {"location": track.location, "isrc": track.isrc, "source": source}
     try:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ray.serve.handle import DeploymentHandle
 from starlette.exceptions import HTTPException
 
+from songray.catalogue.sources.registry import SearchableSource
 from songray.learning import runs
 from songray.library import Library, Vectors
 from songray.search.index import Index
@@ -56,7 +57,7 @@ class Ingress:
             raise HTTPException(STATUSES.get(upload.error, 422), f"{upload.error}: {upload.detail}")
         return upload.vector
 
-    async def first_preview(self, source: str, words: str) -> tuple[str, bytes]:
+    async def first_preview(self, source: SearchableSource, words: str) -> tuple[str, bytes]:
         return await first_preview(self.config.external, source, words)
 
     async def _load(self, version: Version) -> Index | Version:

@@ -60,12 +60,12 @@ class SlottedIndex:
         self.partial = False  # until a slot does not answer
 
     async def find(self, track_ids: Sequence[str]) -> dict[str, Candidates]:
-        found: dict[str, Candidates] = {}
+        candidates: dict[str, Candidates] = {}
         for part in await self._call_all("find", track_ids):
-            found |= part
-        if self.partial and len(found) < len(set(track_ids)):
+            candidates |= part
+        if self.partial and len(candidates) < len(set(track_ids)):
             raise unavailable("a part of the index, which may contain the track, does not answer")
-        return found
+        return candidates
 
     async def vectors(self, places: Sequence[Place]) -> Vectors:
         vectors = np.empty((len(places), self.version.dimension), np.float32)
