@@ -130,9 +130,9 @@ class LocalService:
 
 
 @contextmanager
-def local_service(library: Library, config: IngressConfig) -> Iterator[str]:
+def local_service(library: Library, config: IngressConfig, run: str = RUN) -> Iterator[str]:
     """The application on uvicorn, in a thread of this process; its URL."""
-    service = LocalService(library)
+    service = LocalService(library, run)
     api = create_api(lambda: service, config)
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(api, port=port, log_level="warning"))
