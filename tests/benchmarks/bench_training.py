@@ -1,9 +1,10 @@
-"""Training through Ray beside a bare PyTorch loop, embedding beside a bare forward pass, and how well the
-clips of a batch are mixed.
+"""Training through Ray beside a bare PyTorch loop, embedding beside a bare forward pass, and how similar the
+clips of a batch are.
 
-Those compared take turns in one process, a few steps each, so that both meet the same machine; what is
-printed are medians over the turns. Environment: SONGRAY_BENCH_CLIPS (768) of 30 s; SONGRAY_BENCH_TURNS (4);
-SONGRAY_BENCH_GPU=1 trains and embeds on a GPU, and shows bf16 and torch.compile beside single precision.
+The loops that are compared alternate in one process, a few steps each, so that other programs slow down all
+of them; printed are medians over the rounds. Environment: SONGRAY_BENCH_CLIPS (768) of 30 s;
+SONGRAY_BENCH_ROUNDS (4); SONGRAY_BENCH_GPU=1 trains and embeds on a GPU, and compares bf16 and torch.compile
+with single precision.
 """
 
 from __future__ import annotations
@@ -22,39 +23,44 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import ray
+import ray.train
 import torch
 from tabulate import tabulate
 
-from songray.learning import runs
+from songray.keys import track_key
+from songray.learning import worker
 from songray.learning.embed import embed_batch
-from songray.learning.feed import Feed, clips_of
-from songray.learning.loop import Limits, Metrics, is_first, run_epoch, seeded
+from songray.learning.encoder import Encoder
+from songray.learning.feed import Feed, FeedConfig, clip_rows
+from songray.learning.loop import Limits, Metrics, build_model, is_first, run_epoch
 from songray.learning.models import MODELS
 from songray.learning.models.base import Batch
-from songray.learning.train import TrainConfig, feed, prepare, trainer
-from songray.learning.windows import BATCH_WINDOWS, Clips, Split, learning_batches, placed
-from songray.library import Library, track_key
+from songray.learning.split import Split
+from songray.learning.train import TrainConfig, make_job, trainer
+from songray.learning.windows import BATCH_WINDOWS, Clips, learning_batches, to_device
+from songray.learning.worker import Job
+from songray.library import Library
 
 CLIPS = int(os.environ.get("SONGRAY_BENCH_CLIPS", "768"))
-TURNS = int(os.environ.get("SONGRAY_BENCH_TURNS", "4"))
+ROUNDS = int(os.environ.get("SONGRAY_BENCH_ROUNDS", "4"))
 GPU = os.environ.get("SONGRAY_BENCH_GPU") == "1"
 DEVICE = torch.device("cuda" if GPU else "cpu")
-STEPS = 50 if GPU else 8  # of a turn
+STEPS = 50 if GPU else 8  # in a round
 FRAMES = 1292
 NAMES = ("cae", "contrastive")
 
-ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers of Ray cannot import it
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray's workers cannot import this file
 
-Turn = Callable[[], Metrics]  # takes STEPS steps; `seconds` that they took
+Loop = Callable[[], Metrics]  # takes STEPS steps, and returns their `seconds`
 
 
 def fill(library: Library, files: list[list[np.ndarray]]) -> np.ndarray:
-    """Spectrograms as the stage before leaves them, in files in the catalogue's order; their keys."""
+    """Write spectrograms as the transform stage does, in files in the order of the catalogue; their keys."""
     table = library.table("spectrograms", "default")
     keys = []
     for number, clips in enumerate(files):
-        ids = [f"t:{number}-{place}" for place in range(len(clips))]
-        keys += [track_key(one, 0) for one in ids]
+        ids = [f"t:{number}-{position}" for position in range(len(clips))]
+        keys += [track_key(track_id, 0) for track_id in ids]
         cells = {
             "track_key": keys[-len(ids) :],
             "track_id": ids,
@@ -67,7 +73,7 @@ def fill(library: Library, files: list[list[np.ndarray]]) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Library, Split]:
-    """A library of clips of noise: what a step costs does not depend on what is heard."""
+    """A library of clips of noise: the time of a step does not depend on their content."""
     library = Library.open(str(tmp_path_factory.mktemp("bench")))
     random = np.random.default_rng(0)
     clips = [random.integers(0, 255, (FRAMES, 128), np.uint8) for _ in range(CLIPS)]
@@ -75,72 +81,83 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Library, Split]:
     return library, Split(keys[8:], keys[:8])
 
 
-def turns(job: dict[str, Any]) -> dict[str, list[Metrics]]:
-    """Work of a worker of Ray Train: the loop of songray, on what Ray Data feeds it, and its peers."""
-    config: TrainConfig = job["config"]
-    torch.set_num_threads(config.threads)
-    takers: dict[str, Turn] = {"kept": songray_turn(job)}
-    if config.workers == 1:
-        takers["read in each pass"] = songray_turn(job | {"config": replace(config, keep_gigabytes=0)})
+def compare_loops(arguments: dict[str, Any]) -> dict[str, list[Metrics]]:
+    """Worker of Ray Train: the metrics of each round of songray's loop, fed by Ray Data, and of its peers."""
+    job: Job = arguments["job"]
+    torch.set_num_threads(job.threads)
+    loops: dict[str, Loop] = {"kept in memory": songray_loop(job)}
+    if ray.train.get_context().get_world_size() == 1:
+        loops["read in each pass"] = songray_loop(replace(job, keep_bytes=0))
     if GPU:
-        takers["bf16"] = songray_turn(job | {"config": replace(config, bf16=True)})
-        takers["compiled"] = songray_turn(job | {"config": replace(config, compile=True)})
-    takers["bare"] = bare_turn(job)
-    found: dict[str, list[Metrics]] = {name: [] for name in takers}
-    for _ in range(TURNS + 1):
-        for name, take in takers.items():
+        loops["bf16"] = songray_loop(replace(job, bf16=True))
+        loops["compiled"] = songray_loop(replace(job, compile=True))
+    loops["bare"] = bare_loop(job)
+    rounds: dict[str, list[Metrics]] = {name: [] for name in loops}
+    for _ in range(ROUNDS + 1):
+        for name, loop in loops.items():
             if torch.distributed.is_initialized():
                 torch.distributed.barrier()
-            found[name].append(take())
-    return {name: measured[1:] for name, measured in found.items()}  # the first is to warm up
+            rounds[name].append(loop())
+    return {name: metrics[1:] for name, metrics in rounds.items()}  # the first round warms up
 
 
-def songray_turn(job: dict[str, Any]) -> Turn:
-    learns = prepare(job["model_config"], job["config"])
-    batches = endless(feed(job, learns.model, "train"))
-    return lambda: run_epoch(learns, islice(batches, STEPS), Limits(10**6), {})
+def songray_loop(job: Job) -> Loop:
+    learner = worker.prepare(job)
+    batches = endless(worker.feed(job, learner.model, "train"))
+    return lambda: run_epoch(learner, islice(batches, STEPS), Limits(10**6), {})
 
 
-def endless(fed: Feed) -> Iterator[Batch]:
-    return chain.from_iterable(fed.epoch(number) for number in count(1))
+def endless(feed: Feed) -> Iterator[Batch]:
+    return chain.from_iterable(feed.epoch(number) for number in count(1))
 
 
-def bare_turn(job: dict[str, Any]) -> Turn:
-    """The plainest loop, on batches that lie ready in memory; of several workers, the first by itself."""
-    config = job["model_config"]
-    model = seeded(config, 0).to(DEVICE)
+def bare_loop(job: Job) -> Loop:
+    """The plainest loop, on batches that are in memory already; of the workers, only the first runs it."""
+    config = job.model_config
+    model = build_model(config, 0).to(DEVICE)
     random = np.random.default_rng(0)
     clips = [random.integers(0, 255, (FRAMES, 128), np.uint8) for _ in range(config.batch_size)]
-    several = config.batch_size // model.views
-    batches = learning_batches(Clips(*[np.arange(len(clips))] * 2, clips), model, several, seed=0, epoch=1)
-    ready = cycle([placed(batch, DEVICE) for batch in islice(batches, 2)])
+    batch_clips = config.batch_size // model.views
+    batches = learning_batches(
+        Clips(*[np.arange(len(clips))] * 2, clips), model, batch_clips, seed=0, epoch=1
+    )
+    in_memory = cycle([to_device(batch, DEVICE) for batch in islice(batches, 2)])
     optimizer = model.optimizer("", config.learning_rate)
 
-    def take() -> Metrics:
+    def run() -> Metrics:
         started = time.monotonic()
-        for batch in islice(ready, STEPS if is_first() else 0):
+        for batch in islice(in_memory, STEPS if is_first() else 0):
             optimizer.zero_grad(set_to_none=True)
-            with mock.patch.object(torch.distributed, "get_world_size", return_value=1):  # it works alone
+            with mock.patch.object(torch.distributed, "get_world_size", return_value=1):  # of this loop
                 losses = model(batch)
             losses["loss"].backward()
-            if model.max_norm:
-                torch.nn.utils.clip_grad_norm_(model.parameters(), model.max_norm)
+            if model.max_gradient_norm:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), model.max_gradient_norm)
             optimizer.step()
         if GPU:
             torch.cuda.synchronize()
         return {"seconds": time.monotonic() - started}
 
-    return take
+    return run
 
 
-def compared(name: str, kind: str, found: dict[str, list[Metrics]], peer: str) -> list[list[object]]:
-    """A line for each that is not the peer."""
-    rates = {one: STEPS / np.array([turn["seconds"] for turn in several]) for one, several in found.items()}
-    theirs = rates.pop(peer)
+def run_rounds(library: Library, name: str, config: TrainConfig, parts: Split) -> dict[str, list[Metrics]]:
+    """Start the workers of a training as its driver does, with compare_loops in place of its own worker."""
+    job = make_job(library, f"{name}-{config.workers}", name, MODELS[name](), config, parts)
+    with mock.patch.object(worker, "train_worker", compare_loops):
+        ray_trainer = trainer(job, config, parts)
+    rounds: dict[str, list[Metrics]] = ray_trainer.fit().return_value
+    return rounds
+
+
+def compare(model: str, workers: str, rounds: dict[str, list[Metrics]], peer: str) -> list[list[object]]:
+    """One row for each loop but the peer."""
+    rates = {name: STEPS / np.array([row["seconds"] for row in metrics]) for name, metrics in rounds.items()}
+    peer_rates = rates.pop(peer)
     return [
-        [name, kind, one, np.median(ours), peer, np.median(theirs), np.median(ours / theirs),
-         np.median([turn["waiting"] for turn in found[one]])]
-        for one, ours in rates.items()
+        [model, workers, name, np.median(own), peer, np.median(peer_rates), np.median(own / peer_rates),
+         np.median([row["waiting"] for row in rounds[name]])]
+        for name, own in rates.items()
     ]  # fmt: skip
 
 
@@ -148,19 +165,16 @@ def test_training(cluster: None, filled: tuple[Library, Split]) -> None:
     rows = []
     library, parts = filled
     for name in NAMES:
-        config = MODELS[name]()
-        alone = TrainConfig(gpu=GPU, threads=2)
-        found = trainer(library, f"{name}-1", config, alone, parts, turns).fit().return_value
-        fed = {one: found[one] for one in found if one not in ("bf16", "compiled")}
-        rows += compared(name, "1 × 2 threads", fed, "bare")
+        rounds = run_rounds(library, name, TrainConfig(gpu=GPU, threads=2), parts)
+        precise = {loop: rounds[loop] for loop in rounds if loop not in ("bf16", "compiled")}
+        rows += compare(name, "1 × 2 threads", precise, "bare")
         if GPU:
-            others = {one: found[one] for one in ("bf16", "compiled", "kept")}
-            rows += compared(name, "1 GPU", others, "kept")
+            others = {loop: rounds[loop] for loop in ("bf16", "compiled", "kept in memory")}
+            rows += compare(name, "1 GPU", others, "kept in memory")
             continue
-        pair = TrainConfig(workers=2, threads=1)
-        found = trainer(library, f"{name}-2", config, pair, parts, turns).fit().return_value
-        rows += compared(name, "2 × 1 thread", found, "bare")
-    heads = ["model", "workers", "clips", "steps/s", "beside", "steps/s", "ratio", "share of waiting"]
+        rounds = run_rounds(library, name, TrainConfig(workers=2, threads=1), parts)
+        rows += compare(name, "2 × 1 thread", rounds, "bare")
+    heads = ["model", "workers", "clips", "steps/s", "peer", "steps/s", "ratio", "share of waiting"]
     print("\nThe peer has as many threads as one worker, and the whole batch.")
     print(tabulate(rows, heads, tablefmt="github", floatfmt=".3f"))
 
@@ -171,25 +185,25 @@ def test_embedding(filled: tuple[Library, Split]) -> None:
     library, _ = filled
     table = library.table("spectrograms", "default").read(["track_key", "track_id", "mel128"]).slice(0, 32)
     for name in NAMES:
-        model = seeded(MODELS[name](), 0).eval().to(DEVICE)
+        model = build_model(MODELS[name](), 0).eval().to(DEVICE)
         ones = np.ones(model.dimension, np.float32)
-        encoder = runs.Encoder(model, 0 * ones, ones)
+        encoder = Encoder(model, 0 * ones, ones)
         windows = torch.rand(FRAMES // model.frames * table.num_rows, model.frames, 128, device=DEVICE)
-        ours, peer = [], []
-        for _ in range(TURNS):
+        own, peer = [], []
+        for _ in range(ROUNDS):
             started = time.monotonic()
             embed_batch(table, encoder)
-            ours.append(time.monotonic() - started)
+            own.append(time.monotonic() - started)
             started = time.monotonic()
             with torch.inference_mode():
-                for part in windows.split(BATCH_WINDOWS):
-                    model.embed(part)
+                for batch in windows.split(BATCH_WINDOWS):
+                    model.embed(batch)
             if GPU:
                 torch.cuda.synchronize()
             peer.append(time.monotonic() - started)
-        clips = [table.num_rows / np.median(seconds) for seconds in (ours, peer)]
-        rows.append([name, *clips, np.median(np.array(peer) / np.array(ours))])
-    heads = ["model", "clips/s", "bare forward", "ratio"]
+        clips = [table.num_rows / np.median(seconds) for seconds in (own, peer)]
+        rows.append([name, *clips, np.median(np.array(peer) / np.array(own))])
+    heads = ["model", "clips/s", "bare forward pass, clips/s", "ratio"]
     print(f"\n{tabulate(rows, heads, tablefmt='github', floatfmt='.2f')}")
 
 
@@ -197,36 +211,35 @@ STYLES, ARTISTS, TRACKS = 8, 100, 10  # artists of a style, tracks of an artist:
 
 
 def test_neighbours_in_a_batch(cluster: None, tmp_path: Path) -> None:
-    """How alike are clips beside each other in a batch, where a catalogue lists together the tracks of an
-    artist and the artists of a style?"""
+    """Similarity of adjacent clips in a batch, for a catalogue that lists the tracks of an artist, and the
+    artists of a style, one after another."""
     total = STYLES * ARTISTS * TRACKS
     library = Library.open(str(tmp_path / "library"))
     files = np.split(np.zeros((total, 1, 128), np.uint8), range(256, total, 256))
     keys = fill(library, [list(file) for file in files])
-    place = {key: number for number, key in enumerate(keys.tolist())}
-    model = seeded(MODELS["cae"](dense_units=8), 0)
+    position = {key: number for number, key in enumerate(keys.tolist())}
+    model = build_model(MODELS["cae"](dense_units=8), 0)
 
-    def fed(gigabytes: float) -> np.ndarray:
-        rows = clips_of(library, "default", model, keys, {})
-        shard = Feed(rows.iterator(), total, model, 32, 0, gigabytes * 1e9, DEVICE)
-        return np.array(
-            [place[key] for batch in islice(shard.epoch(1), total // 32) for key in batch.recordings.tolist()]
-        )
+    def feed_order(keep_bytes: float) -> np.ndarray:
+        rows = clip_rows(library, "default", model, keys, {})
+        config = FeedConfig(total, batch_clips=32, seed=0, keep_bytes=keep_bytes, device=DEVICE)
+        batches = islice(Feed(rows.iterator(), model, config).epoch(1), total // 32)
+        return np.array([position[key] for batch in batches for key in batch.recordings.tolist()])
 
     orders = {
         "the catalogue": np.arange(total),
-        "drawn by lot": np.random.default_rng(0).permutation(total),
-        "clips kept in memory": fed(10),
-        "clips read in each pass": fed(0),
+        "a random permutation": np.random.default_rng(0).permutation(total),
+        "clips kept in memory": feed_order(1e10),
+        "clips read in each pass": feed_order(0),
     }
     random = np.random.default_rng(0)
     levels = np.repeat(random.normal(size=STYLES), ARTISTS * TRACKS)
     levels = levels + np.repeat(random.normal(size=STYLES * ARTISTS), TRACKS) + random.normal(size=total)
     rows = []
     for name, order in orders.items():
-        inside = np.arange(1, len(order)) % 32 > 0  # pairs within a batch
-        one, two = order[:-1][inside], order[1:][inside]
-        same = [(one // size == two // size).mean() for size in (TRACKS, ARTISTS * TRACKS)]
-        rows.append([name, len(order), *same, np.corrcoef(levels[one], levels[two])[0, 1]])
+        in_batch = np.arange(1, len(order)) % 32 > 0  # pairs within a batch
+        first, second = order[:-1][in_batch], order[1:][in_batch]
+        same = [(first // size == second // size).mean() for size in (TRACKS, ARTISTS * TRACKS)]
+        rows.append([name, len(order), *same, np.corrcoef(levels[first], levels[second])[0, 1]])
     heads = ["order", "clips", "same artist", "same style", "correlation of neighbours"]
     print(f"\n{tabulate(rows, heads, tablefmt='github', floatfmt='.3f')}")
