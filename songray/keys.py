@@ -51,7 +51,7 @@ def numbered_key(number: int, revision: int, track_id: str) -> int:
 
 
 def newest_revisions(keys: Keys) -> Keys:
-    """Of sorted keys, those that are the newest revision of their track; sorted."""
+    """The sorted keys that are the newest revision of their track, from sorted keys."""
     newest: Keys = keys[last_of_equal(keys >> REVISION_BITS)]
     return newest
 

@@ -128,8 +128,9 @@ def assert_new_tracks_join(library: Library, music: Path, names: dict[str, str])
     assert (download(library, DownloadConfig()).done, download(library, DownloadConfig()).done) == (2, 0)
     config = TransformConfig(specs=("mel128", "linear257", "mel128-8k", "mel96"))
     assert transform(library, config).done == 2
-    assert embed(library, EmbedConfig(run=names["mfcc"], actors=1)).done == 2
-    assert embed(library, EmbedConfig(run=names["ali"], actors=1)).done == TRACKS + 2
+    for model in ("mfcc", "ali"):
+        embedded = embed(library, EmbedConfig(run=names[model], actors=1))
+        assert embedded.existing in (0, TRACKS) and embedded.existing + embedded.done == TRACKS + 2
     updated = index(library, IndexConfig(run=names["mfcc"], links=8))
     assert (updated.added, updated.deleted, updated.version.tracks) == (2, 0, TRACKS + 2)
     with local_service(library, IngressConfig(), names["mfcc"]) as url:

@@ -119,7 +119,7 @@ async def _token_info(searcher: Searcher, parameters: Parameters) -> dict[str, A
 
 
 async def _similar(searcher: Searcher, parameters: Parameters) -> dict[str, Any]:
-    """By descending similarity, as the extension requires."""
+    """The similar tracks in descending similarity, as the extension requires."""
     options = RankingOptions(k=_count(parameters, default=10, minimum=1))
     recommendations = await ranking.similar(searcher, _required(parameters, "id"), options)
     return {
