@@ -102,7 +102,8 @@ async def examples(library: Library, version: Version) -> str:
     lines = []
     for track in await opened.rows(await opened.search("", EXAMPLES)):
         lines.append(f"\n{_line(track)} is similar to")
-        for match in await similar(opened, track["track_id"], RankingOptions(k=NEIGHBOURS)):
+        _, matches = await similar(opened, track["track_id"], RankingOptions(k=NEIGHBOURS))
+        for match in matches:
             compared = _compare_genres(track, match.track)
             lines.append(f"  {match.similarity:.3f}  {_line(match.track)}{compared}")
     return "\n".join(lines)

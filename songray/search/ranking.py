@@ -60,6 +60,9 @@ class RankingOptions:
     per_album: int = 2
 
 
+NearestSeed = tuple[str | None, float | None]  # id, similarity to it
+
+
 @dataclass(frozen=True)
 class Recommendation:
     track: Row
@@ -104,9 +107,15 @@ async def find(searcher: Searcher, track_ids: Sequence[str]) -> Seeds:
     return Seeds(list(track_ids), candidates, await searcher.vectors(places(candidates)))
 
 
-async def similar(searcher: Searcher, track_id: str, options: RankingOptions) -> list[Recommendation]:
-    """The tracks most similar to a track, itself excluded. Raises UnknownTrack."""
-    return await recommend(searcher, [Seed(track_id)], [], options)
+async def similar(
+    searcher: Searcher, track_id: str, options: RankingOptions
+) -> tuple[Row, list[Recommendation]]:
+    """The row of a track, and the tracks most similar to it, itself excluded. Raises UnknownTrack."""
+    seeds = await find(searcher, [track_id])
+    chosen, _ = await _choose(searcher, seeds.vectors[0], options, seeds.candidates)
+    row, *rows = await searcher.rows(places(np.concatenate([seeds.candidates, chosen])))
+    similarities = similarity(chosen["cosine"], chosen["hubness"]).tolist()
+    return row, _recommendations(rows, chosen, [(track_id, value) for value in similarities])
 
 
 async def recommend(
@@ -132,18 +141,24 @@ async def nearest_to(
     excluded = np.empty(0, CANDIDATE) if without is None else distinct(without)
     chosen, vectors = await _choose(searcher, normalise(query), options, excluded)
     rows = await searcher.rows(places(chosen))
-    similarities = similarity(chosen["cosine"], chosen["hubness"]).tolist()
-    seeds: list[tuple[str | None, float | None]] = [(None, None)] * len(rows)
-    if liked and len(liked.ids) == len(excluded) == 1:  # the query is the seed
-        seeds = [(liked.ids[0], value) for value in similarities]
-    elif liked:
+    nearest_seeds: list[NearestSeed] = [(None, None)] * len(rows)
+    if liked:
         if vectors is None:
             vectors = await searcher.vectors(places(chosen))
         to_liked = similarity(vectors @ liked.vectors.T, chosen["hubness"][:, None])  # (chosen, liked)
-        seeds = [(liked.ids[values.argmax()], float(values.max())) for values in to_liked]
+        nearest_seeds = [(liked.ids[values.argmax()], float(values.max())) for values in to_liked]
+    return _recommendations(rows, chosen, nearest_seeds)
+
+
+def _recommendations(
+    rows: Sequence[Row], chosen: Candidates, nearest_seeds: Sequence[NearestSeed]
+) -> list[Recommendation]:
+    similarities = similarity(chosen["cosine"], chosen["hubness"]).tolist()
     return [
         Recommendation(row, value, cosine, *seed)
-        for row, value, cosine, seed in zip(rows, similarities, chosen["cosine"].tolist(), seeds, strict=True)
+        for row, value, cosine, seed in zip(
+            rows, similarities, chosen["cosine"].tolist(), nearest_seeds, strict=True
+        )
     ]
 
 

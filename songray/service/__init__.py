@@ -7,10 +7,10 @@ snapshots     versions of an index that are loaded in a process
 dependencies  what the routes depend on
 responses     bodies of responses
 playlists     playlists as M3U8, CSV and XSPF
+metrics       metrics for Prometheus
 routes        the routes of /v1 and of operation
 api_keys      API keys and their comparison
 opensubsonic  the routes of OpenSubsonic's extension sonicSimilarity
-metrics       metrics for Prometheus
 middlewares   metrics, access log, authentication, limits of bodies
 api           the FastAPI application
 decoding      the spectrogram of uploaded audio

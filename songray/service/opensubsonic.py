@@ -121,7 +121,7 @@ async def _token_info(searcher: Searcher, parameters: Parameters) -> dict[str, A
 async def _similar(searcher: Searcher, parameters: Parameters) -> dict[str, Any]:
     """The similar tracks in descending similarity, as the extension requires."""
     options = RankingOptions(k=_count(parameters, default=10, minimum=1))
-    recommendations = await ranking.similar(searcher, _required(parameters, "id"), options)
+    _, recommendations = await ranking.similar(searcher, _required(parameters, "id"), options)
     return {
         "sonicMatch": [
             {"entry": child(item.track), "similarity": item.similarity} for item in recommendations

@@ -13,7 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from songray.errors import UnknownTrack
-from songray.search.ranking import RankingOptions, Seed, recommend, similar, similarity
+from songray.search.ranking import RankingOptions, Recommendation, Seed, recommend, similar, similarity
+
+
+async def neighbours(searcher: ExactSearcher, track_id: str, options: RankingOptions) -> list[Recommendation]:
+    row, recommendations = await similar(searcher, track_id, options)
+    assert row["track_id"] == track_id
+    return recommendations
 
 
 @given(spaces)
@@ -21,8 +27,8 @@ def test_neighbours_of_a_track_are_all_others_by_cosine(vectors: np.ndarray) -> 
     searcher = ExactSearcher(vectors)
     cosines = searcher.units @ searcher.units[0]
     expected = [str(number) for number in np.argsort(-cosines, kind="stable") if number]
-    assert track_ids(similar(searcher, "0", UNLIMITED)) == expected
-    for item in asyncio.run(similar(searcher, "0", replace(UNLIMITED, k=3))):
+    assert track_ids(neighbours(searcher, "0", UNLIMITED)) == expected
+    for item in asyncio.run(neighbours(searcher, "0", replace(UNLIMITED, k=3))):
         assert item.cosine == pytest.approx(cosines[int(item.track["track_id"])], abs=1e-6)
         assert (item.nearest_seed, item.nearest_seed_similarity) == ("0", item.similarity)
 
@@ -95,7 +101,7 @@ def test_artists_and_albums_are_limited(
     artists, albums = random.integers(0, 4, len(vectors)), random.integers(0, 6, len(vectors))  # 0: unknown
     options = RankingOptions(k=1000, per_artist=per_artist, per_album=per_album, diversity=diversity)
     searcher = ExactSearcher(vectors, artist=artists, album=albums)
-    chosen = [int(track_id) for track_id in track_ids(similar(searcher, "0", options))]
+    chosen = [int(track_id) for track_id in track_ids(neighbours(searcher, "0", options))]
     of_artist, of_album = Counter(artists[chosen].tolist()), Counter(albums[chosen].tolist())
     assert all(count <= per_artist for artist, count in of_artist.items() if artist)
     assert all(count <= per_album for album, count in of_album.items() if album)
@@ -115,7 +121,7 @@ def test_k_are_returned_whenever_k_exist(seed: int, k: int) -> None:
         artist=[7] * 100 + [0] * 10,
         recording=[1 + number % 10 for number in range(100)] + [0] * 10,
     )
-    assert len(track_ids(similar(searcher, "0", RankingOptions(k=k)))) == k
+    assert len(track_ids(neighbours(searcher, "0", RankingOptions(k=k)))) == k
 
 
 def test_a_recording_is_returned_once_and_never_that_of_the_seed() -> None:
@@ -129,25 +135,25 @@ def test_a_recording_is_returned_once_and_never_that_of_the_seed() -> None:
         duration=[200, 201, 180, 182, 120, 90, 300],
         recording=[0, 0, 0, 0, 0, 8, 8],
     )
-    assert track_ids(similar(searcher, "0", UNLIMITED)) == ["2", "4", "5"]
+    assert track_ids(neighbours(searcher, "0", UNLIMITED)) == ["2", "4", "5"]
 
 
 def test_a_cover_of_the_same_length_is_another_recording() -> None:
     vectors = np.array([[1, 0, 0], [1, 1, 0], [1, 0, 1]])
     searcher = ExactSearcher(vectors, title=[3, 3, 3], duration=[200, 200, 200])
-    assert track_ids(similar(searcher, "0", UNLIMITED)) == ["1", "2"]
+    assert track_ids(neighbours(searcher, "0", UNLIMITED)) == ["1", "2"]
 
 
 def test_hubs_rank_lower() -> None:
     searcher = ExactSearcher(np.array([[1, 0], [0.99, 0.1], [0.98, 0.12]]), hubness=[0.2, 0.9, 0.3])
-    assert track_ids(similar(searcher, "0", UNLIMITED)) == ["2", "1"]
+    assert track_ids(neighbours(searcher, "0", UNLIMITED)) == ["2", "1"]
 
 
 @given(spaces)
 def test_diversity_chooses_what_differs_from_those_before(vectors: np.ndarray) -> None:
     searcher = ExactSearcher(vectors)
     options = replace(UNLIMITED, diversity=1.0)
-    chosen = [int(track_id) for track_id in track_ids(similar(searcher, "0", options))]
+    chosen = [int(track_id) for track_id in track_ids(neighbours(searcher, "0", options))]
     for count in range(1, len(chosen)):  # the first is any: none precedes it
         highest = (searcher.units[chosen[count:]] @ searcher.units[chosen[:count]].T).max(axis=1)
         assert highest[0] == pytest.approx(highest.min(), abs=1e-5)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, get_origin
@@ -16,7 +15,7 @@ from songray.service import playlists
 from songray.service.dependencies import CurrentService, CurrentSnapshot, Service
 from songray.service.problems import problem_responses
 from songray.service.responses import index_response, matches_json, track_json
-from songray.service.routes.tracks import TrackId, track_row
+from songray.service.routes.tracks import TrackId
 from songray.service.schema import (
     AudioParameters,
     Matches,
@@ -71,10 +70,8 @@ async def similar(track_id: TrackId, request: Request, snapshot: CurrentSnapshot
     """Tracks similar to a track, most similar first, without the track itself and other ids of its
     recording."""
     parameters = parse_query(SimilarParameters, request)
-    row, recommendations = await asyncio.gather(
-        track_row(snapshot, track_id),
-        ranking.similar(snapshot, track_id, parameters.to_options(parameters)),
-    )
+    options = parameters.to_options(parameters)
+    row, recommendations = await ranking.similar(snapshot, track_id, options)
     return index_response(snapshot, track=track_json(row), similar=matches_json(recommendations))
 
 
