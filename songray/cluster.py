@@ -11,6 +11,7 @@ LOCAL_LOGICAL_CPUS = 4  # with fewer, pipelines of several actor pools wait for 
 
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_maximum_startup_concurrency": "8",  # on a few cores, Ray warns of a usual number of workers
     "RAY_DATA_LOG_LEVEL": "ERROR",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it prints each line of a worker twice
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # each check takes one epoch's report; the default is 2 s

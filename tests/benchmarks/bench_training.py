@@ -174,7 +174,7 @@ def test_training(cluster: None, filled: tuple[Library, Split]) -> None:
             continue
         rounds = run_rounds(library, name, TrainConfig(workers=2, threads=1), parts)
         rows += compare(name, "2 × 1 thread", rounds, "bare")
-    heads = ["model", "workers", "clips", "steps/s", "peer", "steps/s", "ratio", "share of waiting"]
+    heads = ["model", "workers", "loop", "steps/s", "peer", "steps/s", "ratio", "share of waiting"]
     print("\nThe peer has as many threads as one worker, and the whole batch.")
     print(tabulate(rows, heads, tablefmt="github", floatfmt=".3f"))
 
