@@ -66,10 +66,11 @@ class Table:
 
     def files(self) -> list[str]:
         """Paths of the finished data files, oldest crawl first: those without a pending checkpoint."""
+        paths = list_files(self.filesystem, self.path)  # first: a file that appears later is not in it
         unfinished = uncommitted_prefixes(list_files(self.filesystem, self.checkpoint_path))
         return [
             path
-            for path in list_files(self.filesystem, self.path)
+            for path in paths
             if path.endswith(".parquet") and not posixpath.basename(path).startswith(unfinished)
         ]
 

@@ -208,7 +208,8 @@ def is_audio(body: bytes) -> bool:
     import av
 
     try:
-        options = {"probesize": "4096"}  # the default decodes seconds of uncompressed audio
+        # The default decodes seconds of uncompressed audio, and opens what a playlist or SDP refers to.
+        options = {"probesize": "4096", "protocol_whitelist": "none"}
         with av.open(io.BytesIO(body), metadata_errors="ignore", options=options) as container:
             return len(container.streams.audio) > 0
     except (av.FFmpegError, ValueError):

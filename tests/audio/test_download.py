@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -174,6 +175,26 @@ def test_a_local_file_is_not_copied(tmp_path: Path) -> None:
     assert [row["error"] for row in rows] == [None, "empty", "bad_url"]
     assert again == {"missing": 1, "no_location": 1}
     assert (rows[0]["location"], rows[0]["audio"], rows[0]["size_bytes"]) == (places[0], None, 999)
+
+
+@pytest.mark.parametrize("text", [
+    "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio 5004 RTP/AVP 0\n",
+    "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nhttp://127.0.0.1:9/a.mp3\n#EXT-X-ENDLIST\n",
+    "ffconcat version 1.0\nfile /etc/passwd\n",
+])  # fmt: skip
+def test_what_a_body_refers_to_is_not_opened(text: str) -> None:
+    """An SDP would open a UDP port and wait for packets for seconds."""
+    before = udp_ports()
+    with ThreadPoolExecutor(1) as pool:
+        result = pool.submit(is_audio, text.encode())
+        while not result.done():
+            assert udp_ports() <= before
+            time.sleep(0.01)
+    assert not result.result()
+
+
+def udp_ports() -> set[str]:
+    return {line.split()[1] for line in Path("/proc/net/udp").read_text().splitlines()}
 
 
 def test_invalid_options_are_refused() -> None:
