@@ -23,7 +23,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +47,7 @@ from songray.learning.loop import Limits, Metrics, build_learner, build_model, r
 from songray.learning.models import MODELS, LearningConfig, ModelConfig
 from songray.learning.models.base import Batch, Embedder
 from songray.learning.split import Split, split
+from songray.learning.train import declared
 from songray.learning.windows import Clips, jackknife_clips, learning_batches, tile, to_device, to_float
 from songray.library import TABLES, Row
 
@@ -93,8 +94,10 @@ class Music:
         return split(pa.Table.from_pylist(self.rows, pa.schema(columns)), HELD_OUT, seed=1)
 
 
+@cache
 def specs() -> list[str]:
-    return sorted({build_model(config(), 0).spec for config in MODELS.values()})
+    """The input specs of all models."""
+    return sorted({declared(config()).spec for config in MODELS.values()})
 
 
 def spectrograms_of(sound: bytes | str) -> Spectrograms:
