@@ -42,6 +42,12 @@ def test_every_option_has_a_sentence_as_its_help() -> None:
     assert fragments == []
 
 
+def test_a_reader_that_ends_early_causes_no_traceback() -> None:
+    command = f"{sys.executable} -m songray --help | head -1"
+    result = subprocess.run(["sh", "-c", command], capture_output=True, text=True, cwd=ROOT)
+    assert result.stdout == "usage: songray JOB [options]\n" and result.stderr == ""
+
+
 def test_an_unknown_job_names_the_choices() -> None:
     result = songray("trian")
     assert result.returncode == 2

@@ -19,7 +19,9 @@ from songray.errors import InvalidOption
 
 @dataclass(frozen=True)
 class SpotifySource:
-    """The app's credentials come only from the environment, SPOTIPY_CLIENT_ID and SPOTIPY_CLIENT_SECRET, on
+    """Spotify's catalogue, which needs the credentials of an app.
+
+    They come only from the environment, SPOTIPY_CLIENT_ID and SPOTIPY_CLIENT_SECRET, on
     every machine that reads. Workers share the driver's environment only on the driver's machine: on others,
     set both where `ray start` runs. (A job's runtime environment would work, but the dashboard shows it.)
     """
