@@ -51,12 +51,11 @@ def remove(library: Library, config: RemoveConfig) -> str:
     ids = config.ids()
     record(library, ids, config.reason)
     numbers = track_numbers(library, ids)
-    counts = {}
-    for table in library.tables():
-        if {"track_key", "track_id"} & set(table.kind.columns) and table.name != "removed":
-            counts[table.name] = remove_from(table, ids, numbers)
-    rows = ", ".join(f"{name} {count}" for name, count in counts.items() if count) or "none"
     deleted = {run: delete(library, run, numbers) for run in library.folders("indexes")}
+    tables = [table for table in library.tables() if {"track_key", "track_id"} & set(table.kind.columns)]
+    tables.sort(key=lambda table: table.name == "tracks")  # last: a second try needs its numbers
+    counts = {table.name: remove_from(table, ids, numbers) for table in tables if table.name != "removed"}
+    rows = ", ".join(f"{name} {count}" for name, count in counts.items() if count) or "none"
     indexes = ", ".join(f"{run} {count}" for run, count in deleted.items() if count)
     remark = (
         f"; deleted from indexes: {indexes} (`songray compact` also frees their space)" if indexes else ""

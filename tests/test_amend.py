@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import tone
 
+from songray import amend
 from songray.amend import RemoveConfig, ReviseConfig, remove, revise
 from songray.audio.download import DownloadConfig, download
 from songray.audio.transform import TransformConfig, transform
@@ -13,6 +14,7 @@ from songray.catalogue.crawl import CrawlConfig, crawl
 from songray.catalogue.sources.manifest.source import ManifestSource
 from songray.errors import InvalidOption
 from songray.library import Library
+from songray.table import Table
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -34,7 +36,7 @@ def test_a_removed_track_is_in_no_table_and_later_crawls_skip_it(library: Librar
     download(library, DownloadConfig())
     transform(library, TransformConfig())
     summary = remove(library, RemoveConfig(("manifest:b", "manifest:zzz"), reason="takedown"))
-    assert "tracks 1, previews 1, spectrograms/default 1" in summary
+    assert "previews 1, spectrograms/default 1, tracks 1" in summary
     for table in (("tracks",), ("previews",), ("spectrograms", "default")):
         assert ids(library, *table) == set("acd")
     (tmp_path / "songs.csv").unlink()
@@ -43,6 +45,25 @@ def test_a_removed_track_is_in_no_table_and_later_crawls_skip_it(library: Librar
     assert ids(library, "tracks") == set("acde")
     assert library.table("removed").read()["reason"].to_pylist() == ["takedown"] * 2
     assert "rows removed: none" in remove(library, RemoveConfig(("manifest:b",)))
+
+
+def test_a_removal_that_was_killed_can_be_started_again(
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows of `tracks`, which have the numbers of the tracks, go last."""
+    tone(tmp_path / "a.wav")
+    crawl(library, manifest(tmp_path, "a"), CrawlConfig())
+    download(library, DownloadConfig())
+
+    def killed(table: Table, *arguments: object) -> int:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(amend, "remove_from", killed)
+        remove(library, RemoveConfig(("manifest:a",)))
+    assert ids(library, "tracks") == ids(library, "previews") == {"a"}
+    assert "previews 1, tracks 1" in remove(library, RemoveConfig(("manifest:a",)))
+    assert ids(library, "tracks") == ids(library, "previews") == set()
 
 
 def test_permanent_failures_are_processed_again_on_request(library: Library, tmp_path: Path) -> None:
