@@ -256,6 +256,6 @@ def test_the_servers_processes_end_with_their_parent() -> None:
         assert parent.stdout and parent.stdout.readline() == b"ready\n"
         (server,) = children(parent.pid)
         os.killpg(parent.pid, sent)  # the whole group, as the terminal does
-        _, stderr = parent.communicate(timeout=20)  # returns when no process holds the pipes
+        _, stderr = parent.communicate(timeout=60)  # returns when no process holds the pipes
         assert ended(server)
         assert stderr.count(b"Traceback") == (sent == signal.SIGINT)  # the parent's own
