@@ -240,6 +240,11 @@ def test_a_port_in_use_is_refused(base_url: str) -> None:
 
 
 @pytest.mark.slow
+def restore_sigint() -> None:
+    """A shell that starts these tests in the background has SIGINT ignored in all of its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_the_servers_processes_end_with_their_parent() -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     parents = {
@@ -249,6 +254,7 @@ def test_the_servers_processes_end_with_their_parent() -> None:
             stderr=subprocess.PIPE,
             env=environment,
             start_new_session=True,
+            preexec_fn=restore_sigint,
         )
         for sent in (signal.SIGKILL, signal.SIGINT)
     }
@@ -256,6 +262,6 @@ def test_the_servers_processes_end_with_their_parent() -> None:
         assert parent.stdout and parent.stdout.readline() == b"ready\n"
         (server,) = children(parent.pid)
         os.killpg(parent.pid, sent)  # the whole group, as the terminal does
-        _, stderr = parent.communicate(timeout=60)  # returns when no process holds the pipes
+        _, stderr = parent.communicate(timeout=20)  # returns when no process holds the pipes
         assert ended(server)
         assert stderr.count(b"Traceback") == (sent == signal.SIGINT)  # the parent's own
