@@ -15,7 +15,7 @@ import pyarrow.parquet
 
 from songray.cluster import connect
 from songray.errors import InvalidOption
-from songray.keys import REVISION_BITS, Keys, newest_revisions, numbered_key
+from songray.keys import REVISION_BITS, Keys, numbered_key
 from songray.library import Library
 from songray.search.version import delete
 from songray.storage import storage_errors, write_parquet
@@ -52,9 +52,9 @@ def remove(library: Library, config: RemoveConfig) -> str:
     record(library, ids, config.reason)
     numbers = track_numbers(library, ids)
     deleted = {run: delete(library, run, numbers) for run in library.folders("indexes")}
-    tables = [table for table in library.tables() if {"track_key", "track_id"} & set(table.kind.columns)]
+    tables = [table for table in library.tables() if "track_id" in table.kind.columns]
     tables.sort(key=lambda table: table.name == "tracks")  # last: a second try needs its numbers
-    counts = {table.name: remove_from(table, ids, numbers) for table in tables if table.name != "removed"}
+    counts = {table.name: remove_from(table, ids) for table in tables if table.name != "removed"}
     rows = ", ".join(f"{name} {count}" for name, count in counts.items() if count) or "none"
     indexes = ", ".join(f"{run} {count}" for run, count in deleted.items() if count)
     remark = (
@@ -75,13 +75,13 @@ def record(library: Library, ids: Sequence[str], reason: str) -> None:
 
 
 def track_numbers(library: Library, ids: Sequence[str]) -> Keys:
-    """The numbers under which tables know some tracks, as `tracks` records them; sorted."""
+    """The numbers by which indexes know some tracks, as `tracks` records them; sorted."""
     tracks = library.table("tracks").read(["track_id", "track_key"])
     named = tracks.filter(pa.compute.is_in(tracks["track_id"], pa.array(ids, pa.string())))
     return np.unique(named["track_key"].to_numpy() >> REVISION_BITS)
 
 
-def remove_from(table: Table, ids: Sequence[str], numbers: Keys) -> int:
+def remove_from(table: Table, ids: Sequence[str]) -> int:
     """Rewrite the files of a table that hold some of the tracks, in parallel. Returns the number of rows."""
     files = table.files()
     if not files:
@@ -90,19 +90,14 @@ def remove_from(table: Table, ids: Sequence[str], numbers: Keys) -> int:
     import ray.data  # loaded only where there is a file to rewrite
 
     items = ray.data.from_items(files, override_num_blocks=len(files))
-    counts = items.map(lambda row: {"rows": rewrite(table, row["item"], ids, numbers)})
+    counts = items.map(lambda row: {"rows": rewrite(table, row["item"], ids)})
     return int(counts.sum("rows") or 0)
 
 
-def rewrite(table: Table, path: str, ids: Sequence[str], numbers: Keys) -> int:
+def rewrite(table: Table, path: str, ids: Sequence[str]) -> int:
     """Rewrite one file without some tracks, under its name. Returns how many rows they had."""
-    is_removed = np.zeros(0, bool)
-    if "track_id" in table.kind.columns:
-        names = table.read(["track_id"], files=[path])["track_id"]
-        is_removed = pa.compute.is_in(names, pa.array(ids, pa.string())).to_numpy()
-    else:
-        keys = table.read(["track_key"], files=[path])["track_key"]
-        is_removed = np.isin(keys.to_numpy() >> REVISION_BITS, numbers)
+    names = table.read(["track_id"], files=[path])["track_id"]
+    is_removed = pa.compute.is_in(names, pa.array(ids, pa.string())).to_numpy()
     if is_removed.any():
         with storage_errors(path), table.filesystem.open_input_file(path) as file:
             parquet = pa.parquet.ParquetFile(file)
@@ -123,8 +118,7 @@ class ReviseConfig:
 def revise(library: Library, config: ReviseConfig) -> str:
     """Give the tracks with certain permanent failures a new revision, so that the next run of each stage
     processes them again. Returns a summary. Raises InvalidOption where no such failure is stored."""
-    rows = library.table(*config.table.split("/")).read(["track_key", "error"])
-    newest = rows.filter(pa.array(np.isin(rows["track_key"], newest_revisions(np.unique(rows["track_key"])))))
+    newest = library.table(*config.table.split("/")).newest(["track_key", "error"]).rows
     failed = newest.filter(pa.compute.is_in(newest["error"], pa.array(config.errors, pa.string())))
     if not failed.num_rows:
         classes = ", ".join(sorted(set(newest["error"].drop_null().to_pylist()))) or "none"

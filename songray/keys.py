@@ -50,12 +50,6 @@ def numbered_key(number: int, revision: int, track_id: str) -> int:
     return number << REVISION_BITS | revision
 
 
-def newest_revisions(keys: Keys) -> Keys:
-    """The sorted keys that are the newest revision of their track, from sorted keys."""
-    newest: Keys = keys[last_of_equal(keys >> REVISION_BITS)]
-    return newest
-
-
 def last_of_equal(values: Keys) -> NDArray[np.bool_]:
     """For each of some sorted values, whether it is the last of those that equal it."""
     return np.append(values[1:] != values[:-1], True)[: values.size]

@@ -48,7 +48,7 @@ class Limit:
         return cls(requests, requests / requests_per_second)
 
     def limiter(self) -> AsyncLimiter:
-        """A leaky bucket admits a burst of its size, then a steady rate: the sum stays within the limit."""
+        """A leaky bucket admits a burst of its size, then a constant rate: the sum stays within the limit."""
         from aiolimiter import AsyncLimiter
 
         burst = max(1, self.requests // 10)

@@ -45,9 +45,8 @@ def fit_scale(library: Library, set_name: str, model: Embedder, parts: Split, po
     spectrograms = library.table("spectrograms", set_name)
     files = shuffled_files(spectrograms, model.spec)[:SCALE_FILES]
     keys = spectrograms.read(["track_key"], files=files)["track_key"]
-    sample = np.intersect1d(parts.train, keys)[
-        :SCALE_TRACKS
-    ]  # keys are hashes: the least are a random sample
+    # Keys are sorted hashes: the first ones are a random sample.
+    sample = np.intersect1d(parts.train, keys)[:SCALE_TRACKS]
     rows = dataset(spectrograms, ["track_key", model.spec], files)
     batch = partial(jackknife_batch, keys=ray.put(sample), model=ray.put(model.eval()), pooling=pooling)
     blocks = rows.map_batches(batch, batch_format="pyarrow", batch_size=READ_CLIPS).to_arrow_refs()
