@@ -10,7 +10,7 @@ import re
 import sqlite3
 import unicodedata
 from collections.abc import Iterable, Sequence
-from itertools import accumulate, islice
+from itertools import accumulate, chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,8 @@ from rapidfuzz.distance import OSA
 
 from songray.library import Vectors
 
+MAX_CHARACTERS = 1000  # of a name, or a query, that are read
+MAX_WORDS = 256  # of a track that are indexed
 MAX_QUERY_WORDS = 16
 MAX_CANDIDATES = 300  # tracks that are compared by edit distance, for each of the two selections
 MAX_GRAM_ROWS = 10_000  # rows that the rarest trigrams of a query select, all together
@@ -28,7 +30,8 @@ MIN_SCORE = 0.6
 
 
 def fold(text: str) -> str:
-    """Remove accents and case: "Björk" becomes "bjork"."""
+    """Remove accents and case: "Björk" becomes "bjork". What follows MAX_CHARACTERS is left out."""
+    text = text[:MAX_CHARACTERS]
     if text.isascii():
         return text.lower()
     letters = unicodedata.normalize("NFKD", text)
@@ -39,17 +42,25 @@ def words(text: str) -> list[str]:
     return re.findall(r"\w+", fold(text))
 
 
-_EDITION = (
-    r"[^()\[\]]*\b(?:remaster(?:ed)?|live|mono|stereo|version|edit|mix|deluxe|bonus|anniversary|radio|single"
-    r"|album|original|demo|acoustic|explicit|feat|ft|featuring)\b[^()\[\]]*"
+# Each of these takes linear time: no repetition within it overlaps with another one.
+_EDITION = re.compile(
+    r"\b(?:remaster(?:ed)?|live|mono|stereo|version|edit|mix|deluxe|bonus|anniversary|radio|single|album"
+    r"|original|demo|acoustic|explicit|feat|ft|featuring)\b"
 )
-_EDITIONS = re.compile(rf"\s*(?:\({_EDITION}\)|\[{_EDITION}\]|\s[-–—]\s{_EDITION}$)")
+_BRACKETED = re.compile(r"\([^()\[\]]*\)|\[[^()\[\]]*\]")
+_DASH = re.compile(r"\s[-–—]\s")
 
 
 def bare_title(title: str) -> str:
     """The words of a title without the name of an edition, such as "(Remastered 2011)" or " - Live at …"."""
     folded = fold(title)
-    return " ".join(words(_EDITIONS.sub("", folded)) or words(folded))
+    end = 1 + max(map(folded.rfind, "()[]"))  # of the last bracket: an edition after a dash has none
+    name, rest = folded[:end], folded[end:]
+    dash = _DASH.search(rest)
+    if dash and _EDITION.search(rest, dash.end()):
+        rest = rest[: dash.start()]
+    name = _BRACKETED.sub(lambda part: "" if _EDITION.search(part[0]) else part[0], name)
+    return " ".join(words(name + rest) or words(folded))
 
 
 def add_tracks(path: Path, tracks: pa.Table, first: int) -> None:
@@ -66,7 +77,7 @@ def add_tracks(path: Path, tracks: pa.Table, first: int) -> None:
         database.executemany(
             "INSERT INTO names (rowid, name) VALUES (?, ?)",
             (
-                (label, _padded(words(" ".join([title or "", *(artists or []), album or ""]))))
+                (label, _padded(_words([title, album, *(artists or [])])))
                 for label, (title, artists, album) in enumerate(zip(*columns, strict=True), first)
             ),
         )
@@ -75,6 +86,11 @@ def add_tracks(path: Path, tracks: pa.Table, first: int) -> None:
         database.execute("CREATE TABLE grams (gram TEXT PRIMARY KEY, tracks INTEGER) WITHOUT ROWID")
         database.execute("INSERT INTO grams SELECT term, doc FROM counts")
     database.close()
+
+
+def _words(names: Iterable[str | None]) -> Iterable[str]:
+    """The first words of several names."""
+    return islice(chain.from_iterable(words(name or "") for name in names), MAX_WORDS)
 
 
 def _padded(words: Iterable[str]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -75,3 +77,12 @@ def test_deleted_tracks_do_not_match(songs: TextIndex) -> None:
 )
 def test_titles_of_editions_are_the_same(title: str, bare: str) -> None:
     assert bare_title(title) == bare
+
+
+@pytest.mark.timeout(20)  # an expression that backtracks took minutes
+@pytest.mark.parametrize("part", [" - live", " - ", "(live ", "[(live", "\t - \t"])
+def test_a_long_title_takes_no_longer_than_reading_it(part: str, tmp_path: Path) -> None:
+    title = part * (28_000 // len(part)) + "("
+    assert len(bare_title(title)) <= len(title)
+    add_tracks(tmp_path / "names.sqlite", table([(title, "Björk" * 28_000, "Homogenic")]), first=0)
+    assert TextIndex(tmp_path / "names.sqlite").search("homogenic", 1, np.ones(1, bool))
