@@ -1,0 +1,38 @@
+"""What an index should contain, where tables repeat a row."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from constructed import RUN, add_run, add_tracks, units
+
+from songray.library import Library
+from songray.search.target import find_target, read_tracks, read_vectors
+
+
+@pytest.mark.parametrize("same_file", [True, False])
+def test_of_rows_that_repeat_a_key_the_newest_counts(library: Library, same_file: bool) -> None:
+    add_tracks(add_run(library), units(20))
+    embeddings, tracks = library.table("embeddings", RUN), library.table("tracks")
+    for table, changes in ((embeddings, {"embedding": units(1, seed=9)[0].tolist()}), (tracks, {"crawl": 2})):
+        rows = table.read()
+        repeated = rows.slice(3, 1).to_pylist()[0] | changes
+        if "title" in repeated:
+            repeated["title"] = "Later"
+        later = pa.Table.from_pylist([repeated], rows.schema)
+        if same_file:
+            table.delete(table.files())
+            # The newer description of a track before the older: `crawl` decides, not the place.
+            table.append(pa.concat_tables([later, rows] if "crawl" in changes else [rows, later]), "0")
+        else:
+            table.append(later, "later")
+    target = find_target(library, RUN)
+    assert len(target) == 20
+    described = read_tracks(library, target, ["track_id", "title"])
+    (row,) = np.flatnonzero(np.array(described["track_id"].to_pylist()) == "a:3")
+    assert described["title"][row].as_py() == "Later"
+    vectors = read_vectors(library, RUN, target)
+    assert vectors[row] == pytest.approx(units(1, seed=9)[0])
+    others = [int(name[2:]) for name in described["track_id"].to_pylist() if name != "a:3"]
+    assert np.delete(vectors, row, axis=0) == pytest.approx(units(20)[others])
