@@ -2,8 +2,9 @@
 
 errors       every error that songray raises on purpose, as a tree
 keys         the key of a track at one revision, and hashes
+storage      files that are written whole or not at all, or created exclusively
+leases       one process at a time writes a table, a run or an index
 checkpoints  which rows are finished; what songray uses of Ray beyond its public API
-storage      files that are written whole or not at all
 table        one table of a library
 library      the map: every table, its columns, its key, the job that fills it
 cluster      a Ray to run on

@@ -4,7 +4,7 @@ defect and keeps its traceback.
     SongrayError
     ├── InvalidOption        an option, or several together, cannot work
     ├── MissingInput         a table, a run or an index must exist first
-    ├── Conflict             a table was made with other settings than these
+    ├── Conflict             other settings, or another process, write the same output
     ├── CorruptData          a stored file cannot be read
     ├── StorageError         the storage of the library, or a file beside it, refuses
     ├── StageFailed          more rows failed than --max-failed-share allows
@@ -39,7 +39,7 @@ class MissingInput(SongrayError):
 
 
 class Conflict(SongrayError):
-    """A table holds rows that were made with other settings."""
+    """A table holds rows that were made with other settings, or another process writes it."""
 
 
 class CorruptData(SongrayError):

@@ -34,6 +34,19 @@ LibraryFlag = Annotated[
 
 
 @dataclass(frozen=True)
+class WritableLibrary:
+    library: LibraryFlag = DEFAULT_LIBRARY
+    take_over: bool = False
+    """Write although another process holds the output's lease; that process then stops with an error."""
+
+    def open(self) -> Library:
+        return replace(Library.open(self.library), take_over=self.take_over)
+
+
+DEFAULT = WritableLibrary()
+
+
+@dataclass(frozen=True)
 class Job:
     description: str  # its first line stands in `songray --help`
     main: Main | dict[str, Main]  # a dict holds subcommands
@@ -45,46 +58,46 @@ def _crawl(name: str) -> Main:
     def main(
         source: SOURCES[name] = SOURCES[name](),  # type: ignore[valid-type]
         config: CrawlConfig = CrawlConfig(),
-        library: LibraryFlag = DEFAULT_LIBRARY,
+        library: WritableLibrary = DEFAULT,
     ) -> None:
-        print(crawl(Library.open(library), source, config))
+        print(crawl(library.open(), source, config))
 
     return _described(main, SOURCES[name])
 
 
-def _download(config: DownloadConfig = DownloadConfig(), library: LibraryFlag = DEFAULT_LIBRARY) -> None:
-    print(download(Library.open(library), config))
+def _download(config: DownloadConfig = DownloadConfig(), library: WritableLibrary = DEFAULT) -> None:
+    print(download(library.open(), config))
 
 
-def _transform(config: TransformConfig = TransformConfig(), library: LibraryFlag = DEFAULT_LIBRARY) -> None:
-    print(transform(Library.open(library), config))
+def _transform(config: TransformConfig = TransformConfig(), library: WritableLibrary = DEFAULT) -> None:
+    print(transform(library.open(), config))
 
 
-def _factorize(config: FactorizeConfig = FactorizeConfig(), library: LibraryFlag = DEFAULT_LIBRARY) -> None:
-    print(factorize(Library.open(library), config))
+def _factorize(config: FactorizeConfig = FactorizeConfig(), library: WritableLibrary = DEFAULT) -> None:
+    print(factorize(library.open(), config))
 
 
 def _train(name: str) -> Main:
     def main(
         model: MODELS[name] = MODELS[name](),  # type: ignore[valid-type]
         config: TrainConfig = TrainConfig(),
-        library: LibraryFlag = DEFAULT_LIBRARY,
+        library: WritableLibrary = DEFAULT,
     ) -> None:
-        print(train(Library.open(library), name, model, config))
+        print(train(library.open(), name, model, config))
 
     return _described(main, MODELS[name])
 
 
-def _embed(config: EmbedConfig = EmbedConfig(), library: LibraryFlag = DEFAULT_LIBRARY) -> None:
-    print(embed(Library.open(library), config))
+def _embed(config: EmbedConfig = EmbedConfig(), library: WritableLibrary = DEFAULT) -> None:
+    print(embed(library.open(), config))
 
 
-def _index(config: IndexConfig = IndexConfig(), library: LibraryFlag = DEFAULT_LIBRARY) -> None:
-    print(index(Library.open(library), config))
+def _index(config: IndexConfig = IndexConfig(), library: WritableLibrary = DEFAULT) -> None:
+    print(index(library.open(), config))
 
 
-def _compact(config: IndexConfig = IndexConfig(), library: LibraryFlag = DEFAULT_LIBRARY) -> None:
-    print(index(Library.open(library), replace(config, compact=True)))
+def _compact(config: IndexConfig = IndexConfig(), library: WritableLibrary = DEFAULT) -> None:
+    print(index(library.open(), replace(config, compact=True)))
 
 
 def _evaluate(config: EvaluateConfig = EvaluateConfig(), library: LibraryFlag = DEFAULT_LIBRARY) -> None:
@@ -106,19 +119,19 @@ def _pipeline(name: str) -> Main:
         source: SOURCES[name] = SOURCES[name](),  # type: ignore[valid-type]
         crawl_config: CrawlConfig = CrawlConfig(),
         config: PipelineConfig = PipelineConfig(),
-        library: LibraryFlag = DEFAULT_LIBRARY,
+        library: WritableLibrary = DEFAULT,
     ) -> None:
-        pipeline(Library.open(library), source, crawl_config, config)
+        pipeline(library.open(), source, crawl_config, config)
 
     return _described(main, SOURCES[name])
 
 
-def _remove(config: RemoveConfig = RemoveConfig(), library: LibraryFlag = DEFAULT_LIBRARY) -> None:
-    print(remove(Library.open(library), config))
+def _remove(config: RemoveConfig = RemoveConfig(), library: WritableLibrary = DEFAULT) -> None:
+    print(remove(library.open(), config))
 
 
-def _revise(config: ReviseConfig = ReviseConfig(), library: LibraryFlag = DEFAULT_LIBRARY) -> None:
-    print(revise(Library.open(library), config))
+def _revise(config: ReviseConfig = ReviseConfig(), library: WritableLibrary = DEFAULT) -> None:
+    print(revise(library.open(), config))
 
 
 def _synthesize(config: SyntheticSource = SyntheticSource()) -> None:

@@ -14,6 +14,7 @@ A library is a folder, local or in object storage. Tables are Parquet files that
     indexes/<run>/<version>/    a searchable index: manifest.json, which names its shards; reference.npy
     indexes/<run>/shards/       shared by versions: graph.hnsw, vectors.npy, tracks.arrow, names.sqlite
     _checkpoints/               which rows of which table are finished (songray/checkpoints.py)
+    _leases/                    which process writes what (songray/leases.py)
 
 Every table of tracks carries `track_key`, an int64 for a track at one revision: see songray/keys.py.
 """
@@ -23,6 +24,7 @@ from __future__ import annotations
 import os
 import posixpath
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +33,7 @@ import pyarrow as pa
 import pyarrow.fs
 from numpy.typing import NDArray
 
+from songray import leases
 from songray.errors import InvalidOption
 from songray.storage import storage_errors
 from songray.table import Table, TableKind
@@ -188,6 +191,7 @@ class Library:
 
     filesystem: pa.fs.FileSystem
     root: str
+    take_over: bool = False  # whether its leases are taken from the processes that hold them
 
     @classmethod
     def open(cls, location: str) -> Library:
@@ -214,6 +218,11 @@ class Library:
         for name in TABLES:
             tables = [self.table(name), *(self.table(name, part) for part in self.folders(name))]
             yield from (table for table in tables if table.files())
+
+    def lease(self, name: str) -> AbstractContextManager[leases.Lease]:
+        """The right to write a table ("tracks", "embeddings/<run>"), a run ("runs/<run>") or an index
+        ("indexes/<run>"), as a context. Raises Conflict where another process holds it."""
+        return leases.hold(self.filesystem, self.root, name, self.take_over)
 
     def path(self, *parts: str) -> str:
         return posixpath.join(self.root, *parts)

@@ -22,6 +22,7 @@ from songray import checkpoints
 from songray.cluster import connect
 from songray.errors import StageFailed
 from songray.keys import Keys
+from songray.library import Library
 from songray.storage import compression
 from songray.table import Table
 
@@ -118,7 +119,7 @@ class Tally:
 class Stage:
     """One run of a stage from table to table, as a context:
 
-        with Stage("transform", previews, spectrograms, rows_per_file=256) as stage:
+        with Stage("transform", library, previews, spectrograms, rows_per_file=256) as stage:
             if stage.has_pending:
                 stage.read().map_batches(…).write_parquet(spectrograms.path, **stage.write_options())
         return stage.summary
@@ -129,35 +130,38 @@ class Stage:
     none twice.
     """
 
-    def __init__(self, name: str, source: Table, output: Table, rows_per_file: int) -> None:
-        self.name, self.source, self.output = name, source, output
+    def __init__(self, name: str, library: Library, source: Table, output: Table, rows_per_file: int) -> None:
+        self.name, self.library, self.source, self.output = name, library, source, output
         self.rows_per_file = rows_per_file  # at most; fewer where few rows are pending
         self.tally: ray.actor.ActorHandle = None
         self.summary = Summary(name)
-        self._contexts = ExitStack()
 
     def __enter__(self) -> Stage:
         self._started = time.monotonic()
-        self.pending = find_pending(self.source, self.output)
-        self.summary.rows = self.pending.rows
-        self.summary.existing = self.pending.rows - self.pending.keys.size
-        if self.has_pending:
-            self._connect()
+        with ExitStack() as contexts:  # closed where one of these steps fails
+            self._lease = contexts.enter_context(self.library.lease(self.output.name))
+            self.output.clean()
+            self.pending = find_pending(self.source, self.output)
+            self.summary.rows = self.pending.rows
+            self.summary.existing = self.pending.rows - self.pending.keys.size
+            if self.has_pending:
+                self._connect(contexts)
+            self._contexts = contexts.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._contexts.close()
-        if error is None and self.has_pending:
-            self._count()
+        with self._contexts:
+            if error is None and self.has_pending:
+                self._count()
         self.summary.seconds = time.monotonic() - self._started
 
     @property
     def has_pending(self) -> bool:
         return self.pending.keys.size > 0
 
-    def _connect(self) -> None:
+    def _connect(self, contexts: ExitStack) -> None:
         connect()
         import ray
 
@@ -167,12 +171,12 @@ class Stage:
         self.rows_per_file = min(self.rows_per_file, balanced)
         self.tally = ray.remote(Tally).options(num_cpus=0).remote()
         self._files_before = set(self.output.files())
-        self._contexts.enter_context(
-            checkpoints.checkpointed(self.output.checkpoint_path, self.output.filesystem)
+        contexts.enter_context(
+            checkpoints.checkpointed(self.output.checkpoint_path, self.output.filesystem, self._lease)
         )
         # Ray Data pickles what reports progress: it must not refer to this object, which holds contexts.
         progress = partial(_progress, self.name, self.pending.keys.size, self.tally, self._started)
-        self._contexts.enter_context(report_progress(progress))
+        contexts.enter_context(report_progress(progress))
 
     def read(self) -> ray.data.Dataset:
         """The pending rows of the source, as Arrow blocks, one block a file."""

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import posixpath
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet
 
 from songray.errors import Conflict, CorruptData, StorageError
+
+if TYPE_CHECKING:
+    import obstore.store
+
+NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
 @contextmanager
@@ -52,14 +60,113 @@ def write_json(filesystem: pa.fs.FileSystem, path: str, content: Any) -> None:
         filesystem.move(f"{path}.part", path)
 
 
+def create(filesystem: pa.fs.FileSystem, path: str, content: bytes) -> bool:
+    """Create a file, whole, in a folder that exists, unless there is one of that name. Of several processes
+    that create it at once, one does. Returns whether the file now has this content: a request that was
+    repeated because its answer got lost has succeeded."""
+    with storage_errors(path):
+        if isinstance(
+            filesystem, pa.fs.PyFileSystem
+        ):  # a filesystem that songray itself wraps around another
+            created: bool = filesystem.handler.create(path, content)
+        elif isinstance(filesystem, pa.fs.LocalFileSystem):
+            created = _link(path, content)
+        else:
+            created = _put(filesystem, path, content)
+        if created:
+            return True
+        with filesystem.open_input_stream(path) as stream:
+            same: bool = stream.read() == content
+        return same
+
+
+def _link(path: str, content: bytes) -> bool:
+    """A hard link to a finished file appears at once, and only where its name is free."""
+    finished = f"{path}.{uuid.uuid4().hex}.part"
+    try:
+        with open(finished, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(finished, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_HARD_LINKS:
+            raise
+        # exFAT and some network file systems: exclusive, but a crash within it leaves the file incomplete
+        try:
+            with open(path, "xb") as file:
+                file.write(content)
+        except FileExistsError:
+            return False
+    finally:
+        if os.path.exists(finished):
+            os.remove(finished)
+    return True
+
+
+def _put(filesystem: pa.fs.FileSystem, path: str, content: bytes) -> bool:
+    """pyarrow cannot create an object on the condition that there is none; obstore can."""
+    from obstore.exceptions import AlreadyExistsError, BaseError
+
+    bucket, _, key = path.partition("/")
+    try:
+        _object_store(filesystem, bucket).put(key, content, mode="create")
+    except AlreadyExistsError:
+        return False
+    except BaseError as error:
+        raise OSError(str(error).partition("\n\nDebug source")[0]) from error
+    return True
+
+
+def _object_store(filesystem: pa.fs.FileSystem, bucket: str) -> obstore.store.ObjectStore:
+    """obstore's store for the bucket of a pyarrow filesystem, with the same options. Keys that no option
+    gives are looked for in the environment and in the machine's metadata, as pyarrow does."""
+    from obstore.store import GCSStore, S3Store
+
+    _, (options, *_) = filesystem.__reduce__()
+    endpoint = options.get("endpoint_override") or ""
+    if endpoint and "://" not in endpoint:
+        endpoint = f"{options['scheme']}://{endpoint}"
+    client: Any = {"allow_http": True} if endpoint.startswith("http://") else {}
+    config: Any  # options without a value are left out
+    if filesystem.type_name == "s3":
+        config = {
+            "access_key_id": options["access_key"],
+            "secret_access_key": options["secret_key"],
+            "session_token": options["session_token"],
+            "region": options["region"],
+            "endpoint": endpoint,
+            "virtual_hosted_style_request": options["force_virtual_addressing"] or not endpoint,
+            "skip_signature": options["anonymous"],
+        }
+        config = {name: value for name, value in config.items() if value}
+        return S3Store(bucket, config=config, client_options=client)
+    if filesystem.type_name == "gcs":
+        config = {
+            "bearer_token": options["access_token"],
+            "skip_signature": options["anonymous"],
+            "base_url": endpoint,
+        }
+        config = {name: value for name, value in config.items() if value}
+        return GCSStore(bucket, config=config, client_options=client)
+    raise OSError(
+        f"a library cannot be written in storage of type {filesystem.type_name}: use a folder, s3 or gs"
+    )
+
+
 def claim(filesystem: pa.fs.FileSystem, folder: str, settings: dict[str, Any]) -> None:
     """Store the settings that make the content of a folder. Raises Conflict where other settings are
     stored."""
     path = posixpath.join(folder, "_made_by.json")
+    content = json.dumps(settings, indent=2)
+    with storage_errors(folder):
+        filesystem.create_dir(folder, recursive=True)
     before = read_json(filesystem, path)
-    if before is None:
-        write_json(filesystem, path, settings)
-    elif before != json.loads(json.dumps(settings)):
+    if before is None and not create(filesystem, path, content.encode()):
+        before = read_json(filesystem, path)
+    if before is not None and before != json.loads(content):
         raise Conflict(
             f"{folder} was made with {json.dumps(before)}, and this would add what is made with "
             f"{json.dumps(settings)}: choose another name for the output, or the same settings"

@@ -15,8 +15,16 @@ import pyarrow.fs
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from songray.checkpoints import committed, uncommitted_prefixes
-from songray.keys import COMPLETENESS_MASK, REVISION_BITS, Keys, clear_completeness, hash64, last_of_equal
+from songray.checkpoints import clean, committed, unfinished_prefixes
+from songray.keys import (
+    COMPLETENESS_MASK,
+    LEFT,
+    REVISION_BITS,
+    Keys,
+    clear_completeness,
+    hash64,
+    last_of_equal,
+)
 from songray.storage import claim, list_files, storage_errors, write_parquet
 
 if TYPE_CHECKING:
@@ -65,9 +73,10 @@ class Table:
         return pa.schema({**self.kind.columns, **columns})
 
     def files(self) -> list[str]:
-        """Paths of the finished data files, oldest crawl first: those without a pending checkpoint."""
+        """Paths of the finished data files, oldest crawl first."""
         paths = list_files(self.filesystem, self.path)  # first: a file that appears later is not in it
-        unfinished = uncommitted_prefixes(list_files(self.filesystem, self.checkpoint_path))
+        notes = list_files(self.filesystem, self.checkpoint_path)
+        unfinished = unfinished_prefixes(self.filesystem, notes)
         return [
             path
             for path in paths
@@ -116,6 +125,8 @@ class Table:
         keys = [whole[name].to_numpy() for name in reversed(order)]  # np.lexsort sorts by the last one first
         position = np.lexsort(keys)
         last = position[last_of_equal(keys[-1][position] >> REVISION_BITS)]
+        if self.kind.newest == "crawl":
+            last = last[keys[0][last] != LEFT]
         return Newest(whole.select(list(columns)).take(pa.array(last)), np.concatenate(file)[last], files)
 
     def scan(self, columns: Sequence[str], files: Sequence[str]) -> Iterator[pa.dataset.TaggedRecordBatch]:
@@ -141,6 +152,12 @@ class Table:
             path = posixpath.join(self.path, f"{name}-{uuid.uuid4().hex[:8]}.parquet")
             write_parquet(self.filesystem, path, rows)
         return path
+
+    def clean(self) -> None:
+        """Delete what killed writers left behind. The caller holds the table's lease."""
+        clean(self.filesystem, self.checkpoint_path, self.path)
+        for folder in (self.path, self.checkpoint_path):
+            self.delete([path for path in list_files(self.filesystem, folder) if path.endswith(".part")])
 
     def delete(self, files: Sequence[str]) -> None:
         with storage_errors(self.path):

@@ -45,7 +45,7 @@ class DownloadConfig:
 def download(library: Library, config: DownloadConfig) -> Summary:
     """Download the audio of the tracks that have no preview yet, and record permanent failures."""
     tracks, previews = library.table("tracks"), library.table("previews")
-    with Stage("download", tracks, previews, config.rows_per_file) as stage:
+    with Stage("download", library, tracks, previews, config.rows_per_file) as stage:
         if stage.has_pending:
             from ray.data import TaskPoolStrategy
 

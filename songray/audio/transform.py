@@ -62,7 +62,7 @@ def transform(library: Library, config: TransformConfig) -> Summary:
     previews, spectrograms = library.table("previews"), library.table("spectrograms", config.set)
     specs = {name: asdict(SPECS[name]) for name in config.specs}
     spectrograms.claim({"specs": specs, "excerpt": asdict(config.excerpt)})
-    with Stage("transform", previews, spectrograms, config.rows_per_file) as stage:
+    with Stage("transform", library, previews, spectrograms, config.rows_per_file) as stage:
         if stage.has_pending:
             (
                 stage.read()

@@ -40,7 +40,7 @@ def embed(library: Library, config: EmbedConfig) -> Summary:
     run = runs.choose(library, config.run)
     source, output = library.table("spectrograms", run.set), library.table("embeddings", run.name)
     output.claim({"run": run.name, "model": run.model, "made_with": run.made_with, "half": config.half})
-    with Stage(f"embed {run.name}", source, output, config.rows_per_file) as stage:
+    with Stage(f"embed {run.name}", library, source, output, config.rows_per_file) as stage:
         if stage.has_pending:
             import ray.data
 

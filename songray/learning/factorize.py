@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from songray.cluster import connect
 from songray.errors import InvalidOption, MissingInput
 from songray.keys import hash64, sample_rank
+from songray.leases import Lease
 from songray.library import Library, Vectors
 from songray.table import Table
 
@@ -68,16 +69,18 @@ def factorize(library: Library, config: FactorizeConfig) -> Factorized:
     no playlist, InvalidOption where too few tracks are in --min-playlists playlists.
     """
     output = library.table("factors", config.method)
-    output.claim(asdict(config))
-    if count_rows(library.table("playlists")) <= DRIVER_ENTRIES and (
-        unchanged := find_unchanged(output, used_entries(library, config))
-    ):
-        return unchanged
-    connect()
-    import ray
+    with library.lease(output.name) as lease:
+        output.clean()
+        output.claim(asdict(config))
+        if count_rows(library.table("playlists")) <= DRIVER_ENTRIES and (
+            unchanged := find_unchanged(output, used_entries(library, config))
+        ):
+            return unchanged
+        connect()
+        import ray
 
-    task = ray.remote(factorize_playlists).options(num_cpus=1)
-    result: Factorized = ray.get(task.remote(library, output, config))
+        task = ray.remote(factorize_playlists).options(num_cpus=1)
+        result: Factorized = ray.get(task.remote(library, output, config, lease))
     return result
 
 
@@ -86,7 +89,7 @@ def count_rows(table: Table) -> int:
     return sum(pa.parquet.read_metadata(path, filesystem=table.filesystem).num_rows for path in table.files())
 
 
-def factorize_playlists(library: Library, output: Table, config: FactorizeConfig) -> Factorized:
+def factorize_playlists(library: Library, output: Table, config: FactorizeConfig, lease: Lease) -> Factorized:
     entries = used_entries(library, config)
     if unchanged := find_unchanged(output, entries):
         return unchanged
@@ -104,6 +107,7 @@ def factorize_playlists(library: Library, output: Table, config: FactorizeConfig
         "playlists": pa.repeat(pa.scalar(checksum(entries), pa.int64()), count),
         "factors": pa.FixedSizeListArray.from_arrays(pa.array(factors[in_tracks].ravel()), config.factors),
     }
+    lease.check()
     output.append(pa.table(rows), f"{version:06d}")
     return Factorized(output.name, version, count, _count_playlists(entries), is_new=True)
 

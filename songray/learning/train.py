@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # Ray and torch are imported in functions: jobs import this m
     import ray.train
     import ray.train.torch
 
+    from songray.learning.encoder import Encoder
     from songray.learning.loop import Curve, Metrics
     from songray.learning.models.base import Embedder
     from songray.learning.worker import Job
@@ -102,14 +103,27 @@ def train(library: Library, model: str, model_config: ModelConfig, config: Train
     options = dataclasses.asdict(model_config)  # type: ignore[call-overload]
     stored = {"model": model, "model_config": stored_options(options), "config": config.result_options}
     name = config.run or runs.default_name(model, stored)
-    runs.claim(library, name, stored)
-    if (finished := runs.find(library, name)) is not None:
-        return finished
-    parts = hold_out(library, name, config)
-    connect()
-    from songray.learning import encoder, fit
+    with library.lease(f"runs/{name}") as lease:
+        runs.claim(library, name, stored)
+        if (finished := runs.find(library, name)) is not None:
+            return finished
+        run, fitted = train_run(library, name, model, model_config, config)
+        lease.check()
+        from songray.learning import encoder
+
+        encoder.save(library, run, fitted)
+    return run
+
+
+def train_run(
+    library: Library, name: str, model: str, model_config: ModelConfig, config: TrainConfig
+) -> tuple[Run, Encoder]:
+    """A run and its encoder, which are not stored yet."""
+    from songray.learning import fit
     from songray.learning.loop import build_model
 
+    parts = hold_out(library, name, config)
+    connect()
     if isinstance(model_config, LearningConfig):
         trained = train_model(make_job(library, name, model, model_config, config, parts), config, parts)
     else:
@@ -119,7 +133,7 @@ def train(library: Library, model: str, model_config: ModelConfig, config: Train
     run = Run(
         name=name,
         model=model,
-        model_config=options,
+        model_config=dataclasses.asdict(model_config),  # type: ignore[call-overload]
         config=config.result_options,
         set=config.set,
         tracks={"train": parts.train.size, "validation": parts.validation.size},
@@ -129,8 +143,7 @@ def train(library: Library, model: str, model_config: ModelConfig, config: Train
         curve=trained.curve,
         stopped=trained.stopped,
     )
-    encoder.save(library, run, fitted)
-    return run
+    return run, fitted
 
 
 def hold_out(library: Library, run: str, config: TrainConfig) -> Split:
