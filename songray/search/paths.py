@@ -42,14 +42,14 @@ async def path(searcher: Searcher, start: str, end: str, steps: int, filters: Fi
     return await searcher.rows([first, *places(candidates[chosen]), last])
 
 
-async def step_similarities(searcher: Searcher, track_ids: Sequence[str]) -> list[float]:
-    """For each track of a path its similarity to the track before it, for the first to itself. Raises
+async def start_similarities(searcher: Searcher, track_ids: Sequence[str]) -> list[float]:
+    """For each track of a path its similarity to the first one, which is that to itself, 1. Raises
     UnknownTrack."""
     tracks = await find(searcher, track_ids)
-    before = np.concatenate([tracks.vectors[:1], tracks.vectors[:-1]])
-    cosines = np.einsum("td,td->t", tracks.vectors, before)
-    values: list[float] = similarity(cosines, tracks.candidates["hubness"]).tolist()
-    return values
+    values = similarity(tracks.vectors @ tracks.vectors[0], tracks.candidates["hubness"])
+    values[0] = 1
+    similarities: list[float] = values.tolist()
+    return similarities
 
 
 async def _candidates(searcher: Searcher, ends: Seeds, points: Vectors, filters: Filters) -> Candidates:

@@ -12,13 +12,14 @@ import scipy.sparse
 import scipy.sparse.csgraph
 from numpy.typing import NDArray
 
-from songray.errors import UnknownTrack
+from songray.errors import QueryError, UnknownTrack
 from songray.library import Row, Vectors
 from songray.search.filters import Filters
 from songray.search.shard import CANDIDATE, Candidates, Place
 
 SAME_COSINE = 0.995  # least cosine of two ids of one recording, where title and duration agree
 SAME_SECONDS = 3.0
+MIN_LENGTH = 0.01  # of a sum of seeds, relative to its weights; rounding to float16 displaces it by 0.0003
 NEIGHBOURS_BY_DURATION = 4  # tracks of the same title, in order of duration, that are compared with each
 
 
@@ -122,11 +123,17 @@ async def recommend(
     searcher: Searcher, like: Sequence[Seed], unlike: Sequence[Seed], options: RankingOptions
 ) -> list[Recommendation]:
     """The tracks most similar to the weighted sum of the liked vectors less that of the unliked ones
-    (arithmetic of embeddings). Raises UnknownTrack."""
+    (arithmetic of embeddings). Raises UnknownTrack, and QueryError where the sum has no direction."""
     seeds = await find(searcher, [seed.track_id for seed in [*like, *unlike]])
     weights = np.array([seed.weight for seed in like] + [-seed.weight for seed in unlike], np.float32)
+    query = weights @ seeds.vectors
+    if np.linalg.norm(query) < MIN_LENGTH * np.abs(weights).sum():
+        raise QueryError(
+            "the vectors of the given tracks cancel out, as where a track is both liked and disliked: no "
+            "direction is left to search in; leave one of them out, or change the weights"
+        )
     liked = Seeds(seeds.ids[: len(like)], seeds.candidates[: len(like)], seeds.vectors[: len(like)])
-    return await nearest_to(searcher, weights @ seeds.vectors, options, liked, without=seeds.candidates)
+    return await nearest_to(searcher, query, options, liked, without=seeds.candidates)
 
 
 async def nearest_to(
@@ -137,7 +144,7 @@ async def nearest_to(
     without: Candidates | None = None,
 ) -> list[Recommendation]:
     """The tracks most similar to a vector, but for those of `without` and other ids of their recordings. Each
-    names its nearest seed among the liked tracks."""
+    names its nearest seed among the liked tracks. Raises QueryError where the vector has no direction."""
     excluded = np.empty(0, CANDIDATE) if without is None else distinct(without)
     chosen, vectors = await _choose(searcher, normalise(query), options, excluded)
     rows = await searcher.rows(places(chosen))
@@ -259,9 +266,9 @@ def places(candidates: NDArray[np.void]) -> list[Place]:
 
 
 def normalise(vector: Vectors) -> Vectors:
-    """The vector at length 1; the first axis where its length is 0, as where seeds cancel out."""
-    length = float(np.linalg.norm(vector))
-    if length < 1e-6:
-        vector, length = np.eye(len(vector), dtype=np.float32)[0], 1.0
+    """The vector at length 1. Raises QueryError where it has no direction: it is 0 or not finite."""
+    length = np.linalg.norm(vector.astype(np.float64))
+    if not 1e-6 < length < np.inf:
+        raise QueryError(f"the query's vector has the length {length:g}: it cannot be compared with tracks")
     scaled: Vectors = (vector / length).astype(np.float32)
     return scaled

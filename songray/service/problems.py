@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from songray.errors import NotEnoughTracks, UnknownTrack
+from songray.errors import QueryError, UnknownTrack
 
 logger = logging.getLogger("ray.serve")
 MEDIA_TYPE = "application/problem+json"
@@ -61,7 +61,7 @@ async def _unknown_track(request: Request, error: Exception) -> JSONResponse:
     return problem_response(404, str(error))
 
 
-async def _not_enough_tracks(request: Request, error: Exception) -> JSONResponse:
+async def _query_error(request: Request, error: Exception) -> JSONResponse:
     return problem_response(422, str(error))
 
 
@@ -74,7 +74,7 @@ HANDLERS: dict[int | type[Exception], Any] = {
     HTTPException: _http_error,
     RequestValidationError: _validation_error,
     UnknownTrack: _unknown_track,
-    NotEnoughTracks: _not_enough_tracks,
+    QueryError: _query_error,
     Exception: _unexpected_error,
 }
 

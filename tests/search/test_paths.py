@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from songray.errors import NotEnoughTracks
 from songray.search.filters import EVERYTHING
-from songray.search.paths import Arc, path, playlist, step_similarities
+from songray.search.paths import Arc, path, playlist, start_similarities
 from songray.search.ranking import Seed, similarity
 
 
@@ -46,12 +46,12 @@ def test_a_path_between_opposite_or_equal_tracks_exists() -> None:
         assert len(set(track_ids(path(searcher, "0", end, 6, EVERYTHING)))) == 6
 
 
-def test_step_similarities_follow_the_formula_of_recommendations() -> None:
+def test_similarities_to_the_start_follow_the_formula_of_recommendations() -> None:
     hubness = np.array([0.3, 0.1, 0.5], np.float32)
     searcher = ExactSearcher(np.array([[1, 0], [1, 1], [0, 1]]), hubness=hubness)
-    cosines = np.array([1, 0.5**0.5, 0.5**0.5])
-    values = asyncio.run(step_similarities(searcher, ["0", "1", "2"]))
-    assert values == pytest.approx(similarity(cosines, hubness), abs=1e-6)
+    cosines = np.array([1, 0.5**0.5, 0])
+    values = asyncio.run(start_similarities(searcher, ["0", "1", "2"]))
+    assert values == pytest.approx([1, *similarity(cosines, hubness)[1:]], abs=1e-6)
 
 
 def test_a_playlist_continues_from_its_last_track() -> None:

@@ -12,8 +12,16 @@ from constructed import UNLIMITED, ExactSearcher, spaces, track_ids
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from songray.errors import UnknownTrack
-from songray.search.ranking import RankingOptions, Recommendation, Seed, recommend, similar, similarity
+from songray.errors import QueryError, UnknownTrack
+from songray.search.ranking import (
+    RankingOptions,
+    Recommendation,
+    Seed,
+    nearest_to,
+    recommend,
+    similar,
+    similarity,
+)
 
 
 async def neighbours(searcher: ExactSearcher, track_id: str, options: RankingOptions) -> list[Recommendation]:
@@ -159,6 +167,20 @@ def test_diversity_chooses_what_differs_from_those_before(vectors: np.ndarray) -
         assert highest[0] == pytest.approx(highest.min(), abs=1e-5)
 
 
-def test_seeds_that_cancel_out_still_have_neighbours() -> None:
-    searcher = ExactSearcher(np.array([[1, 0], [-1, 0], [0, 1]]))
-    assert track_ids(recommend(searcher, [Seed("0"), Seed("1")], [], UNLIMITED)) == ["2"]
+@pytest.mark.parametrize(
+    ("like", "unlike"),
+    [("0", "0"), ("0", "3"), ("01", ""), ("012", "2")],
+    ids=["one track", "another id of it", "opposite tracks", "opposite tracks, and one track"],
+)
+def test_seeds_that_cancel_out_are_refused(like: str, unlike: str) -> None:
+    searcher = ExactSearcher(np.array([[1, 0], [-1, 0], [0, 1], [1, 0.001]]))
+    seeds = [[Seed(number) for number in numbers] for numbers in (like, unlike)]
+    with pytest.raises(QueryError, match="cancel out"):
+        asyncio.run(recommend(searcher, *seeds, UNLIMITED))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
+def test_a_vector_without_a_direction_is_refused(value: float) -> None:
+    searcher = ExactSearcher(np.eye(3))
+    with pytest.raises(QueryError, match="cannot be compared"):
+        asyncio.run(nearest_to(searcher, np.full(3, value, np.float32), UNLIMITED))
