@@ -3,6 +3,10 @@
 A key is an int64: the upper 55 bits are the track's number, a hash of its id (or, where another id has that
 number, the next free one), the lower 8 bits its revision. So the newest revision of a track has its largest
 key.
+
+A track that has had all revisions goes on under another number, from revision 0. A row of `tracks` with the
+old number, the last revision and LEFT as its `crawl` says that no track has the old number any more: it is
+newer than all rows of that number, and the number is never given again, since rows of other tables have it.
 """
 
 from __future__ import annotations
@@ -18,6 +22,8 @@ Keys = NDArray[np.int64]
 
 REVISION_BITS = 8
 NUMBERS = 1 << 55  # that a track may have
+LAST_REVISION = (1 << REVISION_BITS) - 1
+LEFT = (1 << 63) - 1
 MAX_PROBES = 256  # an id has one of so many numbers, from its hash on
 COMPLETENESS_MASK = np.int64(31)
 
@@ -45,8 +51,8 @@ def track_key(track_id: str, revision: int) -> int:
 
 def numbered_key(number: int, revision: int, track_id: str) -> int:
     """The key of a track with this number at one revision. Raises Conflict beyond the last revision."""
-    if not 0 <= revision < 1 << REVISION_BITS:
-        raise Conflict(f"{track_id} has had {revision} revisions, and {1 << REVISION_BITS} are the most")
+    if not 0 <= revision <= LAST_REVISION:
+        raise Conflict(f"{track_id} has had {revision} revisions, and {LAST_REVISION + 1} are the most")
     return number << REVISION_BITS | revision
 
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 from songray.catalogue.existing import STORED_STATUSES, ExistingTracks, record_checksum
 from songray.catalogue.frontier import Frontier
 from songray.catalogue.sources.base import Artist, Page, PlaylistEntry, Source, Track
+from songray.errors import Conflict
 from songray.library import TABLES, Library, Row
 from songray.table import Table
 
@@ -53,7 +54,7 @@ class CatalogWriter:
         self.problems: Counter[str] = Counter()
         self.examples: dict[str, str] = {}
         self._source, self._crawl, self._frontier = source, crawl, frontier
-        self._tracks = ExistingTracks(library, source)
+        self._tracks = ExistingTracks(library)
         artists = library.table("artists").read(["artist_id", "name", "genres"]).to_pylist()
         self._artists = {record_checksum(artist) for artist in artists}
         names = (
@@ -70,7 +71,7 @@ class CatalogWriter:
     def add(self, pieces: pa.Table) -> None:
         """Add pieces of pages, in the schema PIECES."""
         for piece in pieces.to_pylist():
-            self._add_tracks(piece["tracks"])
+            piece["problems"].extend(self._add_tracks(piece["tracks"]))
             self._add_artists(piece["artists"])
             version = {"version": piece["fingerprint"]}
             self._append("playlists", (entry | version for entry in piece["playlist_entries"]))
@@ -91,12 +92,19 @@ class CatalogWriter:
     def _append(self, table: str, rows: Iterable[Row]) -> None:
         self._appenders[table].rows.extend(row | {"source": self._source.name} for row in rows)
 
-    def _add_tracks(self, tracks: list[Row]) -> None:
+    def _add_tracks(self, tracks: list[Row]) -> list[Row]:
+        """Returns the problems of tracks that cannot be stored."""
+        problems = []
         for track in tracks:
-            status, state = self._tracks.update(track)
+            try:
+                status, state = self._tracks.update(track, self._source)
+            except Conflict as error:
+                problems.append({"kind": "no_key", "detail": str(error)})
+                continue
             self.counts[status] += 1
             if state and status in STORED_STATUSES:
-                self._append("tracks", [track | state.columns(track["track_id"])])
+                self._append("tracks", state.rows(track))
+        return problems
 
     def _add_artists(self, artists: list[Row]) -> None:
         for artist in artists:
@@ -139,7 +147,7 @@ class TableAppender:
     def write(self, crawl: int) -> None:
         if not self.rows:
             return
-        rows = [row | {"crawl": crawl} for row in self.rows]
+        rows = [{"crawl": crawl} | row for row in self.rows]
         new = self._last_of_each_key(pa.Table.from_pylist(rows, self._table.schema()))
         self.rows = []
         self._small_rows = pa.concat_tables([self._small_rows, new])

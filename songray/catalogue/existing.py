@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Set
 from typing import Literal, NamedTuple
 
 import numpy as np
+import pyarrow.compute
 from numpy.typing import NDArray
 
 from songray.catalogue.sources.base import Source
 from songray.errors import Conflict
 from songray.keys import (
     COMPLETENESS_MASK,
+    LAST_REVISION,
+    LEFT,
     MAX_PROBES,
     NUMBERS,
     REVISION_BITS,
@@ -35,11 +39,19 @@ class TrackState(NamedTuple):
     completeness: int  # number of fields with a value
     checksum: int  # of all fields
     audio_checksum: int  # of the audio version
+    left: int | None = None  # the number that the track had before, whose revisions are used up
 
-    def columns(self, track_id: str) -> Row:
-        """The columns of `tracks` that hold it."""
-        key = numbered_key(self.number, self.revision, track_id)
-        return {"track_key": key} | {name: getattr(self, name) for name in self._fields if name != "number"}
+    def rows(self, track: Row) -> list[Row]:
+        """The rows of `tracks` that hold it, and that mark the number that it has left."""
+        track_id = track["track_id"]
+        names = ("revision", "id_hash", "completeness", "checksum", "audio_checksum")
+        key = {"track_key": numbered_key(self.number, self.revision, track_id)}
+        row = track | key | {name: getattr(self, name) for name in names}
+        if self.left is None:
+            return [row]
+        key = {"track_key": numbered_key(self.left, LAST_REVISION, track_id)}
+        marker = key | {"track_id": track_id, "revision": LAST_REVISION, "id_hash": self.id_hash}
+        return [row, marker | {"crawl": LEFT}]
 
 
 def described_state(track: Row, number: int, revision: int = 0) -> TrackState:
@@ -63,11 +75,10 @@ class ExistingTracks:
     Memory: 29 bytes a track of the library, some 500 a track of this crawl.
     """
 
-    def __init__(self, library: Library, source: Source) -> None:
-        self._source = source
-        newest = library.table("tracks").newest(
-            ["track_key", "id_hash", "completeness", "checksum", "audio_checksum"]
-        )
+    def __init__(self, library: Library) -> None:
+        tracks = library.table("tracks")
+        newest = tracks.newest(["track_key", "id_hash", "completeness", "checksum", "audio_checksum"])
+        left = tracks.read(["track_key"], pyarrow.compute.field("crawl") == LEFT)["track_key"].to_pylist()
         columns = {name: newest.rows[name].to_numpy() for name in newest.rows.column_names}
         self._keys: Keys = columns["track_key"]  # sorted
         self._id_hashes: Keys = columns["id_hash"]
@@ -75,40 +86,52 @@ class ExistingTracks:
         self._audio_checksums: NDArray[np.uint32] = columns["audio_checksum"].astype(np.uint32)
         self._completeness: NDArray[np.int8] = columns["completeness"].astype(np.int8)
         self._in_crawl: dict[str, TrackState] = {}  # by track id
-        self._new_numbers: set[int] = set()
-        self._removed = set(library.table("removed").read(["track_id"])["track_id"].to_pylist())
+        # Numbers that were given in this process, or that a track has left.
+        self._taken_numbers = {key >> REVISION_BITS for key in left}
+        self.removed: Set[str] = set(library.table("removed").read(["track_id"])["track_id"].to_pylist())
 
-    def update(self, track: Row) -> tuple[TrackStatus, TrackState | None]:
-        """Compare a description of a track with its newest state, which it may replace.
+    def update(self, track: Row, source: Source) -> tuple[TrackStatus, TrackState | None]:
+        """Compare a source's description of a track with its newest state, which it may replace.
 
         Of repeated descriptions in one crawl the most complete counts. A description by another source than
         the track's own replaces none in the library; nor does a less complete one, unless the source's pages
-        contain all fields.
+        contain all fields. Raises Conflict where no key is left for the track.
         """
         track_id = track["track_id"]
-        if track_id in self._removed:
+        if track_id in self.removed:
             return "removed", None
         if before := self._in_crawl.get(track_id):
             status, state = _repeated(before, track)
         elif stored := self._stored(track_id):
-            status, state = self._compare(stored, track)
+            status, state = self._compare(stored, track, source)
         else:
             status, state = "new", described_state(track, self._free_number(track_id))
-            self._new_numbers.add(state.number)
         self._in_crawl[track_id] = state
         return status, state
 
-    def _compare(self, stored: TrackState, track: Row) -> tuple[TrackStatus, TrackState]:
+    def revise(self, track_id: str) -> TrackState | None:
+        """The state of a track of the library with a new revision. Raises Conflict where no key is left."""
+        stored = self._stored(track_id)
+        return self._next_revision(stored, track_id) if stored else None
+
+    def _compare(self, stored: TrackState, track: Row, source: Source) -> tuple[TrackStatus, TrackState]:
         """The status of a track of the library that this crawl describes for the first time."""
         state = described_state(track, stored.number, stored.revision)
         is_less_complete = state.completeness < stored.completeness
-        is_foreign = not track["track_id"].startswith(f"{self._source.name}:")
-        if is_foreign or (is_less_complete and not self._source.is_complete):
+        is_foreign = not track["track_id"].startswith(f"{source.name}:")
+        if is_foreign or (is_less_complete and not source.is_complete):
             return "unchanged", stored
         if (state.completeness, state.checksum) == (stored.completeness, stored.checksum):
             return "unchanged", stored
-        has_new_audio = state.audio_checksum != stored.audio_checksum
-        return "changed", state._replace(revision=stored.revision + has_new_audio)
+        if state.audio_checksum != stored.audio_checksum:
+            state = self._next_revision(state, track["track_id"])
+        return "changed", state
+
+    def _next_revision(self, state: TrackState, track_id: str) -> TrackState:
+        """The state with the next revision, under another number after the last one. Raises Conflict."""
+        if state.revision < LAST_REVISION:
+            return state._replace(revision=state.revision + 1)
+        return state._replace(revision=0, number=self._free_number(track_id), left=state.number)
 
     def _stored(self, track_id: str) -> TrackState | None:
         """The state in the library, looked up by the hash of the id among the numbers that it may have."""
@@ -121,14 +144,18 @@ class ExistingTracks:
         return None
 
     def _free_number(self, track_id: str) -> int:
-        """The first number from the hash of the id on that no other id has. Raises Conflict."""
+        """The first number from the hash of the id on that no id has or had. Raises Conflict."""
         first = track_number(track_id)
         stored = {int(self._keys[row]) >> REVISION_BITS for row in self._rows(first)}
         for probe in range(MAX_PROBES):
             number = (first + probe) % NUMBERS
-            if number not in stored and number not in self._new_numbers:
+            if number not in stored and number not in self._taken_numbers:
+                self._taken_numbers.add(number)
                 return number
-        raise Conflict(f"the {MAX_PROBES} numbers that {track_id} may have are taken: give it another id")
+        raise Conflict(
+            f"the {MAX_PROBES} numbers that {track_id} may have are taken, by other ids or by "
+            f"{LAST_REVISION + 1} revisions each: give it another id"
+        )
 
     def _rows(self, first: int) -> list[int]:
         """The rows of the library whose number is one of MAX_PROBES from `first` on, modulo NUMBERS."""

@@ -18,7 +18,7 @@ from songray.catalogue.crawl import CrawlConfig, crawl
 from songray.catalogue.sources.folder import FolderSource
 from songray.catalogue.sources.manifest.source import ManifestSource
 from songray.catalogue.sources.synthetic.source import SyntheticSource
-from songray.keys import NUMBERS, REVISION_BITS, hash64
+from songray.keys import LAST_REVISION, NUMBERS, REVISION_BITS, hash64
 from songray.library import Library
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -156,6 +156,57 @@ def test_a_track_keeps_its_key_where_another_with_its_number_was_removed(
     counts = crawl(library, manifest(path, "2,Due,A,http://x.test/2,"), CrawlConfig()).counts
     assert (counts["new"], counts["changed"]) == (0, 1)
     assert numbers(library) == {"manifest:2": (one_number + 1) % NUMBERS}
+
+
+def revise_to_the_last(library: Library, track_id: str) -> None:
+    """Store a track as it is after its last revision."""
+    tracks = library.table("tracks")
+    rows = tracks.read().to_pylist()
+    for row in rows:
+        if row["track_id"] == track_id:
+            row |= {"revision": LAST_REVISION, "track_key": row["track_key"] | LAST_REVISION}
+    tracks.delete(tracks.files())
+    tracks.append(pa.Table.from_pylist(rows, tracks.schema()), "000001")
+
+
+def test_a_track_that_has_had_all_revisions_goes_on_under_another_number(
+    library: Library, tmp_path: Path, one_number: int
+) -> None:
+    path = tmp_path / "songs.csv"
+    rows = ["1,One,A,http://x.test/1,", "2,Two,A,http://x.test/2,"]
+    crawl(library, manifest(path, *rows), CrawlConfig())
+    revise_to_the_last(library, "manifest:1")
+    counts = crawl(library, manifest(path, "1,Uno,A,http://x.test/1,", rows[1]), CrawlConfig()).counts
+    assert (counts["changed"], revisions(library)["manifest:1"]) == (1, LAST_REVISION)  # the same audio
+    counts = crawl(library, manifest(path, "1,Uno,A,http://x.test/1b,", rows[1]), CrawlConfig()).counts
+    assert (counts["changed"], counts["unchanged"]) == (1, 1)
+    assert revisions(library) == {"manifest:1": 0, "manifest:2": 0}
+    expected = {"manifest:1": (one_number + 2) % NUMBERS, "manifest:2": (one_number + 1) % NUMBERS}
+    assert numbers(library) == expected
+    rows = ["1,Ein,A,http://x.test/1c,", "3,Three,A,http://x.test/3,", rows[1]]
+    counts = crawl(library, manifest(path, *rows), CrawlConfig()).counts
+    assert (counts["changed"], counts["new"]) == (1, 1)
+    assert numbers(library) == expected | {"manifest:3": (one_number + 3) % NUMBERS}  # none that was left
+    assert (titles(library)["manifest:1"], revisions(library)["manifest:1"]) == ("Ein", 1)
+
+
+def test_a_track_without_a_key_is_a_problem_and_the_others_are_stored(
+    library: Library, tmp_path: Path, one_number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(existing, "MAX_PROBES", 2)
+    path = tmp_path / "songs.csv"
+    rows = [f"{n},Song {n},A,http://x.test/{n}," for n in range(3)]
+    summary = crawl(library, manifest(path, *rows), CrawlConfig())
+    assert (summary.counts["new"], summary.problems) == (2, {"no_key": 1})
+    assert "the 2 numbers that manifest:2 may have are taken" in str(summary)
+    (problems,) = library.table("pages").read(["page_problems"])["page_problems"].to_pylist()
+    assert [problem["kind"] for problem in problems] == ["no_key"]
+    revise_to_the_last(library, "manifest:0")
+    again = crawl(
+        library, manifest(path, "0,Song,A,http://x.test/0b,", "1,Due,A,http://x.test/1,"), CrawlConfig()
+    )
+    assert (again.counts["changed"], again.problems) == (1, {"no_key": 1})
+    assert titles(library) == {"manifest:0": "Song 0", "manifest:1": "Due"}
 
 
 def test_a_moved_file_is_the_same_track_at_another_path(library: Library, tmp_path: Path) -> None:
