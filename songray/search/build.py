@@ -17,6 +17,7 @@ from songray.errors import InvalidOption, MissingInput
 from songray.keys import REVISION_BITS
 from songray.learning import runs
 from songray.library import Library
+from songray.search.filters import CACHED_FILTERS
 from songray.search.reference import Reference
 from songray.search.target import Target, contains, find_target, read_tracks, read_vectors
 from songray.search.version import (
@@ -77,6 +78,7 @@ class IndexConfig:
     def shard_capacity(self, dimension: int, m: int) -> int:
         """Maximum number of tracks in a shard by both limits."""
         track_bytes = 6 * dimension + 10 * m + ROW_BYTES  # vectors in float32 and float16
+        track_bytes += CACHED_FILTERS // 8
         return max(1, min(self.shard_tracks, self.shard_mb * 1_000_000 // track_bytes))
 
 

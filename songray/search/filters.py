@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+CACHED_FILTERS = 64  # whose matching tracks a shard keeps, one bit a track each
+CACHED_CHARACTERS = 1000  # of a filter that is kept
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,11 @@ class Filters:
     years: tuple[int | None, int | None] = (None, None)  # from, to; a track without a year fails any bound
     duration_seconds: tuple[float | None, float | None] = (None, None)
     explicit: bool | None = None  # False: no track that is marked as explicit
+
+    def without_tracks(self) -> Filters:
+        """The conditions but for those on track ids, which differ from listener to listener."""
+        include, exclude = (replace(facets, tracks=()) for facets in (self.include, self.exclude))
+        return replace(self, include=include, exclude=exclude)
 
 
 EVERYTHING = Filters()

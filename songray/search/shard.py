@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from songray.keys import MAX_PROBES, NUMBERS, REVISION_BITS, track_number
 from songray.library import Row, Vectors
 from songray.search import text
-from songray.search.filters import EVERYTHING, Facets, Filters
+from songray.search.filters import CACHED_CHARACTERS, CACHED_FILTERS, EVERYTHING, Facets, Filters
 from songray.search.hnsw import K
 from songray.search.version import GRAPH, TEXT, TRACKS, VECTORS
 
@@ -90,7 +90,7 @@ class Shard:
         labels = np.flatnonzero(self._live)
         self._by_number = labels[np.argsort(numbers[labels], kind="stable")]  # hashes: a random order
         self._numbers = numbers[self._by_number]
-        self._matching = lru_cache(maxsize=64)(self._match)
+        self._match_once = lru_cache(maxsize=CACHED_FILTERS)(self._match)
 
     def __len__(self) -> int:
         """Live tracks."""
@@ -121,23 +121,24 @@ class Shard:
     ) -> list[Candidates]:
         """For each query, (queries, dimension), the k nearest live tracks that match, or all where fewer do:
         by descending cosine, then label. `ef` is hnswlib's, the candidates that its search keeps."""
-        mask, matching = (self._live, self._by_number) if filters == EVERYTHING else self._matching(filters)
-        live, k = len(self), min(k, len(matching))
+        mask = self._live if filters == EVERYTHING else self._mask(filters)
+        live, matching = len(self), len(self) if filters == EVERYTHING else int(np.count_nonzero(mask))
+        k = min(k, matching)
         if not k:
             return [self._candidates[:0]] * len(queries)
         depth = k
-        if len(matching) < live:
-            depth = int(np.ceil(GRAPH_MARGIN * k * live / len(matching)))
-            if len(matching) <= EXACT_ROWS * max(depth, ef):
-                return self._exact(queries, k, matching)
+        if matching < live:
+            depth = int(np.ceil(GRAPH_MARGIN * k * live / matching))
+            if matching <= EXACT_ROWS * max(depth, ef):
+                return self._exact(queries, k, mask)
         candidates = self._search_graph(queries, depth, ef)
         if candidates is None:
-            return self._exact(queries, k, matching)
-        if len(matching) == live:
+            return self._exact(queries, k, mask)
+        if matching == live:
             return list(candidates if candidates.shape[1] == k else candidates[:, :k])
         matches = [row[mask[row["label"]]][:k] for row in candidates]
         return [
-            row if len(row) == k else self._exact(query[None], k, matching)[0]
+            row if len(row) == k else self._exact(query[None], k, mask)[0]
             for row, query in zip(matches, queries, strict=True)
         ]
 
@@ -158,10 +159,10 @@ class Shard:
             candidates = np.take_along_axis(candidates, order, axis=1)
         return candidates
 
-    def _exact(self, queries: Vectors, k: int, labels: Labels) -> list[Candidates]:
-        """The k nearest to each query among the labels, by comparing all."""
+    def _exact(self, queries: Vectors, k: int, mask: NDArray[np.bool_]) -> list[Candidates]:
+        """The k nearest to each query among the tracks of a mask, by comparing all."""
         units = queries / np.maximum(np.linalg.norm(queries, axis=1, keepdims=True), 1e-12)
-        labels = np.sort(labels)
+        labels = np.flatnonzero(mask)
         parts = [labels[start : start + ROWS_AT_ONCE] for start in range(0, len(labels), ROWS_AT_ONCE)]
         tops = [_top(units @ to_float32(self._vectors[part]).T, part, k + SPARE) for part in parts]
         cosines, top_labels = (np.concatenate(side, axis=1) for side in zip(*tops, strict=True))
@@ -172,8 +173,21 @@ class Shard:
             nearest.append(by_cosine([candidates], k))
         return nearest
 
-    def _match(self, filters: Filters) -> tuple[NDArray[np.bool_], Labels]:
-        """The live tracks that match, as a mask and as labels."""
+    def _mask(self, filters: Filters) -> NDArray[np.bool_]:
+        """A mask of the live tracks that match. What track ids select is not kept, nor are long filters."""
+        shared = filters.without_tracks()
+        mask = self._live
+        if shared != EVERYTHING:
+            match = self._match_once if len(repr(shared)) <= CACHED_CHARACTERS else self._match
+            mask = np.unpackbits(match(shared), count=len(mask)).view(bool)
+        if filters.include.tracks:
+            mask = mask & self._has("tracks", filters.include.tracks)
+        if filters.exclude.tracks:
+            mask = mask & ~self._has("tracks", filters.exclude.tracks)
+        return mask
+
+    def _match(self, filters: Filters) -> NDArray[np.uint8]:
+        """A mask of the live tracks that match, one bit each."""
         mask = self._live.copy()
         for facet in fields(Facets):
             if included := getattr(filters.include, facet.name):
@@ -190,7 +204,7 @@ class Shard:
         if filters.explicit is not None:
             explicit = pa.compute.fill_null(self._tracks["explicit"], False).to_numpy(zero_copy_only=False)
             mask &= explicit == filters.explicit
-        return mask, np.flatnonzero(mask)
+        return np.packbits(mask)
 
     def _has(self, facet: str, values: tuple[str, ...]) -> NDArray[np.bool_]:
         """A mask of the tracks that have any of the values."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from songray.library import TABLES
-from songray.search.filters import Facets, Filters
+from songray.search.filters import CACHED_CHARACTERS, CACHED_FILTERS, Facets, Filters
 from songray.search.shard import SHOWN, Shard, to_float32
 
 
@@ -206,3 +208,27 @@ def test_appending_is_equivalent_to_building_at_once(folders: dict[int, Path], t
     assert grown.rows(range(SMALL)) == whole.rows(range(SMALL))
     assert grown.search("song 260", 3) == whole.search("song 260", 3)
     assert grown.find(["a:10", "a:300"]) == {"a:10": 10, "a:300": 300}
+
+
+def test_what_filters_match_is_kept_in_a_bit_a_track_and_by_listener_not_at_all(
+    folders: dict[int, Path],
+) -> None:
+    shard, query = Shard(folders[LARGE]), units(1, seed=1)
+
+    def allocated(different: list[Filters]) -> int:
+        """Bytes that are still allocated after a search with each of the filters."""
+        tracemalloc.start()
+        for filters in different:
+            shard.nearest(query, 5, filters)
+        gc.collect()
+        size = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        return size
+
+    listeners = [Filters(exclude=Facets(tracks=(f"a:{n}",))) for n in range(300)]
+    allocated(listeners[:10])  # what any first search allocates
+    assert allocated(listeners) < 10_000
+    long = [Filters(include=Facets(genres=("x" * 10_000, str(n)))) for n in range(100)]
+    assert allocated(long) < 10_000
+    bounds = [Filters(duration_seconds=(None, 100 + n)) for n in range(300)]
+    assert allocated(bounds) < CACHED_FILTERS * (LARGE / 8 + 2 * CACHED_CHARACTERS)
