@@ -40,13 +40,18 @@ class PipelineConfig:
     """Address to listen on."""
     port: int = ServeConfig.port
     """Port to listen on."""
+    open: bool = ServeConfig.open
+    """Answer requests without a key, also those of other machines. Otherwise a service that they can reach
+    needs keys in SONGRAY_KEYS."""
 
 
 def pipeline(library: Library, source: Source, crawl_config: CrawlConfig, config: PipelineConfig) -> None:
     """Crawl, download, transform, train, embed, index, evaluate; then print examples and serve."""
     from songray.catalogue.sources.synthetic import server
+    from songray.service.api_keys import keys_for
     from songray.service.haproxy import haproxy_environment
 
+    keys_for(config.host, config.open)  # before hours of work
     with ExitStack() as contexts:
         connect(contexts.enter_context(haproxy_environment()))
         if isinstance(source, SyntheticSource):
@@ -84,7 +89,7 @@ def _serve(library: Library, run: str, config: PipelineConfig) -> None:
 
     from songray.service.app import served, wait_for_end
 
-    options = ServeConfig(config.host, config.port, ingress=IngressConfig(run=run))
+    options = ServeConfig(config.host, config.port, open=config.open, ingress=IngressConfig(run=run))
     with served(library, options) as address:
         first = httpx.get(f"{address}/v1/tracks?limit=1").json()["tracks"][0]["track_id"]
         query = f"{address}/v1/tracks/{first}/similar?k=3"

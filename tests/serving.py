@@ -30,6 +30,7 @@ from songray.library import TABLES, Library, Vectors
 from songray.search.build import IndexConfig, index
 from songray.search.index import Index
 from songray.service.api import create_api
+from songray.service.api_keys import environment_keys
 from songray.service.options import IngressConfig
 from songray.service.snapshots import find_version
 
@@ -133,7 +134,7 @@ class LocalService:
 def local_service(library: Library, config: IngressConfig, run: str = RUN) -> Iterator[str]:
     """The application on uvicorn, in a thread of this process; its URL."""
     service = LocalService(library, run)
-    api = create_api(lambda: service, config)
+    api = create_api(lambda: service, config, environment_keys())
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(api, port=port, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)

@@ -9,7 +9,7 @@ responses     bodies of responses
 playlists     playlists as M3U8, CSV and XSPF
 metrics       metrics for Prometheus
 routes        the routes of /v1 and of operation
-api_keys      API keys and their comparison
+api_keys      API keys, which the driver ships to the replicas, and their comparison
 opensubsonic  the routes of OpenSubsonic's extension sonicSimilarity
 middlewares   metrics, access log, authentication, limits of bodies
 api           the FastAPI application

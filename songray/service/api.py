@@ -9,7 +9,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from songray.service import opensubsonic
-from songray.service.api_keys import environment_keys
+from songray.service.api_keys import ApiKeys
 from songray.service.dependencies import Service
 from songray.service.metrics import Metrics
 from songray.service.middlewares import middlewares
@@ -23,9 +23,9 @@ extension sonicSimilarity is served under /rest."""
 ROUTERS = (operation.router, recommendations.router, tracks.router, overview.router, opensubsonic.router)
 
 
-def create_api(service: Callable[[], Service], config: IngressConfig) -> FastAPI:
+def create_api(service: Callable[[], Service], config: IngressConfig, keys: ApiKeys) -> FastAPI:
     """`service` is called by each request, since the application exists before the service of its process."""
-    keys, metrics = environment_keys(), Metrics()
+    metrics = Metrics()
     stack = middlewares(keys, metrics, config.access_log)
     if config.cors_origins:
         cors = Middleware(

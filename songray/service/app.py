@@ -21,6 +21,7 @@ from songray.errors import InvalidOption
 from songray.learning import runs
 from songray.library import DEFAULT_LIBRARY, Library
 from songray.service.api import create_api
+from songray.service.api_keys import VARIABLE, ApiKeys, environment_keys, keys_for
 from songray.service.ingress import Ingress
 from songray.service.options import UPLOAD_BATCH, IngressConfig, ServeConfig
 from songray.service.problems import RETRY_AFTER_SECONDS
@@ -28,6 +29,7 @@ from songray.service.slots import Slot
 from songray.service.snapshots import find_version
 
 NAME = "songray"
+CONTROLLER = "SERVE_CONTROLLER_ACTOR"  # of Ray Serve, in the namespace serve
 QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
 COMMON = {
     "backpressure_config": BackpressureConfig(retry_after_s=RETRY_AFTER_SECONDS),
@@ -38,11 +40,18 @@ SHUTDOWN_SECONDS = 30.0
 
 
 def build(arguments: dict[str, Any]) -> serve.Application:
-    """The application builder that serve.yaml names. `arguments` are `library`, `version` and the fields of
-    IngressConfig."""
+    """The application builder that serve.yaml names. `arguments` are `library`, `version`, `open` and the
+    fields of IngressConfig. The keys are those in the environment of the node that it runs on. Raises
+    InvalidOption where there are none, unless `open` is true."""
     options = dict(arguments)
     library, version = options.pop("library", DEFAULT_LIBRARY), options.pop("version", "")
-    return bind(Library.open(library), TypeAdapter(IngressConfig).validate_python(options), version)
+    is_open, keys = options.pop("open", False), environment_keys()
+    if not (keys or is_open):
+        raise InvalidOption(
+            f"{VARIABLE} lists no keys: set it in the environment of `ray start` on each node, "
+            "or state `open: true` among the arguments to answer requests without a key"
+        )
+    return bind(Library.open(library), TypeAdapter(IngressConfig).validate_python(options), version, keys)
 
 
 def __getattr__(name: str) -> serve.Application:
@@ -53,7 +62,7 @@ def __getattr__(name: str) -> serve.Application:
     raise AttributeError(name)
 
 
-def bind(library: Library, config: IngressConfig, version: str) -> serve.Application:
+def bind(library: Library, config: IngressConfig, version: str, keys: ApiKeys) -> serve.Application:
     """The application. The version is the `user_config` of its deployments: a change of it restarts no
     replica."""
     limits = {"max_ongoing_requests": config.max_ongoing, "max_queued_requests": config.max_queued}
@@ -71,7 +80,7 @@ def bind(library: Library, config: IngressConfig, version: str) -> serve.Applica
     )
 
     def api() -> FastAPI:
-        return create_api(lambda: serve.get_replica_context().servable_object, config)
+        return create_api(lambda: serve.get_replica_context().servable_object, config, keys)
 
     ingress = serve.deployment(
         serve.ingress(api)(Ingress), name="ingress", autoscaling_config=scaling, **options
@@ -94,6 +103,7 @@ def _bind_encoder(library: Library, config: IngressConfig) -> serve.Application 
 @contextmanager
 def served(library: Library, config: ServeConfig) -> Iterator[str]:
     """Serve within the context, which is the URL of the service. Ray must be connected."""
+    keys_for(config.host, config.open)
     find_version(library, runs.choose(library, config.ingress.run).name, config.version)
     check_port(config.host, config.port)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
@@ -108,8 +118,10 @@ def served(library: Library, config: ServeConfig) -> Iterator[str]:
 
 def deploy(library: Library, config: ServeConfig) -> None:
     """Start the application, or, where it runs, change it to these settings; a change of the version
-    interrupts no request."""
-    serve.run(bind(library, config.ingress, config.version), name=NAME)
+    interrupts no request. A Serve that runs already keeps the host that it listens on."""
+    controller = ray.get_actor(CONTROLLER, namespace="serve")
+    keys = keys_for(ray.get(controller.get_http_config.remote()).host, config.open)
+    serve.run(bind(library, config.ingress, config.version, keys), name=NAME)
 
 
 def shut_down() -> None:
@@ -120,7 +132,7 @@ def shut_down() -> None:
     it without any.
     """
     with suppress(ValueError, ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
-        controller = ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
+        controller = ray.get_actor(CONTROLLER, namespace="serve")
         shutdown = controller.graceful_shutdown.options(max_task_retries=0)
         ray.get(shutdown.remote(), timeout=SHUTDOWN_SECONDS)
     serve.shutdown()  # drops this process's client; shuts down where the call above could not

@@ -64,4 +64,7 @@ class ServeConfig:
     published."""
     timeout_seconds: float = 60.0
     """Seconds after which a request is cancelled."""
+    open: bool = False
+    """Answer requests without a key, also those of other machines. Otherwise a service that they can reach
+    needs keys in SONGRAY_KEYS."""
     ingress: IngressConfig = field(default_factory=IngressConfig)

@@ -53,6 +53,7 @@ from songray.search.build import IndexConfig, index
 from songray.search.index import Index
 from songray.search.ranking import RankingOptions
 from songray.service.api import create_api
+from songray.service.api_keys import ApiKeys
 from songray.service.app import bind, served
 from songray.service.options import IngressConfig, ServeConfig
 from songray.service.responses import matches_json, track_json
@@ -101,7 +102,7 @@ def peer() -> FastAPI:
 def bare() -> FastAPI:
     """The application of songray, without Ray Serve."""
     service = LocalService(Library.open(os.environ[LIBRARY]), "bench")
-    return create_api(lambda: service, IngressConfig())
+    return create_api(lambda: service, IngressConfig(), ApiKeys())
 
 
 def add(library: Library, first: int, count: int) -> None:

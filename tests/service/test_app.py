@@ -31,6 +31,7 @@ from songray.errors import InvalidOption, MissingInput
 from songray.library import Library
 from songray.search.build import IndexConfig, index
 from songray.service import app
+from songray.service.api_keys import VARIABLE
 from songray.service.app import build, deploy, served
 from songray.service.options import IngressConfig, ServeConfig
 
@@ -195,12 +196,13 @@ def wait_for_version(client: httpx.Client, version: str) -> None:
     raise AssertionError(f"version {version} is not served")
 
 
-def test_serve_yaml_names_existing_options(tmp_path: Path) -> None:
+def test_serve_yaml_names_existing_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "a-key")
     path = Path(__file__).parents[2] / "serve.yaml"
     (described,) = ServeDeploySchema(**yaml.safe_load(path.read_text())).applications
     assert described.import_path == f"{build.__module__}:{build.__name__}"
     names = [field.name for field in fields(IngressConfig)]
-    assert set(described.args) <= {"library", "version", *names}
+    assert set(described.args) <= {"library", "version", "open", *names}
     build({**described.args, "library": str(tmp_path)})
     with pytest.raises(ValueError, match="slots is -1: must be at least 0"):
         build({"library": str(tmp_path), "slots": -1})
@@ -210,6 +212,7 @@ def test_serve_build_finds_the_application_of_the_default_library(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(app, "DEFAULT_LIBRARY", str(tmp_path))
+    monkeypatch.setenv(VARIABLE, "a-key")
     assert type(app.built) is type(build({}))
 
 
