@@ -20,6 +20,7 @@ from songray.errors import Conflict, CorruptData, StorageError
 if TYPE_CHECKING:
     import obstore.store
 
+RETRIES: Any = {"max_retries": 5}  # about 6 s in all; obstore's default is 3 minutes
 NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
@@ -142,7 +143,7 @@ def _object_store(filesystem: pa.fs.FileSystem, bucket: str) -> obstore.store.Ob
             "skip_signature": options["anonymous"],
         }
         config = {name: value for name, value in config.items() if value}
-        return S3Store(bucket, config=config, client_options=client)
+        return S3Store(bucket, config=config, client_options=client, retry_config=RETRIES)
     if filesystem.type_name == "gcs":
         config = {
             "bearer_token": options["access_token"],
@@ -150,7 +151,7 @@ def _object_store(filesystem: pa.fs.FileSystem, bucket: str) -> obstore.store.Ob
             "base_url": endpoint,
         }
         config = {name: value for name, value in config.items() if value}
-        return GCSStore(bucket, config=config, client_options=client)
+        return GCSStore(bucket, config=config, client_options=client, retry_config=RETRIES)
     raise OSError(
         f"a library cannot be written in storage of type {filesystem.type_name}: use a folder, s3 or gs"
     )

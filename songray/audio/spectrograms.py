@@ -8,8 +8,9 @@ A spectrogram is stored as bytes: uint8, time first, `bins` values a frame. Any 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ Plane = NDArray[np.float32]  # (frames, bins), before it is quantised
 
 TOP_DB = 80.0  # dynamic range below the loudest bin
 AMIN = 1e-10  # least power
+MAX_LEVEL = 7.0  # of log10(gain × power + 1) with a gain of 10,000; music reaches 6.5
 BLOCK_FRAMES = 64  # frames that are computed at a time, so that they stay in the processor's cache
 BAND_BINS = 32  # neighbouring bands of a filter bank that are multiplied with the bins that they share
 
@@ -30,7 +32,8 @@ BAND_BINS = 32  # neighbouring bands of a filter bank that are multiplied with t
 class Spec:
     """Parameters of a spectrogram, in librosa's terms: a power spectrogram in dB; its mel bands where
     `n_mels` is set, their cepstral coefficients where `n_mfcc` is set, a chromagram where `n_chroma` is
-    set."""
+    set. Where `gain` is set, log10(gain × power + 1) takes the place of dB, which are relative to the loudest
+    bin."""
 
     rate: int  # Hz
     n_fft: int  # samples
@@ -40,6 +43,13 @@ class Spec:
     n_mfcc: int = 0
     n_chroma: int = 0
     version: int = 1  # raised when the same samples give other bytes
+    gain: float | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The parameters as a set of spectrograms records them. Sets that were made before `gain` existed have
+        no value for it, so that it is left out where it is not set."""
+        return {name: value for name, value in asdict(self).items() if name != "gain" or value is not None}
 
     @property
     def bins(self) -> int:
@@ -47,11 +57,13 @@ class Spec:
 
     @property
     def range(self) -> tuple[float, float]:
-        """The values that the bytes 0 and 255 stand for; no value lies outside."""
+        """The values that the bytes 0 and 255 stand for; values outside are stored as the nearer of them."""
         if self.n_chroma:
             return 0.0, 1.0
         if self.n_mfcc:  # bounds of the orthonormal DCT of n_mels bands in −TOP_DB…0
             return -TOP_DB * self.n_mels**0.5, TOP_DB * (2 * self.n_mels) ** 0.5 / np.pi * 1.001
+        if self.gain:
+            return 0.0, MAX_LEVEL
         return -TOP_DB, 0.0
 
 
@@ -62,7 +74,9 @@ SPECS = {
     "mel96": Spec(rate=22050, n_fft=2048, hop_length=512, n_mels=96),
     "mfcc20-8k": Spec(rate=22050, n_fft=2048, hop_length=512, n_mels=128, fmax=8000, n_mfcc=20),
     "chroma12": Spec(rate=22050, n_fft=2048, hop_length=512, n_chroma=12),
+    "mel96-16k": Spec(rate=16000, n_fft=512, hop_length=256, n_mels=96, gain=10_000),
 }
+DEFAULT_SPECS = ("mel128", "mel96-16k")  # of a new set
 
 
 def compute(samples: Samples, names: Sequence[str]) -> dict[str, Plane]:
@@ -128,13 +142,17 @@ def _filters(spec: Spec) -> list[tuple[slice, slice, Plane]]:
 
 
 def _finish(energy: Plane, spec: Spec) -> Plane:
-    """Band energies → dB, cepstral coefficients, or energies relative to the strongest pitch class."""
+    """Band energies → dB, cepstral coefficients, absolute levels, or energies relative to the strongest pitch
+    class."""
     import scipy.fft
 
     if spec.n_chroma:
         loudest = energy.max(axis=1, keepdims=True)
         np.divide(energy, loudest, out=energy, where=loudest > np.finfo(np.float32).tiny)
         return energy
+    if spec.gain:
+        energy *= spec.gain
+        return np.log10(np.add(energy, 1, out=energy), out=energy)
     decibels = _decibels(energy)
     if spec.n_mfcc:
         cepstra: Plane = scipy.fft.dct(decibels, axis=1, norm="ortho")[:, : spec.n_mfcc]
@@ -154,8 +172,8 @@ def _decibels(power: Plane) -> Plane:
 def quantise(plane: Plane, spec: Spec) -> Spectrogram:
     """The spec's range → 0…255, rounded: a step of 0.31 dB for a range of 80 dB."""
     low, high = spec.range
-    levels: Spectrogram = np.rint((plane - low) * (255 / (high - low))).astype(np.uint8)
-    return levels
+    levels: Plane = np.rint((plane - low) * (255 / (high - low)))
+    return np.clip(levels, 0, 255, out=levels).astype(np.uint8)
 
 
 def from_bytes(cell: bytes, spec: Spec) -> Spectrogram:

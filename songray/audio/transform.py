@@ -6,17 +6,18 @@ import faulthandler
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from songray.audio.excerpt import Excerpt
-from songray.audio.spectrograms import SPECS, compute, quantise
+from songray.audio.spectrograms import DEFAULT_SPECS, SPECS, compute, quantise
 from songray.errors import AudioError, InvalidOption
 from songray.library import TABLES, Library, Row
 from songray.stages import Stage, Summary
+from songray.storage import read_json
 
 if TYPE_CHECKING:
     import ray
@@ -30,9 +31,9 @@ RETRYABLE = {"missing"}  # kinds of AudioError: a disk may be mounted again
 class TransformConfig:
     set: str = "default"
     """Name of the set of spectrograms."""
-    specs: tuple[str, ...] = ("mel128",)
+    specs: tuple[str, ...] = ()
     """Spectrograms to compute of each track, from one decoding: mel128, linear257, mel128-8k, mel96,
-    mfcc20-8k, chroma12."""
+    mfcc20-8k, chroma12, mel96-16k. By default those that the set has; for a new set mel128 and mel96-16k."""
     excerpt_seconds: float = Excerpt.seconds
     """The longest excerpt of a track that is decoded, in seconds."""
     excerpt_at: str = Excerpt.at
@@ -45,7 +46,7 @@ class TransformConfig:
     """Exit with an error where more than this share of the tracks of a run fails."""
 
     def __post_init__(self) -> None:
-        if not self.specs or not set(self.specs) <= set(SPECS):
+        if not set(self.specs) <= set(SPECS):
             raise InvalidOption(f"--specs {' '.join(self.specs)}: choose from {', '.join(SPECS)}")
         if self.seconds_per_track <= 0:
             raise InvalidOption(f"seconds_per_track is {self.seconds_per_track}: must be above 0")
@@ -56,11 +57,16 @@ class TransformConfig:
     def excerpt(self) -> Excerpt:
         return Excerpt(self.excerpt_seconds, self.excerpt_at)
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return self.specs or DEFAULT_SPECS
+
 
 def transform(library: Library, config: TransformConfig) -> Summary:
     """Compute the spectrograms of the previews that have none yet."""
     previews, spectrograms = library.table("previews"), library.table("spectrograms", config.set)
-    specs = {name: asdict(SPECS[name]) for name in config.specs}
+    config = replace(config, specs=config.specs or specs_of(library, config.set))
+    specs = {name: SPECS[name].settings for name in config.specs}
     spectrograms.claim({"specs": specs, "excerpt": asdict(config.excerpt)})
     with Stage("transform", library, previews, spectrograms, config.rows_per_file) as stage:
         if stage.has_pending:
@@ -78,6 +84,13 @@ def transform(library: Library, config: TransformConfig) -> Summary:
             )
     stage.summary.check(config.max_failed_share)
     return stage.summary
+
+
+def specs_of(library: Library, set_name: str) -> tuple[str, ...]:
+    """The spectrograms of a set; where it does not exist yet, those that it will have by default."""
+    path = f"{library.table('spectrograms', set_name).path}/_made_by.json"
+    made_by = read_json(library.filesystem, path) or {}
+    return tuple(made_by.get("specs", DEFAULT_SPECS))
 
 
 def transform_block(previews: pa.Table, config: TransformConfig, tally: ray.actor.ActorHandle) -> pa.Table:
@@ -129,8 +142,8 @@ def transform_row(preview: Row, config: TransformConfig) -> Row:
         )
         row["seconds"] = len(recording.samples) / recording.rate
         row["missing_seconds"] = recording.missing_seconds
-        for rate in {SPECS[name].rate for name in config.specs}:
-            names = [name for name in config.specs if SPECS[name].rate == rate]
+        for rate in {SPECS[name].rate for name in config.columns}:
+            names = [name for name in config.columns if SPECS[name].rate == rate]
             planes = compute(recording.resampled(rate), names)
             row |= {name: quantise(plane, SPECS[name]).tobytes() for name, plane in planes.items()}
     except AudioError as error:
@@ -141,7 +154,7 @@ def transform_row(preview: Row, config: TransformConfig) -> Row:
 def _table(rows: list[Row], config: TransformConfig) -> pa.Table:
     """The rows with the declared columns, but for specs that are not computed."""
     declared = TABLES["spectrograms"].columns.items()
-    columns = {name: kind for name, kind in declared if name in config.specs or name not in SPECS}
+    columns = {name: kind for name, kind in declared if name in config.columns or name not in SPECS}
     return pa.Table.from_pylist(rows, pa.schema(columns))
 
 

@@ -13,6 +13,7 @@ dualaxis     autoencoder with a branch over time and a branch over frequency
 vae          variational autoencoder
 ali          adversarially learned inference
 infogan      InfoGAN
+musicnn      pretrained networks, with their weights
 mfcc         baseline: statistics of the MFCCs
 pca          baseline: principal components
 random       baseline: another model's encoder with its initial weights

@@ -12,6 +12,7 @@ from songray.learning.models.dualaxis import DualAxis
 from songray.learning.models.factors import Factors
 from songray.learning.models.infogan import InfoGAN
 from songray.learning.models.mfcc import MFCC
+from songray.learning.models.musicnn.network import Musicnn
 from songray.learning.models.options import ModelConfig
 from songray.learning.models.pca import PCA
 from songray.learning.models.random import RandomEncoder
@@ -27,6 +28,8 @@ CLASSES: dict[type[ModelConfig], type[Embedder]] = {
     options.VAEConfig: VAE,
     options.ALIConfig: ALI,
     options.InfoGANConfig: InfoGAN,
+    options.MusicnnMSDConfig: Musicnn,
+    options.MusicnnMTTConfig: Musicnn,
     options.MFCCConfig: MFCC,
     options.PCAConfig: PCA,
     options.RandomConfig: RandomEncoder,

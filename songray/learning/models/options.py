@@ -214,6 +214,26 @@ class RawConfig(ModelConfig):
     """Length of a window in frames; 216 are 5 s."""
 
 
+class MusicnnConfig(ModelConfig):
+    """Options of the pretrained models, of which there are none."""
+
+    weights: str  # file of their weights, beside the network
+
+
+@dataclass(frozen=True)
+class MusicnnMSDConfig(MusicnnConfig):
+    """Pretrained: musicnn, trained on 200,000 songs of the Million Song Dataset to predict Last.fm's tags."""
+
+    weights = "msd.safetensors"
+
+
+@dataclass(frozen=True)
+class MusicnnMTTConfig(MusicnnConfig):
+    """Pretrained: musicnn, trained on the 25,000 clips of MagnaTagATune to predict their tags."""
+
+    weights = "mtt.safetensors"
+
+
 MODELS: dict[str, type[ModelConfig]] = {
     "contrastive": ContrastiveConfig,
     "factors": FactorsConfig,
@@ -223,6 +243,8 @@ MODELS: dict[str, type[ModelConfig]] = {
     "vae": VAEConfig,
     "ali": ALIConfig,
     "infogan": InfoGANConfig,
+    "musicnn-msd": MusicnnMSDConfig,
+    "musicnn-mtt": MusicnnMTTConfig,
     "mfcc": MFCCConfig,
     "pca": PCAConfig,
     "random": RandomConfig,

@@ -1,0 +1,9 @@
+"""Pretrained: musicnn (Pons and Serra, 2019, arXiv:1909.06654), whose weights the package contains.
+
+In reading order:
+
+network    the network
+convert    the wheel that publishes the weights → the files beside this one; not needed to use them
+
+msd.safetensors and mtt.safetensors are the weights; LICENCE says whose they are and what they were trained on.
+"""

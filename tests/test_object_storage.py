@@ -1,0 +1,58 @@
+"""A library in object storage, which has no atomic rename: nothing is lost where it refuses requests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from conftest import tone
+from fakes.object_storage import ObjectStorage, object_storage
+
+from songray.audio.transform import TransformConfig, transform
+from songray.errors import SongrayError, StorageError, songray_error
+from songray.library import Library
+from songray.storage import list_files
+from songray.table import Table
+
+
+@pytest.fixture(scope="module")
+def storage() -> Iterator[ObjectStorage]:
+    with object_storage() as storage:
+        yield storage
+
+
+def add_previews(library: Library, tmp_path: Path, count: int) -> None:
+    sound = tone(tmp_path / "sound.wav", seconds=1).read_bytes()
+    rows = [{"track_key": number << 8, "track_id": f"a:{number}", "audio": sound} for number in range(count)]
+    previews = library.table("previews")
+    previews.append(pa.Table.from_pylist(rows, previews.schema()), "first")
+
+
+def keys(table: Table) -> list[int]:
+    return sorted(table.read(["track_key"])["track_key"].to_pylist())
+
+
+def run(library: Library) -> SongrayError | None:
+    try:
+        transform(library, TransformConfig(rows_per_file=16))
+    except Exception as error:
+        return songray_error(error)
+    return None
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_commit_whose_deletion_fails_is_a_commit(storage: ObjectStorage, tmp_path: Path) -> None:
+    library = storage.library("deletion")
+    add_previews(library, tmp_path, 64)
+    output = library.table("spectrograms", "default")
+    storage.fault = lambda method, path: 403 if method == "DELETE" and "pending" in path else None
+    assert isinstance(run(library), StorageError)
+    finished = output.finished_keys().tolist()
+    assert 0 < len(finished) and keys(output) == finished
+    storage.fault = lambda method, path: None
+    summary = transform(library, TransformConfig(rows_per_file=16))
+    assert (summary.existing, summary.existing + summary.done) == (len(finished), 64)
+    assert keys(output) == output.finished_keys().tolist() == [number << 8 for number in range(64)]
+    assert not [path for path in list_files(library.filesystem, output.checkpoint_path) if "pending" in path]
