@@ -7,12 +7,13 @@ from collections.abc import Callable
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
 
 from songray.service import opensubsonic
 from songray.service.api_keys import ApiKeys
 from songray.service.dependencies import Service
 from songray.service.metrics import Metrics
-from songray.service.middlewares import middlewares
+from songray.service.middlewares import SecurityHeadersMiddleware, middlewares
 from songray.service.options import IngressConfig
 from songray.service.problems import ProblemDetailsAPI
 from songray.service.routes import operation, overview, recommendations, tracks
@@ -21,6 +22,12 @@ DESCRIPTION = """Recommends music by how it sounds. Errors are problem details (
 extension sonicSimilarity is served under /rest."""
 # The first route that matches is called: /v1/tracks/{id}/similar is matched before /v1/tracks/{id}.
 ROUTERS = (operation.router, recommendations.router, tracks.router, overview.router, opensubsonic.router)
+
+
+class Application(ProblemDetailsAPI):
+    def build_middleware_stack(self) -> ASGIApp:
+        """The outermost one is around Starlette's own, which answers unexpected errors."""
+        return SecurityHeadersMiddleware(super().build_middleware_stack())
 
 
 def create_api(service: Callable[[], Service], config: IngressConfig, keys: ApiKeys) -> FastAPI:
@@ -32,12 +39,14 @@ def create_api(service: Callable[[], Service], config: IngressConfig, keys: ApiK
             CORSMiddleware, allow_origins=config.cors_origins, allow_methods=["*"], allow_headers=["*"]
         )
         stack.insert(0, cors)
-    api = ProblemDetailsAPI(
+    api = Application(
         title="songray",
         summary="What sounds like this?",
         version="1",
         description=DESCRIPTION,
         middleware=stack,
+        docs_url=None,  # its page, and that of Redoc, would load scripts from another host
+        redoc_url=None,
     )
     api.state.service, api.state.keys, api.state.metrics = service, keys, metrics
     for router in ROUTERS:

@@ -163,7 +163,7 @@ def serve_forever(library: Library, config: ServeConfig) -> None:
 
 def wait_for_end(address: str) -> None:
     """Print the address of the service, and wait for SIGINT (Ctrl-C) or SIGTERM."""
-    print(f"serving {address} (the page) and {address}/docs (the API); Ctrl-C ends it", flush=True)
+    print(f"serving {address} (the page) and {address}/openapi.json (the API); Ctrl-C ends it", flush=True)
     ended = threading.Event()
     before = {
         number: signal.signal(number, lambda *_: ended.set()) for number in (signal.SIGINT, signal.SIGTERM)

@@ -1,8 +1,12 @@
-"""The preview of the first track that an external source returns for a search."""
+"""The preview of the first track that an external source returns for a search.
+
+Sources answer slowly, or not at all: requests to them have threads of their own, of which there are few.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -16,17 +20,42 @@ from songray.service.middlewares import AUDIO_BYTES
 from songray.service.problems import unavailable
 
 NOT_FOUND_KINDS = ("no_preview", "no_match", "no_data", "no_location")
+PATIENCE_SECONDS = 10.0  # after which a client is told to retry later
 
 
-async def first_preview(services: AudioServices, source: SearchableSource, words: str) -> tuple[str, bytes]:
+class ExternalSources:
+    """Fetches previews, at most `at_once` of them. A fetch whose client has gone counts until it ends."""
+
+    def __init__(self, services: AudioServices, at_once: int) -> None:
+        self.services, self.at_once = services, at_once
+        self._threads = ThreadPoolExecutor(at_once, "external")
+        self._underway: set[asyncio.Future[tuple[str, bytes]]] = set()
+
+    async def first_preview(self, source: SearchableSource, words: str) -> tuple[str, bytes]:
+        """What `first_preview` returns. Raises HTTPException: 503 also where all threads are busy, or where
+        the source takes longer than PATIENCE_SECONDS."""
+        if len(self._underway) >= self.at_once:
+            raise unavailable("too many requests wait for external sources already")
+        loop = asyncio.get_running_loop()
+        fetched = loop.run_in_executor(self._threads, first_preview, self.services, source, words)
+        self._underway.add(fetched)
+        fetched.add_done_callback(self._end)
+        await asyncio.wait([fetched], timeout=PATIENCE_SECONDS)  # does not cancel it
+        if not fetched.done():
+            detail = f"{source} has not answered within {PATIENCE_SECONDS:g} s"
+            raise unavailable(detail, PATIENCE_SECONDS)
+        return fetched.result()
+
+    def _end(self, fetched: asyncio.Future[tuple[str, bytes]]) -> None:
+        self._underway.discard(fetched)
+        fetched.exception()  # asyncio would log one that nobody waits for any more
+
+
+def first_preview(services: AudioServices, source: SearchableSource, words: str) -> tuple[str, bytes]:
     """Id and audio. Raises HTTPException: 404 where there is none, 502 or 503 where the source fails."""
-    search = services.search(source, words)
-    track = await asyncio.to_thread(first_track, search, words)
-    row = {"location": track.location, "isrc": track.isrc, "source": source}
+    track = first_track(services.search(source, words), words)
     try:
-        async with web.session() as session:
-            location = await services.locate(row, session, isrc_source="none")
-            return track.track_id, await fetch(session, location.url, services.preview_hosts)
+        return track.track_id, asyncio.run(fetch_preview(services, source, track))
     except FetchError as error:
         raise http_error(error) from error
     except (TimeoutError, aiohttp.ClientError) as error:
@@ -42,6 +71,13 @@ def first_track(source: Source, words: str) -> Track:
     if problems:
         raise HTTPException(502, f"{source.name} failed: {problems[0].detail[:300]}")
     raise HTTPException(404, f"{source.name} finds nothing for {words!r}")
+
+
+async def fetch_preview(services: AudioServices, source: SearchableSource, track: Track) -> bytes:
+    row = {"location": track.location, "isrc": track.isrc, "source": source}
+    async with web.session() as session:
+        location = await services.locate(row, session, isrc_source="none")
+        return await fetch(session, location.url, services.preview_hosts)
 
 
 async def fetch(session: aiohttp.ClientSession, url: str, hosts: tuple[str, ...]) -> bytes:

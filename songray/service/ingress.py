@@ -13,7 +13,7 @@ from songray.learning import runs
 from songray.library import Library, Vectors
 from songray.search.index import Index
 from songray.search.version import Version
-from songray.service.external import first_preview
+from songray.service.external import ExternalSources
 from songray.service.options import IngressConfig
 from songray.service.problems import unavailable
 from songray.service.slots import UNREACHABLE, SlottedIndex, call_replica
@@ -22,6 +22,7 @@ from songray.service.snapshots import IndexSnapshot, Snapshots
 if TYPE_CHECKING:  # it loads torch
     from songray.service.uploads import EmbeddedUpload
 
+EXTERNAL_SHARE = 8  # at most one in so many of the requests that a replica executes waits for other sources
 STATUSES = {"not_audio": 415, "empty": 415, "too_long": 413}  # by kind of error; 422 for all others
 
 
@@ -36,6 +37,7 @@ class Ingress:
         slots: list[DeploymentHandle],
     ) -> None:
         self.library, self.config, self.encoder, self.slots = library, config, encoder, slots
+        self.external = ExternalSources(config.external, max(1, config.max_ongoing // EXTERNAL_SHARE))
         run = runs.choose(library, config.run).name
         self.snapshots = Snapshots(library, run, self._load, config.watch_seconds)
 
@@ -58,7 +60,7 @@ class Ingress:
         return upload.vector
 
     async def first_preview(self, source: SearchableSource, words: str) -> tuple[str, bytes]:
-        return await first_preview(self.config.external, source, words)
+        return await self.external.first_preview(source, words)
 
     async def _load(self, version: Version) -> Index | Version:
         """The index; where slots have it, its version, once all of them have loaded it."""

@@ -1,9 +1,11 @@
 """Middlewares of the application, as pure ASGI classes, from the outermost to the innermost one.
 
+SecurityHeadersMiddleware   headers for browsers; also around Starlette's answers to unexpected errors
 MetricsMiddleware           counts and durations by route, for Prometheus
 AccessLogMiddleware         one line of JSON for each request
 AuthenticationMiddleware    Starlette's, with the API keys of this service as its backend
 BodyLimitMiddleware         size and duration of a request's body
+NormalizationMiddleware     HEAD as GET, forms in UTF-8
 """
 
 from __future__ import annotations
@@ -12,10 +14,12 @@ import asyncio
 import io
 import json
 import os
+import re
 import time
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
+from python_multipart.multipart import parse_options_header
 from starlette.authentication import (
     AuthCredentials,
     AuthenticationBackend,
@@ -23,6 +27,7 @@ from starlette.authentication import (
     BaseUser,
     SimpleUser,
 )
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.authentication import AuthenticationMiddleware
@@ -34,7 +39,7 @@ from songray.service.api_keys import is_key
 from songray.service.metrics import Metrics
 from songray.service.problems import problem_response
 
-PUBLIC_PATHS = ("/", "/healthz", "/readyz", "/docs", "/openapi.json")  # that need no key
+PUBLIC_PATHS = ("/", "/healthz", "/readyz", "/openapi.json")  # that need no key
 OPENSUBSONIC_PREFIX = "/rest/"  # whose routes check keys themselves, by OpenSubsonic's rules
 UPLOAD_PATH = "/v1/similar"
 AUDIO_BYTES = 20 << 20
@@ -42,6 +47,12 @@ FORM_BYTES = 1 << 16  # overhead of a multipart form around a file
 JSON_BYTES = 1 << 20
 DRAIN_FACTOR = 4  # a body that is too large is read up to so many times its limit
 BODY_SECONDS = 30.0  # after which a body must be complete
+SECURITY_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",  # the page has its own
+    "Referrer-Policy": "no-referrer",  # queries may contain keys
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
 
 
 def middlewares(keys: frozenset[str], metrics: Metrics, access_log: str) -> list[Middleware]:
@@ -51,7 +62,24 @@ def middlewares(keys: frozenset[str], metrics: Metrics, access_log: str) -> list
         stack.append(Middleware(AccessLogMiddleware, file=open_access_log(access_log)))
     if keys:
         stack.append(Middleware(AuthenticationMiddleware, backend=KeyBackend(keys), on_error=unauthorized))
-    return [*stack, Middleware(BodyLimitMiddleware)]
+    return [*stack, Middleware(BodyLimitMiddleware), Middleware(NormalizationMiddleware)]
+
+
+class SecurityHeadersMiddleware:
+    """Adds SECURITY_HEADERS to every response, but for those that it has."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers)
 
 
 class StatusSend:
@@ -178,3 +206,30 @@ class LimitedReceive:
         self.size += len(message.get("body", b""))
         self.is_complete = not message.get("more_body", False)
         return message
+
+
+class NormalizationMiddleware:
+    """Passes HEAD on as GET, since FastAPI's routes answer no HEAD; the server omits the body.
+
+    The parameter charset of a form's Content-Type is dropped: Starlette would decode names by any codec of
+    Python that it names, some of which raise or return what is no valid text. Forms are in UTF-8 (RFC 7578).
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        normalized = {**scope, "headers": list(scope["headers"])}
+        if scope["method"] == "HEAD":
+            normalized["method"] = "GET"
+        media_type, parameters = parse_options_header(Headers(scope=scope).get("content-type"))
+        if media_type == b"multipart/form-data" and parameters.keys() >= {b"boundary", b"charset"}:
+            boundary = re.sub(r'(["\\])', r"\\\1", parameters[b"boundary"].decode("latin-1"))
+            MutableHeaders(scope=normalized)["content-type"] = f'multipart/form-data; boundary="{boundary}"'
+        try:
+            await self.app(normalized, receive, send)
+        finally:
+            scope["route"] = normalized.get("route")  # for the metrics

@@ -9,6 +9,7 @@ import pytest
 from serving import LocalService, local_service, problem, shared_library
 
 from songray.library import Library
+from songray.service.middlewares import SECURITY_HEADERS
 from songray.service.options import IngressConfig
 
 
@@ -23,8 +24,10 @@ def test_an_unexpected_error_is_a_problem_too(indexed: Library, monkeypatch: pyt
 
     monkeypatch.setattr(LocalService, "snapshot", fail)
     with local_service(indexed, IngressConfig()) as url:
-        status, detail = problem(httpx.get(f"{url}/v1/stats"))
+        response = httpx.get(f"{url}/v1/stats")
+        status, detail = problem(response)
     assert status == 500 and "private" not in detail
+    assert {name: response.headers[name] for name in SECURITY_HEADERS} == SECURITY_HEADERS
 
 
 @pytest.mark.slow

@@ -6,12 +6,14 @@ import socket
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
-from serving import CLIPS, RUN, local_service, problem, shared_library
+from serving import CLIPS, RUN, LocalService, local_service, problem, shared_library
 
-from songray.library import Library
+from songray.library import Library, Vectors
 from songray.service import middlewares
 from songray.service.api_keys import VARIABLE
+from songray.service.middlewares import SECURITY_HEADERS
 from songray.service.options import IngressConfig
 
 KEY = "open-sesame"
@@ -49,10 +51,14 @@ def test_metrics_and_access_log_record_requests_without_queries(
         httpx.get(f"{url}/v1/tracks", params={"q": "a secret"}, headers=key)
         httpx.get(f"{url}/v1/tracks/t:3/similar", headers=key)
         httpx.get(f"{url}/v1/stats")
+        httpx.get(f"{url}/rest/ping", params={"apiKey": KEY})
+        httpx.get(f"{url}/rest/ping", params={"u": "x", "p": KEY})
+        httpx.head(f"{url}/v1/tracks/t:3/similar", headers=key)
         metrics = httpx.get(f"{url}/metrics", headers=key).text
     route = r'songray_requests_total\{method="%s",route="%s",status="%d"\} 1\.0'
     assert re.search(route % ("GET", "/v1/tracks", 200), metrics)
     assert re.search(route % ("GET", r"/v1/tracks/\{track_id:path\}/similar", 200), metrics)
+    assert re.search(route % ("HEAD", r"/v1/tracks/\{track_id:path\}/similar", 200), metrics)
     assert re.search(route % ("any", "none", 401), metrics)
     assert f'songray_index_tracks{{run="{RUN}",version="000001"}} {CLIPS}.0' in metrics
     assert "songray_requests_underway 1.0" in metrics
@@ -60,7 +66,8 @@ def test_metrics_and_access_log_record_requests_without_queries(
     recorded = [(entry["method"], entry["path"], entry["status"]) for entry in entries]
     assert recorded[:2] == [("GET", "/v1/tracks", 200), ("GET", "/v1/tracks/t:3/similar", 200)]
     assert recorded[2] == ("GET", "/v1/stats", 401)
-    assert "secret" not in log.read_text()
+    assert recorded[5] == ("HEAD", "/v1/tracks/t:3/similar", 200)
+    assert "secret" not in log.read_text() and KEY not in log.read_text()
 
 
 def test_a_body_that_arrives_too_slowly_is_rejected(
@@ -93,3 +100,49 @@ def test_other_origins_need_permission(indexed: Library, keys: None) -> None:
             response = httpx.options(f"{url}/v1/tracks", headers=headers)
             allowed.append((response.is_success, response.headers.get("Access-Control-Allow-Origin")))
     assert allowed == [(False, None), (True, "https://x.test")]
+
+
+def test_every_response_has_headers_for_browsers(indexed: Library, keys: None) -> None:
+    with local_service(indexed, IngressConfig()) as url:
+        key = {"Authorization": f"Bearer {KEY}"}
+        responses = [httpx.get(f"{url}/v1/{path}", headers=key) for path in ("tracks", "tracks/x", "nothing")]
+        responses += [httpx.get(f"{url}/v1/tracks"), httpx.post(f"{url}/v1/tracks", headers=key)]
+        assert [response.status_code for response in responses] == [200, 404, 404, 401, 405]
+        for response in responses:
+            assert {name: response.headers[name] for name in SECURITY_HEADERS} == SECURITY_HEADERS
+        assert "script-src 'sha256-" in httpx.get(url).headers["Content-Security-Policy"]
+        for documentation in ("docs", "redoc"):  # they would load scripts from elsewhere
+            assert httpx.get(f"{url}/{documentation}", headers=key).status_code == 404
+
+
+def test_every_route_that_answers_get_answers_head(indexed: Library) -> None:
+    with local_service(indexed, IngressConfig()) as url:
+        document = httpx.get(f"{url}/openapi.json").json()
+        paths = [path.format(track_id="t:1") for path, item in document["paths"].items() if "get" in item]
+        for path in [*paths, "/v1/path?from=t:1&to=t:20", "/v1/tracks/x", "/", "/openapi.json", "/rest/ping"]:
+            got, asked = httpx.get(f"{url}{path}"), httpx.head(f"{url}{path}")
+            assert (asked.status_code, asked.content) == (got.status_code, b""), path
+            if path != "/metrics":  # which count these requests
+                assert {**asked.headers, "date": ""} == {**got.headers, "date": ""}
+        assert httpx.head(f"{url}/v1/recommend").status_code == 405
+
+
+@pytest.mark.parametrize("charset", ["unicode_escape", "utf-7", "punycode", "no-such-codec", "utf-8"])
+@pytest.mark.parametrize("place", ["form", "part"])
+def test_the_name_of_an_upload_is_text_whatever_charset_is_claimed(
+    indexed: Library, monkeypatch: pytest.MonkeyPatch, charset: str, place: str
+) -> None:
+    async def embed(service: LocalService, audio: bytes) -> Vectors:
+        return np.eye(8, dtype=np.float32)[0]
+
+    monkeypatch.setattr(LocalService, "embed", embed)
+    claim = {place: f"; charset={charset}"}
+    name = r"\ud800 +2AA- é"
+    body = (
+        f'--b\r\nContent-Disposition: form-data; name="audio"; filename="{name}"\r\n'
+        f"Content-Type: audio/mpeg{claim.get('part', '')}\r\n\r\nx\r\n--b--\r\n"
+    )
+    headers = {"Content-Type": f"multipart/form-data{claim.get('form', '')}; boundary=b"}
+    with local_service(indexed, IngressConfig()) as url:
+        response = httpx.post(f"{url}/v1/similar", content=body.encode(), headers=headers)
+        assert (response.status_code, response.json()["query"]) == (200, name)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
-
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from songray.service.dependencies import CurrentSnapshot
 from songray.service.metrics import Metrics
+from songray.service.page import HTML, POLICY
 from songray.service.problems import problem_responses
 from songray.service.responses import json_response
 from songray.service.schema import Health, Ready
@@ -19,7 +18,7 @@ router = APIRouter(tags=["operation"])
 
 @router.get("/", include_in_schema=False)
 async def page() -> HTMLResponse:
-    return HTMLResponse(files("songray.service").joinpath("page.html").read_text("utf-8"))
+    return HTMLResponse(HTML, headers={"Content-Security-Policy": POLICY})
 
 
 @router.get("/healthz", response_model=Health)
