@@ -3,6 +3,7 @@
 errors       every error that songray raises on purpose, as a tree
 keys         the key of a track at one revision, and hashes
 storage      files that are written whole or not at all, or created exclusively
+media        encoded audio as decoders in C read it
 leases       one process at a time writes a table, a run or an index
 checkpoints  which rows are finished; what songray uses of Ray beyond its public API
 table        one table of a library

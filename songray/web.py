@@ -177,6 +177,8 @@ class Client:
             raise
         except TimeoutError as error:
             raise FetchError("timeout", f"{self.service} did not answer in time", retryable=True) from error
+        except RecursionError as error:
+            raise FetchError("malformed", f"{self.service}: JSON that is nested too deeply", 200) from error
         except (aiohttp.ClientError, ValueError) as error:  # ValueError: JSON that was cut off
             raise FetchError("connection", f"{self.service}: {error}", retryable=True) from error
 

@@ -9,6 +9,7 @@ import io
 import ipaddress
 import os
 import socket
+import stat
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -24,6 +25,7 @@ from songray.library import Row
 if TYPE_CHECKING:  # imported in functions: --help needs the options above them only
     import aiohttp
 
+PROBE_SECONDS = 5.0  # deadline for looking into a downloaded file, which takes about a millisecond
 PRIVATE = "it leads to a private address"
 
 Outcome = Row | str  # a row of previews, or the class of a failure that the next run retries
@@ -117,6 +119,9 @@ class Fetcher:
         services, isrc_source = self.config.services, self.config.isrc_source
         location = await services.locate(track, self._service_session, isrc_source)
         if "://" not in location.url:
+            if location.is_public:
+                detail = f"{location.url} is no URL, and a public catalogue names no file of this machine"
+                raise FetchError("bad_url", detail)
             return _file_columns(location.url)
         try:
             columns = await self._fetch_url(location.url, location.is_public, deadline)
@@ -141,7 +146,9 @@ class Fetcher:
         body, status = await self._body(url, session, deadline)
         if not body:
             raise FetchError("empty", f"{url} answered with an empty body", status)
-        if not is_audio(body):
+        async with asyncio.timeout(PROBE_SECONDS):  # the thread of a probe that hangs is left behind
+            is_known = await asyncio.to_thread(is_audio, body)
+        if not is_known:
             raise FetchError("not_audio", f"{url} answered with {body[:40]!r}…, which is no audio", status)
         digest = hashlib.sha256(body).digest()
         return {"audio": body, "location": url, "status": status, "size_bytes": len(body), "sha256": digest}
@@ -151,7 +158,7 @@ class Fetcher:
     ) -> tuple[bytes, int]:
         import aiohttp
 
-        host = urlsplit(url).netloc
+        host = _host(url)
         await self._limits.acquire(host)
         if deadline.when() is None:
             deadline.reschedule(asyncio.get_running_loop().time() + self.config.total_seconds)
@@ -167,14 +174,22 @@ class Fetcher:
             raise
         except TimeoutError as error:
             raise FetchError("no_answer", f"{url} did not start to answer in time", retryable=True) from error
-        except aiohttp.ClientError as error:
+        except (aiohttp.ClientError, ValueError) as error:
             raise _fetch_error(url, error, self.config.max_redirects) from error
 
 
-def _fetch_error(url: str, error: aiohttp.ClientError, max_redirects: int) -> FetchError:
+def _host(url: str) -> str:
+    try:
+        return urlsplit(url).netloc
+    except ValueError as error:
+        raise FetchError("bad_url", f"{url} is no URL: {error}") from error
+
+
+def _fetch_error(url: str, error: aiohttp.ClientError | ValueError, max_redirects: int) -> FetchError:
     import aiohttp
 
-    if isinstance(error, (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError)):
+    # ValueError: aiohttp's InvalidURL, or a host that cannot be a name of the DNS
+    if isinstance(error, (ValueError, aiohttp.NonHttpUrlClientError)):
         return FetchError("bad_url", f"{url} is no URL: {error}")
     if isinstance(error, aiohttp.TooManyRedirects):
         return FetchError("redirects", f"{url} redirects more than {max_redirects} times")
@@ -196,23 +211,26 @@ async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
 
 def _file_columns(path: str) -> Row:
     """Columns of the preview of a local file, which is read where it is."""
-    if not os.path.isfile(path):
+    try:
+        state = os.stat(path)
+    except (OSError, ValueError):
+        state = None
+    if state is None or not stat.S_ISREG(state.st_mode):
         raise FetchError("missing", f"{path} does not exist: crawl the folder again", retryable=True)
-    if not (size := os.path.getsize(path)):
+    if not state.st_size:
         raise FetchError("empty", f"{path} has no bytes")
-    return {"size_bytes": size}
+    return {"size_bytes": state.st_size}
 
 
 def is_audio(body: bytes) -> bool:
     """Whether the bytes contain an audio stream, whatever their headers say."""
-    import av
+    from songray.media import AudioFile, open_container
 
     try:
-        # The default decodes seconds of uncompressed audio, and opens what a playlist or SDP refers to.
-        options = {"probesize": "4096", "protocol_whitelist": "none"}
-        with av.open(io.BytesIO(body), metadata_errors="ignore", options=options) as container:
+        # The default probe size decodes seconds of uncompressed audio.
+        with open_container(AudioFile(io.BytesIO(body)), probesize="4096") as container:
             return len(container.streams.audio) > 0
-    except (av.FFmpegError, ValueError):
+    except Exception:  # whatever PyAV raises of the bytes
         return False
 
 

@@ -6,39 +6,19 @@ import dataclasses
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from songray.catalogue.existing import STORED_STATUSES, ExistingTracks, record_checksum
 from songray.catalogue.frontier import Frontier
-from songray.catalogue.sources.base import Artist, Page, PlaylistEntry, Source, Track
+from songray.catalogue.sources.base import Page, Source
 from songray.errors import Conflict
-from songray.library import TABLES, Library, Row
+from songray.library import Library, Row
 from songray.table import Table
 
 SECONDS_BETWEEN_WRITES = 0.5  # a killed crawl repeats the requests of so long
 ROWS_PER_FILE = 5000
-
-
-def _struct_list(record: type[Any], table: str, **more: pa.DataType) -> pa.DataType:
-    types = {**TABLES[table].columns, **more}
-    return pa.list_(pa.struct({column.name: types[column.name] for column in dataclasses.fields(record)}))
-
-
-PIECES = pa.schema(  # pieces of pages, as a reader hands them on: one row for each Contents
-    {
-        "page": pa.string(),
-        "fingerprint": pa.string(),
-        "tracks": _struct_list(Track, "tracks", audio_version=pa.string()),
-        "artists": _struct_list(Artist, "artists"),
-        "playlist_entries": _struct_list(PlaylistEntry, "playlists"),
-        "problems": TABLES["pages"].columns["page_problems"],
-        "pages": TABLES["pages"].columns["links"],
-        "finished": pa.bool_(),
-    }
-)
 
 
 class CatalogWriter:

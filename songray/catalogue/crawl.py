@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute
 
-from songray.catalogue.catalog import PIECES, CatalogWriter
+from songray.catalogue.catalog import CatalogWriter
 from songray.catalogue.existing import TrackStatus
 from songray.catalogue.frontier import Frontier
 from songray.catalogue.sources.base import Contents, Page, Source
+from songray.catalogue.sources.reading import PIECES
 from songray.cluster import connect
 from songray.errors import InvalidOption, StageFailed
 from songray.library import Library, Row

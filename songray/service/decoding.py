@@ -14,6 +14,7 @@ import pyarrow as pa
 import songray.audio.decode  # noqa: F401  # loaded before memory_limit, since loading it takes more than that
 from songray.audio.transform import TransformConfig, transform_batch
 from songray.library import TABLES
+from songray.media import AudioFile, open_container
 
 MAX_SECONDS = 15 * 60.0  # duration of an upload
 MEMORY_BYTES = 1 << 30  # that decoding one upload may allocate
@@ -37,11 +38,7 @@ def decode(audio: bytes, config: TransformConfig) -> tuple[bytes, str, str]:
 
 def duration_seconds(audio: bytes) -> float:
     """The duration that the container reports; 0 where it reports none that can be read."""
-    no_references = {"protocol_whitelist": "none"}  # a playlist could name local files
-    with (
-        suppress(av.FFmpegError, ValueError),
-        av.open(io.BytesIO(audio), "r", metadata_errors="ignore", options=no_references) as container,
-    ):
+    with suppress(av.FFmpegError, ValueError), open_container(AudioFile(io.BytesIO(audio))) as container:
         return (container.duration or 0) / av.time_base
     return 0.0
 

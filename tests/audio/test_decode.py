@@ -1,23 +1,32 @@
 from __future__ import annotations
 
+import hashlib
 import io
+import os
 import shutil
+import socket
+import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 import soundfile
-from conftest import tone
-from hypothesis import given
+from conftest import CLIPS, tone
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from songray.audio.decode import decode
 from songray.audio.excerpt import Excerpt
+from songray.audio.fetch import is_audio
+from songray.catalogue.sources.folder import sound_hash
 from songray.errors import AudioError
+from songray.service.decoding import duration_seconds
 
 
 def pitch(samples: np.ndarray, rate: int) -> float:
@@ -232,9 +241,138 @@ def test_a_broken_part_costs_only_itself(clips: Path) -> None:
     assert len(decode(noise + whole, Excerpt()).resampled(22050)) / 22050 > 25
 
 
-def test_nothing_that_a_file_refers_to_is_opened(tmp_path: Path, serve_folder: Callable[[Path], str]) -> None:
-    path = tone(tmp_path / "a.mp3")
-    for target in (f"{serve_folder(tmp_path)}/a.mp3", str(path)):
-        playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:3,\n{target}\n#EXT-X-ENDLIST\n"
-        with pytest.raises(AudioError, match="neither"):
-            decode(playlist.encode(), Excerpt()).resampled(22050)
+ODD = CLIPS.parent / "odd"
+ASF = bytes.fromhex("3026B2758E66CF11A6D900AA0062CE6C")  # the start of a WMA file
+FAR_OBJECT = ASF + struct.pack("<QIBB16xQ", 54, 1, 1, 2, 1 << 62) + bytes(2000)  # beyond any position
+
+
+def assert_not_audio(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for sound in (str(path), path.read_bytes()):
+        with pytest.raises(
+            AudioError, match=r"\Aneither soundfile nor FFmpeg can decode it: \w.+\Z"
+        ) as caught:
+            decode(sound, Excerpt())
+        assert caught.value.kind == "not_audio"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_position_that_a_damaged_header_asks_for_is_no_error_of_the_storage(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.wma").write_bytes(FAR_OBJECT)
+    assert_not_audio(tmp_path / "a.wma", capfd)
+
+
+@pytest.mark.skipif(not ODD.is_dir(), reason=f"no odd files at {ODD}")
+@pytest.mark.parametrize("name", ["test_rsrc_full.wma", "test_rsrc_pure.wma"])
+def test_files_that_no_decoder_reads_are_not_audio(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert_not_audio(ODD / name, capfd)
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="no file whose bytes cannot be read")
+def test_an_error_of_the_storage_while_a_decoder_reads_is_retryable(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """The first page of a process's memory, which no process has: reading it is an I/O error."""
+    with pytest.raises(AudioError, match="/proc/self/mem cannot be read: Input/output error") as caught:
+        decode("/proc/self/mem", Excerpt())
+    assert caught.value.kind == "missing"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.mp3")
+    with pytest.raises(AudioError, match=r"a\.mp3 is not a file") as caught:
+        decode(str(tmp_path / "a.mp3"), Excerpt())
+    assert caught.value.kind == "missing"
+
+
+@pytest.mark.parametrize("suffix", ["flac", "mp3", "ogg", "m4a"])
+@pytest.mark.parametrize("first", [1.0, -1.0])
+def test_of_channels_that_cancel_each_other_one_is_used(tmp_path: Path, suffix: str, first: float) -> None:
+    rate, path = 44100, tmp_path / f"inverted.{suffix}"
+    wave = 0.3 * np.sin(2 * np.pi * 440 * np.arange(3 * rate) / rate)
+    written = tmp_path / "inverted.flac"
+    soundfile.write(
+        written if suffix == "m4a" else path, np.stack([first * wave, -first * wave], axis=1), rate
+    )
+    if suffix == "m4a":
+        with av.open(str(written)) as source, av.open(str(path), "w") as target:
+            stream = target.add_stream("aac", rate=rate, layout="stereo")
+            for frame in source.decode(audio=0):
+                target.mux(stream.encode(frame))
+            target.mux(stream.encode(None))
+    for sound in (str(path), path.read_bytes()):
+        samples = decode(sound, Excerpt()).resampled(rate)
+        assert pitch(samples, rate) == pytest.approx(440, abs=2)
+        assert np.abs(samples[rate : 2 * rate]).max() == pytest.approx(0.3, rel=0.1)
+
+
+@given(angle=st.floats(-np.pi, np.pi), seed=st.integers(0, 9))
+@example(angle=np.pi, seed=0)
+def test_channels_that_do_not_cancel_are_mixed(angle: float, seed: int) -> None:
+    """Two channels of any correlation: only where their mean is 30 dB below them is one of them used."""
+    first, other = np.random.default_rng(seed).normal(0, 0.1, (2, 22050))
+    second = np.cos(angle) * first + np.sin(angle) * other
+    samples = decode(wav(np.stack([first, second], axis=1)), Excerpt()).samples
+    mean = (first + second) / 2
+    has_cancelled = np.square(mean).sum() < 1e-3 * (np.square(first).sum() + np.square(second).sum()) / 4
+    assert np.allclose(samples, first if has_cancelled else mean, atol=1e-6)
+
+
+REFERRING = {
+    "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio 5004 RTP/AVP 0\n",
+    "hls": "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n{url}\n#EXT-X-ENDLIST\n",
+    "dash": '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" '
+    'mediaPresentationDuration="PT9S"><Period><AdaptationSet mimeType="audio/mpeg"><Representation id="1" '
+    'bandwidth="9"><BaseURL>{url}</BaseURL></Representation></AdaptationSet></Period></MPD>',
+    "concat": "ffconcat version 1.0\nfile {url}\n",
+    "wpl": '<?wpl version="1.0"?><smil><body><seq><media src="{url}"/></seq></body></smil>',
+    "asx": '<asx version="3.0"><entry><ref href="{url}"/></entry></asx>',
+}
+OPENERS: dict[str, Callable[[Path], object]] = {
+    "is_audio": lambda path: is_audio(path.read_bytes()),
+    "decode bytes": lambda path: kind_of_error(path.read_bytes()),
+    "decode a file": lambda path: kind_of_error(str(path)),
+    "hash": lambda path: sound_hash(path),
+    "duration": lambda path: duration_seconds(path.read_bytes()),
+}
+
+
+def kind_of_error(sound: bytes | str) -> str:
+    with pytest.raises(AudioError) as caught:
+        decode(sound, Excerpt())
+    return caught.value.kind
+
+
+@pytest.mark.parametrize("form", REFERRING)
+@pytest.mark.parametrize("opener", OPENERS)
+def test_nothing_that_a_file_refers_to_is_opened(tmp_path: Path, form: str, opener: str) -> None:
+    """Neither an address nor a port nor a file, by whatever opens encoded audio. An SDP would open a UDP port
+    and wait for packets for seconds; opening a named pipe would wait for ever."""
+    expected = {"is_audio": False, "duration": 0.0, "decode bytes": "not_audio", "decode a file": "not_audio"}
+    tone(tmp_path / "real.mp3")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        port = listener.getsockname()[1]
+        before = udp_ports()
+        for url in (f"http://127.0.0.1:{port}/a.mp3", str(tmp_path / "real.mp3"), "real.mp3"):
+            path = tmp_path / f"a.{form}.mp3"
+            path.write_text(REFERRING[form].format(url=url))
+            with ThreadPoolExecutor(1) as pool:
+                result = pool.submit(OPENERS[opener], path)
+                while not result.done():
+                    assert udp_ports() <= before
+                    time.sleep(0.002)
+            assert result.result() == expected.get(opener, hashed(path))
+            with pytest.raises(BlockingIOError):
+                listener.accept()
+
+
+def hashed(path: Path) -> str:
+    """The id of a file that contains no audio."""
+    return hashlib.blake2b(path.read_bytes(), digest_size=10).hexdigest()
+
+
+def udp_ports() -> set[str]:
+    return {line.split()[1] for line in Path("/proc/net/udp").read_text().splitlines()}

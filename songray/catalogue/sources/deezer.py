@@ -6,6 +6,7 @@ a list (the title of a playlist, the genres of an album) that the items of the l
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
@@ -19,20 +20,20 @@ from songray.catalogue.sources.base import (
     Contents,
     Page,
     PlaylistEntry,
-    Problem,
     Track,
 )
-from songray.catalogue.sources.reading import read_concurrently
+from songray.catalogue.sources.reading import MALFORMED, each_valid, read_concurrently
 from songray.errors import FetchError, InvalidOption
 
 if TYPE_CHECKING:
     import aiohttp
 
 LIST_LIMIT = 100  # items of a list in one response
+MAX_TOTAL = 1_000_000  # items of a list, of all its responses
 WINDOW_SECONDS = 5.0  # in which Deezer counts requests
 ERROR_KINDS = {4: "quota", 200: "forbidden", 700: "busy", 800: "no_data"}  # developers.deezer.com/api/errors
 RETRYABLE_KINDS = ("quota", "busy")
-MALFORMED = (AttributeError, KeyError, TypeError, ValueError)  # raised by reading an unexpected shape
+ARTIST = "deezer:artist:"  # and a number: the id of an artist
 
 Item = dict[str, Any]
 Fragment = dict[str, list[str]]
@@ -74,7 +75,7 @@ class DeezerApi:
             raise FetchError("malformed", f"track/{reference} has no id", 200, retryable=True)
         if not _has_preview(item):
             raise FetchError("no_preview", f"Deezer has no preview of track/{reference}", 200)
-        return AudioLocation(item["preview"], f"deezer:{item['id']}", is_public=True, expires=True)
+        return AudioLocation(str(item["preview"]), f"deezer:{item['id']}", is_public=True, expires=True)
 
     async def request(
         self, session: aiohttp.ClientSession, path: str, parameters: dict[str, str] | None = None
@@ -93,13 +94,14 @@ class DeezerApi:
 
     def _check_body(self, body: Any, url: str, retry_after_seconds: float) -> None:
         if not isinstance(body, dict):
-            raise FetchError("malformed", f"{url} returned {str(body)[:80]!r}", 200, retryable=True)
+            raise FetchError("malformed", f"{url} returned {reprlib.repr(body)}", 200, retryable=True)
         if not (error := body.get("error")):
             return
         code = error.get("code") if isinstance(error, dict) else None
-        kind = ERROR_KINDS.get(code or 0, f"deezer_{code}")
+        kind = ERROR_KINDS.get(code if isinstance(code, int) else 0, f"deezer_{code}")
         pause = retry_after_seconds or self.deezer_pause_seconds if kind == "quota" else 0.0
-        raise FetchError(kind, f"{url} returned {error}", 200, kind in RETRYABLE_KINDS, pause)
+        detail = f"{url} returned {reprlib.repr(error)}"
+        raise FetchError(kind, detail, 200, kind in RETRYABLE_KINDS, pause)
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ class DeezerSource:
     def pages(self) -> Iterator[Page]:
         pages = [
             *(Page(_name("search", {"q": text})) for text in self.search),
-            *(_playlist(number) for number in self.playlists),
+            *(_playlist_page({"id": number}) for number in self.playlists),
             *(Page(f"chart/{number}") for number in self.charts),
             *(Page(f"genre/{number}/artists") for number in self.genres),
             *(page for number in self.artists for page in self._artist_pages(number)),
@@ -150,7 +152,8 @@ class DeezerSource:
             return self._contents(page, path, fragment, body)
         except MALFORMED as error:
             detail = f"a response of unknown shape: {error!r}"
-            raise FetchError("malformed", detail, 200, retryable=True) from error
+            is_text = isinstance(error, UnicodeError)  # a lone surrogate, which the next response has too
+            raise FetchError("malformed", detail, 200, retryable=not is_text) from error
 
     def _contents(self, page: Page, path: str, fragment: Fragment, body: Item) -> Contents:
         match path.split("/"):
@@ -164,33 +167,42 @@ class DeezerSource:
             case ["chart", _]:
                 return self._chart(page, body)
             case ["artist", _, "albums"]:
-                albums = [Page(f"album/{album['id']}") for album in body["data"]]
-                return Contents(pages=albums + _next_pages(page, body))
-            case [_, _, "related" | "artists"]:
-                artists = body["data"]
-                pages = [link for artist in artists for link in self._artist_pages(artist["id"])]
-                return Contents(
-                    artists=[_artist(item) for item in artists], pages=pages + _next_pages(page, body)
+                contents = Contents()
+                contents.pages.extend(
+                    link for _, link in each_valid(page, contents, body["data"], _album_page)
                 )
+            case [_, _, "related" | "artists"]:
+                contents = self._artists(page, Contents(), body["data"])
             case _:
-                return replace(_tracks(page, body["data"]), pages=_next_pages(page, body))
-
-    def _chart(self, page: Page, body: Item) -> Contents:
-        contents = _tracks(page, body["tracks"]["data"])
-        for artist in body["artists"]["data"]:
-            contents.artists.append(_artist(artist))
-            contents.pages.extend(self._artist_pages(artist["id"], step=1))
-        contents.pages.extend(Page(f"album/{album['id']}", step=1) for album in body["albums"]["data"])
-        contents.pages.extend(_playlist(playlist["id"], step=1) for playlist in body["playlists"]["data"])
+                contents = _tracks(page, body["data"])
+        contents.pages.extend(_next_pages(page, body))
         return contents
 
-    def _artist_pages(self, number: int, step: int = 0) -> list[Page]:
+    def _chart(self, page: Page, body: Item) -> Contents:
+        contents = self._artists(page, _tracks(page, body["tracks"]["data"]), body["artists"]["data"], step=1)
+        for name, link_to in (("albums", _album_page), ("playlists", _playlist_page)):
+            links = each_valid(page, contents, body[name]["data"], link_to)
+            contents.pages.extend(replace(link, step=1) for _, link in links)
+        return contents
+
+    def _artists(self, page: Page, contents: Contents, items: list[Item], step: int = 0) -> Contents:
+        """The contents with a list of artists and their pages."""
+        for _, artist in each_valid(page, contents, items, _artist):
+            contents.artists.append(artist)
+            contents.pages.extend(self._artist_pages(artist.artist_id.removeprefix(ARTIST), step))
+        return contents
+
+    def _artist_pages(self, number: int | str, step: int = 0) -> list[Page]:
         tracks = "albums" if self.discography else "top"
         return [Page(f"artist/{number}/{tracks}", step=step), Page(f"artist/{number}/related", step=step + 1)]
 
 
-def _playlist(number: int, step: int = 0) -> Page:
-    return Page(f"playlist/{number}", fingerprint=None, step=step)
+def _album_page(album: Item) -> Page:
+    return Page(f"album/{album['id']}")
+
+
+def _playlist_page(playlist: Item) -> Page:
+    return Page(f"playlist/{playlist['id']}", fingerprint=None)
 
 
 def _name(path: str, parameters: dict[str, str] | None = None, fragment: Fragment | None = None) -> str:
@@ -211,7 +223,8 @@ def _next_pages(page: Page, body: Item) -> list[Page]:
     if "index" in parameters or not body.get("next"):
         return []
     items = int(parse_qs(urlsplit(body["next"]).query)["index"][0])
-    starts = range(items, max(body.get("total", 0), items + 1), items)
+    total = min(body.get("total", 0), MAX_TOTAL)
+    starts = range(items, max(total, items + 1), items)
     names = [_name(path, parameters | {"index": str(start)}, fragment) for start in starts]
     return [Page(name, page.fingerprint) for name in names]
 
@@ -219,14 +232,10 @@ def _next_pages(page: Page, body: Item) -> list[Page]:
 def _tracks(page: Page, items: list[Item]) -> Contents:
     """The tracks of a list, with their positions where it is a playlist."""
     path, parameters, fragment = _parse_name(page.name)
-    contents = Contents()
-    for position, item in enumerate(items, int(parameters.get("index", 0))):
-        try:
-            track, artists = _describe(_album(path, fragment) | item, fragment.get("genres", []))
-        except MALFORMED as error:
-            detail = f"item {position} of {page.name}: {error!r}"
-            contents.problems.append(Problem("bad_item", detail))
-            continue
+    album, genres = _album(path, fragment), fragment.get("genres", [])
+    contents, first = Contents(), int(parameters.get("index", 0))
+    described = each_valid(page, contents, items, lambda item: _describe(album | item, genres), first)
+    for position, (track, artists) in described:
         contents.tracks.append(track)
         contents.artists.extend(artists)
         for title in fragment.get("playlist", []):
@@ -270,7 +279,7 @@ def _describe(item: Item, genres: list[str]) -> tuple[Track, list[Artist]]:
 
 
 def _artist(item: Item) -> Artist:
-    return Artist(f"deezer:artist:{item['id']}", str(item["name"]))
+    return Artist(f"{ARTIST}{item['id']}", str(item["name"]))
 
 
 def _text(value: object) -> str | None:

@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import posixpath
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import BinaryIO, ClassVar, cast
 from urllib.parse import quote
 
-from tinytag import TinyTag, TinyTagException
+from tinytag import TinyTag, UnsupportedFormatError
 
 from songray.catalogue.sources.base import Artist, Contents, Page, Problem, Track
-from songray.catalogue.sources.reading import read_sequentially
+from songray.catalogue.sources.reading import read_sequentially, unusable_page
 from songray.errors import InvalidOption
+from songray.media import AudioFile, open_container
 
 SUFFIXES = (".mp3", ".m4a", ".m4b", ".mp4", ".aac", ".flac", ".ogg", ".oga", ".opus", ".wav", ".aif", ".aiff",
             ".aifc", ".wma", ".wv", ".ape", ".mpc")  # fmt: skip
+SKIPPED_FOLDERS = {
+    "@eadir",
+    "@recycle",
+    "@recently-snapshot",
+    "@tmp",
+    "#recycle",
+    "#snapshot",
+    "$recycle.bin",
+    "system volume information",
+    "lost+found",
+}  # in lower case; and hidden ones
 HASHED_BYTES = 8 << 20  # of compressed audio: most MP3 files as a whole, a minute of FLAC
 
 
@@ -34,29 +48,86 @@ class FolderSource:
     def pages(self) -> Iterator[Page]:
         if self.folder is None or not self.folder.expanduser().is_dir():
             raise InvalidOption(f"--folder {self.folder}: name a folder that exists")
-        for path in sorted(_audio_files(self.folder.expanduser().resolve())):
-            state = path.stat()
-            yield Page(str(path), f"{state.st_size} bytes, {state.st_mtime_ns} ns")
+        yield from sorted(_pages(self.folder.expanduser().resolve()), key=lambda page: page.name)
 
     def read(self, pages: Sequence[Page]) -> Iterator[tuple[Page, Contents]]:
         return read_sequentially(pages, _read_file)
+
+
+def _pages(folder: Path) -> Iterator[Page]:
+    """A page for each audio file, and one for each entry that cannot be used."""
+    folders = [str(folder)]
+    while folders:
+        parent = folders.pop()
+        try:
+            with os.scandir(parent) as scanned:
+                entries = list(scanned)
+        except OSError as error:
+            yield _unusable(parent, "unreadable", str(error.strerror))
+            continue
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                if entry.name.startswith(".") or entry.name.lower() in SKIPPED_FOLDERS:
+                    yield _unusable(entry.path, "skipped_folder", "hidden, a recycle bin or of the system")
+                else:
+                    folders.append(entry.path)
+            elif entry.is_symlink() and os.path.isdir(entry.path):
+                yield _unusable(entry.path, "linked_folder", "a link to a folder is not followed")
+            elif Path(entry.name).suffix.lower() in SUFFIXES and not entry.name.startswith("."):
+                yield _page(entry.path)
+
+
+def _page(path: str) -> Page:
+    try:
+        path.encode()
+        state = os.stat(path)
+    except UnicodeEncodeError:
+        return _unusable(path, "bad_name", "the name is not UTF-8: rename it")
+    except OSError as error:
+        kind = "broken_link" if os.path.islink(path) else "unreadable"
+        return _unusable(path, kind, str(error.strerror))
+    if not stat.S_ISREG(state.st_mode):
+        return _unusable(path, "not_a_file", "a pipe, a socket or a device")
+    if not os.access(path, os.R_OK):
+        return _unusable(path, "unreadable", "Permission denied")
+    return Page(path, f"{state.st_size} bytes, {state.st_mtime_ns} ns")
+
+
+def _unusable(path: str, kind: str, reason: str) -> Page:
+    return unusable_page(os.fsencode(path).decode(errors="backslashreplace"), kind, reason)
 
 
 def _read_file(page: Page) -> Iterator[Contents]:
     path = Path(page.name)
     identity = sound_hash(path)
     try:
-        yield _describe(path, identity, TinyTag.get(path))
-    except (TinyTagException, OSError, ValueError) as error:
+        contents = _describe(path, identity, _read_tags(path))
+    except Exception as error:  # of a parser that reads whatever bytes are in a file
         track = Track(f"folder:{identity}", path.stem, str(path), audio_version=str(path))
-        yield Contents([track], problems=[Problem("no_tags", f"{path}: {error}")])
+        contents = Contents([track], problems=[Problem("no_tags", f"{path}: {error}")])
+    yield contents
 
 
-def _audio_files(folder: Path) -> Iterator[Path]:
-    for parent, _, names in os.walk(folder, followlinks=False):
-        for name in names:
-            if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
-                yield Path(parent, name)
+def _read_tags(path: Path) -> TinyTag:
+    with path.open("rb") as opened:
+        file = AudioFile(opened)  # TinyTag reads on where a position that a tag names does not exist
+        try:
+            return TinyTag.get(path, cast(BinaryIO, file))
+        except UnsupportedFormatError:
+            file.seek(0)
+            return _tags_by_ffmpeg(file)
+
+
+def _tags_by_ffmpeg(file: AudioFile) -> TinyTag:
+    """The tags of formats that TinyTag does not read: Monkey's Audio, WavPack, Musepack."""
+    with open_container(file) as container:
+        tags = {name.lower(): text for name, text in container.metadata.items()}
+        seconds = container.duration and container.duration / 1e6
+    tag = TinyTag()
+    tag.title, tag.artist, tag.album = (tags.get(name) for name in ("title", "artist", "album"))
+    tag.albumartist, tag.year, tag.genre = (tags.get(name) for name in ("album_artist", "date", "genre"))
+    tag.duration = seconds
+    return tag
 
 
 def sound_hash(path: Path) -> str:
@@ -65,22 +136,22 @@ def sound_hash(path: Path) -> str:
     It covers the first HASHED_BYTES of the compressed packets; of a file that cannot be demuxed, the first
     HASHED_BYTES of the file.
     """
-    import av  # too slow to load for a job's --help
-
-    try:
-        return _packet_hash(path)
-    except (av.FFmpegError, IndexError, ValueError):
-        with path.open("rb") as file:
+    with io.FileIO(path) as opened:
+        file = AudioFile(opened)
+        try:
+            return _packet_hash(file)
+        except Exception:  # whatever PyAV raises
+            file.seek(0)
             start = file.read(HASHED_BYTES)
-        return hashlib.blake2b(start, digest_size=10).hexdigest()
+            return hashlib.blake2b(start, digest_size=10).hexdigest()
+        finally:
+            file.check()
 
 
-def _packet_hash(path: Path) -> str:
-    import av
-
+def _packet_hash(file: AudioFile) -> str:
     digest = hashlib.blake2b(digest_size=10)
     hashed = 0
-    with av.open(str(path), metadata_errors="ignore") as container:
+    with open_container(file) as container:
         stream = container.streams.audio[0]
         for packet in container.demux(stream):
             digest.update(memoryview(packet))
@@ -88,7 +159,7 @@ def _packet_hash(path: Path) -> str:
             if hashed > HASHED_BYTES:
                 break
     if hashed == 0:
-        raise ValueError(f"{path} contains no packets of audio")
+        raise ValueError("there are no packets of audio")
     return digest.hexdigest()
 
 

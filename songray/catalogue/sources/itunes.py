@@ -6,14 +6,16 @@ A page is named by its request, relative to the root of the API.
 from __future__ import annotations
 
 import posixpath
+import reprlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlencode, urlsplit
 
 from songray import web
 from songray.catalogue.sources.base import Artist, Contents, Page, Problem, Track
-from songray.catalogue.sources.reading import read_concurrently
+from songray.catalogue.sources.reading import each_valid, read_concurrently
 from songray.errors import FetchError, InvalidOption
 
 if TYPE_CHECKING:
@@ -58,7 +60,7 @@ class ItunesApi:
         limit = web.Limit.at(self.itunes_requests_per_minute / 60, WINDOW_SECONDS)
         body = await web.Client(session, "itunes", limit, attempts=3).request(get)
         if not isinstance(body, dict) or not isinstance(body.get("results"), list):
-            raise FetchError("malformed", f"returned {str(body)[:80]!r}", 200, retryable=True)
+            raise FetchError("malformed", f"returned {reprlib.repr(body)}", 200, retryable=True)
         results: list[Item] = body["results"]
         return results
 
@@ -90,26 +92,23 @@ class ItunesSource:
         return read_concurrently(pages, self._fetch_page)
 
     async def _fetch_page(self, page: Page, session: aiohttp.ClientSession) -> Contents:
-        return _contents(page.name, await self.api.request(session, page.name))
+        return _contents(page, await self.api.request(session, page.name))
 
 
-def _contents(page: str, results: list[Item]) -> Contents:
+def _contents(page: Page, results: list[Item]) -> Contents:
     contents = Contents()
-    for number, item in enumerate(results):
-        try:
-            _add(contents, item)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            contents.problems.append(Problem("bad_item", f"item {number} of {page}: {error!r}"))
+    for _ in each_valid(page, contents, results, partial(_add, contents)):
+        pass
     if not results:
-        contents.problems.append(Problem("no_data", f"{page}: iTunes has no result"))
+        contents.problems.append(Problem("no_data", f"{page.name}: iTunes has no result"))
     if len(results) >= MAX_RESULTS:
-        detail = f"{page}: there may be more than {MAX_RESULTS} results: crawl the albums by --ids"
+        detail = f"{page.name}: there may be more than {MAX_RESULTS} results: crawl the albums by --ids"
         contents.problems.append(Problem("cut_off", detail))
     return contents
 
 
 def _add(contents: Contents, item: Item) -> None:
-    """Add one result. Raises AttributeError, KeyError, TypeError or ValueError where it is malformed."""
+    """Add one result. Raises one of MALFORMED."""
     wrapper, kind = item.get("wrapperType"), item.get("kind")
     if wrapper == "artist":  # the response to a lookup of an artist begins with it
         contents.artists.append(_artist(item, [genre] if (genre := item.get("primaryGenreName")) else []))

@@ -1,5 +1,6 @@
 """Files that list tracks or playlists. In reading order:
 
 million    the format of the Million Playlist Dataset
+rows       the rows of a file, whatever its format
 source     the options, the files, and their rows as tracks and playlist entries
 """

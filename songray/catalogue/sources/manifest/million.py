@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -33,7 +34,7 @@ def rows(stream: BinaryIO, path: str) -> Iterator[Row]:
 
 def _rows_of(playlist: Any) -> Iterator[Row]:
     if not isinstance(playlist, dict) or not isinstance(playlist.get("tracks"), list):
-        yield {"not a playlist": str(playlist)[:80]}
+        yield {"not a playlist": reprlib.repr(playlist)}
         return
     names = {"playlist_id": playlist.get("pid"), "playlist": playlist.get("name")}
     for item in playlist["tracks"]:

@@ -6,33 +6,32 @@ formats with the columns playlist, position and track, or the JSON of the Millio
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
-import json
 import math
 import posixpath
 import re
+import reprlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
+from urllib.parse import urljoin
 
 import pyarrow as pa
 import pyarrow.fs
-import pyarrow.parquet
 
 from songray.catalogue.sources.base import Artist, Contents, Page, PlaylistEntry, Problem, Track
 from songray.catalogue.sources.manifest import million
+from songray.catalogue.sources.manifest.rows import ROWS_PER_PIECE, rows
 from songray.catalogue.sources.names import SOURCE_NAMES
-from songray.catalogue.sources.reading import read_sequentially
-from songray.errors import CorruptData, InvalidOption
+from songray.catalogue.sources.reading import read_sequentially, unusable_page
+from songray.errors import InvalidOption
 from songray.library import Row
 
-ROWS_PER_PIECE = 1000
 LIST_SEPARATOR = ";"  # between artists or genres in one cell
 DATE = re.compile(r"\d{4}(-\d{2}(-\d{2})?)?")
 QUALIFIED_ID = re.compile(rf"({'|'.join(SOURCE_NAMES)}):.")  # any other id belongs to the manifest
 PLAYLIST_COLUMNS = {"playlist", "position", "track"}
+MALFORMED = (ValueError, OverflowError, RecursionError)  # raised by reading a row
 PRECISIONS = {4: "year", 7: "month", 10: "day"}
 
 
@@ -60,24 +59,33 @@ class ManifestSource:
             raise InvalidOption(f"--manifest {self.manifest}: there is no such file or folder")
         folder = pa.fs.FileSelector(path, recursive=True)
         infos = [info] if info.is_file else filesystem.get_file_info(folder)
-        for file in sorted((file for file in infos if file.is_file), key=lambda file: file.path):
-            yield Page(file.path, f"{file.size} bytes, {file.mtime_ns} ns")
+        pages = [_page(file, path, number) for number, file in enumerate(infos) if file.is_file]
+        yield from sorted(pages, key=lambda page: page.name)
 
     def read(self, pages: Sequence[Page]) -> Iterator[tuple[Page, Contents]]:
         return read_sequentially(pages, self._read_file)
 
     def _read_file(self, page: Page) -> Iterator[Contents]:
         filesystem, _ = _resolve(str(self.manifest))
-        numbered = enumerate(_rows(filesystem, page.name), 1)
-        while rows := list(itertools.islice(numbered, ROWS_PER_PIECE)):
+        is_local = isinstance(filesystem, pa.fs.LocalFileSystem)
+        base = page.name if is_local else f"{str(self.manifest).partition('://')[0]}://{page.name}"
+        numbered = enumerate(rows(filesystem, page.name), 1)
+        while piece := list(itertools.islice(numbered, ROWS_PER_PIECE)):
             contents = Contents()
-            for number, row in rows:
+            for number, row in piece:
                 try:
-                    _add(contents, row, posixpath.dirname(page.name))
-                except ValueError as error:
+                    _add(contents, row, base)
+                except MALFORMED as error:
                     detail = f"row {number} of {page.name}: {error}"
                     contents.problems.append(Problem("bad_row", detail))
             yield contents
+
+
+def _page(file: pa.fs.FileInfo, folder: str, number: int) -> Page:
+    try:
+        return Page(file.path, f"{file.size} bytes, {file.mtime_ns} ns")
+    except UnicodeDecodeError:
+        return unusable_page(f"{folder}, entry {number}", "bad_name", "the name is not UTF-8: rename it")
 
 
 def _resolve(location: str) -> tuple[pa.fs.FileSystem, str]:
@@ -87,55 +95,29 @@ def _resolve(location: str) -> tuple[pa.fs.FileSystem, str]:
     return pa.fs.LocalFileSystem(), posixpath.abspath(posixpath.expanduser(location))
 
 
-def _rows(filesystem: pa.fs.FileSystem, path: str) -> Iterator[Row]:
-    suffix = posixpath.splitext(path)[1].lower()
-    if suffix == ".parquet":
-        with filesystem.open_input_file(path) as file:
-            for batch in pa.parquet.ParquetFile(file).iter_batches(ROWS_PER_PIECE):
-                yield from batch.to_pylist()
-    elif suffix in (".csv", ".jsonl", ".ndjson"):
-        with filesystem.open_input_stream(path) as stream:
-            text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
-            yield from csv.DictReader(text) if suffix == ".csv" else map(_parse_line, text)
-    elif suffix == ".json":
-        with filesystem.open_input_stream(path) as stream:
-            yield from million.rows(stream, path)
-    else:
-        raise CorruptData(f"{path}: a manifest ends in .csv, .jsonl, .parquet or .json")
-
-
-def _parse_line(line: str) -> Row:
-    """A line of JSON as a row. A malformed line becomes a row without the required columns, which keeps its
-    text for the message."""
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError:
-        return {"not JSON": line.strip()[:80]}
-    return row if isinstance(row, dict) else {"not an object": row}
-
-
-def _add(contents: Contents, row: Row, folder: str) -> None:
-    """Add a row as a track, a playlist entry or both, according to its columns. Raises ValueError."""
+def _add(contents: Contents, row: Row, base: str) -> None:
+    """Add a row as a track, a playlist entry or both, according to its columns. Raises one of MALFORMED."""
     if "track_uri" in row:
         track, artist = million.describe(row)
         contents.tracks.append(track)
         contents.artists.append(artist)
     elif not row.keys() >= PLAYLIST_COLUMNS:
-        track, artists = describe(row, folder)
+        track, artists = describe(row, base)
         contents.tracks.append(track)
         contents.artists.extend(artists)
     if row.keys() >= PLAYLIST_COLUMNS:
         contents.playlist_entries.append(_entry(row))
 
 
-def describe(row: Row, folder: str) -> tuple[Track, list[Artist]]:
-    """A row as a track and its artists. Raises ValueError."""
+def describe(row: Row, base: str) -> tuple[Track, list[Artist]]:
+    """A row as a track and its artists; `base` is the path or the URL of the manifest, to which the paths in
+    it are relative. Raises ValueError."""
     identity, location = _text(row, "id"), _text(row, "url") or _text(row, "path")
     isrc = _text(row, "isrc")
     if not identity or not (location or isrc):
-        raise ValueError(f"needs id and url, or id and isrc, has {dict(itertools.islice(row.items(), 4))}")
+        raise ValueError(f"needs id and url, or id and isrc, has {_shortened(row)}")
     if location and "://" not in location:
-        location = posixpath.join(folder, posixpath.expanduser(location))
+        location = _locate(location, base)
     names = _texts(row, "artist")
     artists = [Artist(f"manifest:artist:{name.casefold()}", name) for name in names]
     album, date = _text(row, "album"), _date(_text(row, "date"))
@@ -159,6 +141,14 @@ def describe(row: Row, folder: str) -> tuple[Track, list[Artist]]:
     return track, artists
 
 
+def _locate(path: str, base: str) -> str:
+    """A path in a manifest. In one that came from a URL, it names nothing of this machine."""
+    if "://" not in base:
+        return posixpath.join(posixpath.dirname(base), posixpath.expanduser(path))
+    scheme, _, place = base.partition("://")
+    return f"{scheme}://{urljoin(f'//{place}', path).removeprefix('//')}"
+
+
 def _track_id(text: str) -> str:
     """An id that begins with the name of a source as it is, any other as one of the manifest."""
     text = text.replace("spotify:track:", "spotify:", 1)
@@ -169,7 +159,7 @@ def _entry(row: Row) -> PlaylistEntry:
     playlist, position, track = (_text(row, column) for column in ("playlist", "position", "track"))
     identity = _text(row, "playlist_id") or playlist
     if not identity or not track:
-        raise ValueError(f"needs playlist, position and track, has {dict(itertools.islice(row.items(), 4))}")
+        raise ValueError(f"needs playlist, position and track, has {_shortened(row)}")
     if not position or not re.fullmatch(r"\d{1,9}", position):
         raise ValueError(f"position {position!r} in playlist {identity} is not an integer from 0")
     return PlaylistEntry(
@@ -177,15 +167,29 @@ def _entry(row: Row) -> PlaylistEntry:
     )
 
 
+def _shortened(row: Row) -> str:
+    return reprlib.repr({str(name): value for name, value in itertools.islice(row.items(), 4)})
+
+
 def _text(row: Row, column: str) -> str | None:
     value = row.get(column)
-    return str(value).strip() or None if value is not None else None
+    return _cell(value, column).strip() or None if value is not None else None
 
 
 def _texts(row: Row, column: str) -> list[str]:
     value = row.get(column)
     values = value if isinstance(value, list) else (_text(row, column) or "").split(LIST_SEPARATOR)
-    return list(dict.fromkeys(str(item).strip() for item in values if str(item).strip()))
+    return list(dict.fromkeys(text for item in values if (text := _cell(item, column).strip())))
+
+
+def _cell(value: object, column: str) -> str:
+    """A cell as text. Raises ValueError for one that is no text, or that a table cannot hold."""
+    if isinstance(value, list | dict):
+        raise ValueError(f"{column} {reprlib.repr(value)} is not text")
+    text = str(value)
+    if not text.isascii():
+        text.encode()  # UnicodeEncodeError, a ValueError
+    return text
 
 
 def _date(text: str | None) -> str | None:

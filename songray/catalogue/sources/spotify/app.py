@@ -116,5 +116,5 @@ def _message(response: requests.Response) -> str:
         error = response.json()["error"]
         words = [error] if isinstance(error, str) else [error.get("reason"), error["message"]]
         return " ".join(filter(None, words))[:MAX_LETTERS].encode(errors="replace").decode()
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return response.reason or "no reason"

@@ -46,7 +46,7 @@ class Endpoints:
         refused.clear()
         try:
             return endpoint.parse(request, body)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
             raise FetchError("malformed", f"{type(error).__name__}: {error}"[:MAX_LETTERS]) from error
 
     async def _body(
