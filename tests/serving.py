@@ -114,26 +114,30 @@ def embed_clips(clips: list[bytes], library: Library) -> Vectors:
 
 
 class LocalService:
-    """The Service of one process, without Ray Serve; it accepts no audio."""
+    """The Service of one process, without Ray Serve; without a vector for all audio it accepts none."""
 
-    def __init__(self, library: Library, run: str = RUN) -> None:
-        self.library = library
+    def __init__(self, library: Library, run: str = RUN, vector: Vectors | None = None) -> None:
+        self.library, self.vector = library, vector
         self.index = Index.open(library, find_version(library, run))
 
     def snapshot(self) -> Index:
         return self.index
 
     async def embed(self, audio: bytes) -> Vectors:
-        raise HTTPException(415, "this service has no encoder")
+        if self.vector is None:
+            raise HTTPException(415, "this service has no encoder")
+        return self.vector
 
     async def first_preview(self, source: SearchableSource, words: str) -> tuple[str, bytes]:
         raise HTTPException(404, "this service has no external sources")
 
 
 @contextmanager
-def local_service(library: Library, config: IngressConfig, run: str = RUN) -> Iterator[str]:
+def local_service(
+    library: Library, config: IngressConfig, run: str = RUN, service: LocalService | None = None
+) -> Iterator[str]:
     """The application on uvicorn, in a thread of this process; its URL."""
-    service = LocalService(library, run)
+    service = service or LocalService(library, run)
     api = create_api(lambda: service, config, environment_keys())
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(api, port=port, log_level="warning"))

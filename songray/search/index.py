@@ -61,7 +61,7 @@ class Index:
         else:
             calls = (asyncio.to_thread(shard.nearest, queries, k, filters, ef) for shard in shards)
             parts = await asyncio.gather(*calls)
-        return merge(parts, k) if len(parts) != 1 else parts[0]
+        return merge(parts, len(queries), k) if len(parts) != 1 else parts[0]
 
     async def rows(self, places: Sequence[Place]) -> list[Row]:
         """The catalogue's description of each track."""

@@ -285,16 +285,16 @@ def _top(cosines: Vectors, labels: Labels, k: int) -> tuple[Vectors, Labels]:
 
 def by_cosine(parts: Sequence[Candidates], k: int) -> Candidates:
     """The first k of lists of candidates, by descending cosine, then place."""
-    every = np.concatenate(parts)
+    every = np.concatenate([np.empty(0, CANDIDATE), *parts])
     return every[np.lexsort((every["label"], every["shard"], -every["cosine"]))[:k]]
 
 
-def merge(parts: Sequence[list[Candidates]], k: int) -> list[Candidates]:
-    """Merge what shards return for the same queries: for each query, the k nearest."""
-    return [by_cosine(answers, k) for answers in zip(*parts, strict=True)]
+def merge(parts: Sequence[list[Candidates]], queries: int, k: int) -> list[Candidates]:
+    """Merge what shards, which may be none, return for the same queries: for each query, the k nearest."""
+    return [by_cosine([part[query] for part in parts], k) for query in range(queries)]
 
 
 def merge_points(parts: Sequence[Points], limit: int) -> Points:
     """Merge the points of shards: by ascending sample rank."""
-    every = np.concatenate(parts)
+    every = np.concatenate([np.empty(0, POINT), *parts])
     return every[np.argsort(every["sample_rank"], kind="stable")[:limit]]

@@ -65,7 +65,7 @@ def newest_version(library: Library, run: str) -> Version | None:
 
 def versions(library: Library, run: str) -> list[Version]:
     """The finished versions of a run's index, newest first. Raises CorruptData on a damaged manifest."""
-    stored = (_read(library, run, name) for name in reversed(version_names(library, run)))
+    stored = (read_version(library, run, name) for name in reversed(version_names(library, run)))
     return [version for version in stored if version]
 
 
@@ -74,7 +74,8 @@ def version_names(library: Library, run: str) -> list[str]:
     return [name for name in library.folders("indexes", run) if name != "shards"]
 
 
-def _read(library: Library, run: str, name: str) -> Version | None:
+def read_version(library: Library, run: str, name: str) -> Version | None:
+    """A version of a run's index, or None where it is not finished. Raises CorruptData."""
     path = library.path("indexes", run, name, "manifest.json")
     try:
         content = read_json(library.filesystem, path)

@@ -16,6 +16,7 @@ import ray.exceptions
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
+from songray.errors import SongrayError
 from songray.learning import runs
 from songray.library import Library, Row, Vectors
 from songray.search.filters import Filters
@@ -74,7 +75,7 @@ class SlottedIndex:
         return vectors
 
     async def nearest(self, queries: Vectors, k: int, filters: Filters) -> list[Candidates]:
-        return merge(await self._call_all("nearest", queries, k, filters), k)
+        return merge(await self._call_all("nearest", queries, k, filters), len(queries), k)
 
     async def rows(self, places: Sequence[Place]) -> list[Row]:
         rows: dict[int, Row] = {}
@@ -90,13 +91,13 @@ class SlottedIndex:
         return merge_points(await self._call_all("points", bbox, limit), limit)
 
     async def _call_all(self, method: str, *arguments: Any) -> list[Any]:
-        """The results of the slots that answer in time. Raises HTTPException where none does."""
+        """The results of the slots with shards that answer in time. Raises HTTPException where none does."""
         with_shards = self.slots[: len(self.version.shards)]
         calls = (call_in_time(slot, self.version.version, method, *arguments) for slot in with_shards)
         results = await asyncio.gather(*calls)
         present = [result for result in results if result is not None]
         self.partial |= len(present) < len(results)
-        if not present:
+        if results and not present:
             raise unavailable("no part of the index answers")
         return present
 
@@ -120,7 +121,7 @@ async def call_in_time(slot: DeploymentHandle, *arguments: Any) -> Any:
     try:
         async with asyncio.timeout(SLOT_SECONDS):
             return await call_replica(slot.call, *arguments)
-    except (TimeoutError, *UNREACHABLE) as error:
+    except (SongrayError, OSError, *UNREACHABLE) as error:  # OSError: also no answer in time
         logger.warning("a slot does not answer: %r", error)
         return None
 

@@ -7,11 +7,11 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Generic, Protocol, TypeVar
 
-from songray.errors import InvalidOption, MissingInput
+from songray.errors import InvalidOption, MissingInput, SongrayError
 from songray.library import Library
 from songray.search.ranking import Searcher
 from songray.search.shard import Box, Place, Points
-from songray.search.version import Version, versions
+from songray.search.version import Version, read_version, version_names, versions
 from songray.service.problems import unavailable
 
 logger = logging.getLogger("ray.serve")
@@ -34,7 +34,8 @@ class IndexSnapshot(Searcher, Protocol):
 class Snapshots(Generic[Loaded]):
     """The version that is served, and the one before it, which requests in progress may still name.
 
-    Either serves one version, or follows the newest: loads each beside the old one, and then replaces it.
+    Either serves one version, or follows the newest: loads each beside the old one, and then replaces it. A
+    version may disappear at any time: then the newest that can be opened is served, or the current one still.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Snapshots(Generic[Loaded]):
         self._loaded: dict[str, Loaded] = {}
         self._loading = asyncio.Lock()
         self._watching: asyncio.Task[None] | None = None
+        self._logged: set[str] = set()
 
     @property
     def current(self) -> Loaded:
@@ -57,11 +59,16 @@ class Snapshots(Generic[Loaded]):
         return self._loaded[self.served]
 
     async def serve(self, name: str) -> None:
-        """Load and serve a version; "": the newest, from now on. Raises MissingInput or InvalidOption."""
+        """Load and serve a version; "": the newest that can be opened, from now on. Raises MissingInput or
+        InvalidOption, and what opening raised where nothing is served yet."""
         if self._watching:
             self._watching.cancel()
-        await self._serve_once(name)
-        if not name:
+        if name:
+            version = await asyncio.to_thread(find_version, self.library, self.run, name)
+            await self._load(version)
+            self.served = version.version
+        else:
+            await self._serve_newest()
             self._watching = asyncio.create_task(self._watch())
 
     async def named(self, name: str) -> Loaded:
@@ -74,14 +81,45 @@ class Snapshots(Generic[Loaded]):
         while True:
             await asyncio.sleep(self.watch_seconds)
             try:
-                await self._serve_once("")
-            except Exception:  # the version is damaged, or storage fails: the old one stays
-                logger.exception("a new version of indexes/%s cannot be loaded", self.run)
+                await self._serve_newest()
+            except Exception as error:  # storage fails
+                self._log_once("its versions", f"cannot be listed: {error}", error)
 
-    async def _serve_once(self, name: str) -> None:
-        version = await asyncio.to_thread(find_version, self.library, self.run, name)
-        await self._load(version)
-        self.served = version.version
+    async def _serve_newest(self) -> None:
+        """Serve the newest version that can be opened; where none is newer, the current one stays.
+
+        Versions are listed again after each failure: `songray index` publishes one, and prunes, at any time.
+        """
+        failed: dict[str, Exception | None] = {}
+        while True:
+            names = await asyncio.to_thread(version_names, self.library, self.run)
+            newer = [name for name in names if name > self.served] or names[-1:]  # a new index counts from 1
+            name = max((name for name in newer if name not in failed), default="")
+            if not name:
+                break
+            try:
+                if version := await asyncio.to_thread(read_version, self.library, self.run, name):
+                    await self._load(version)
+                    self.served = name
+                    return
+                failed[name] = None  # it is not finished, or has disappeared
+            except Exception as error:  # it is damaged, a part of it has disappeared, or storage fails
+                failed[name] = error
+                self._log_once(f"version {name}", f"cannot be opened: {error}", error)
+        if not self.served:
+            raise next(filter(None, failed.values()), no_version(self.run))
+        if self.served not in names:
+            self._log_once(f"version {self.served}", "has disappeared from storage")
+
+    def _log_once(self, what: str, problem: str, error: Exception | None = None) -> None:
+        """Log, once for each version, why it is not served; with a traceback where that is a defect."""
+        if what not in self._logged:
+            self._logged.add(what)
+            is_defect = error is not None and not isinstance(error, SongrayError | OSError)
+            served = f"version {self.served} is still served" if self.served else "an earlier one is opened"
+            logger.warning(
+                "indexes/%s: %s %s; %s", self.run, what, problem, served, exc_info=is_defect and error
+            )
 
     async def _load(self, version: Version) -> None:
         async with self._loading:
@@ -96,9 +134,13 @@ def find_version(library: Library, run: str, name: str = "") -> Version:
     """A version of a run's index; "": the newest. Raises MissingInput or InvalidOption."""
     existing = versions(library, run)
     if not existing:
-        raise MissingInput(f"indexes/{run} is empty: run `songray index` first")
+        raise no_version(run)
     for version in existing:
         if name in ("", version.version):
             return version
     names = ", ".join(version.version for version in existing)
     raise InvalidOption(f"--version {name}: indexes/{run} contains {names}")
+
+
+def no_version(run: str) -> MissingInput:
+    return MissingInput(f"indexes/{run} is empty: run `songray index` first")

@@ -9,14 +9,20 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import httpx
+import numpy as np
 import pytest
 from serving import CLIPS, RUN, LocalService, clip, embed_clips, local_service, problem, shared_library
 
+from songray.learning import runs
 from songray.library import Library, Vectors
+from songray.search.filters import EVERYTHING
+from songray.search.index import Index
 from songray.service.options import IngressConfig
+from songray.service.slots import SlottedIndex
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +177,69 @@ def test_the_library_is_described(client: httpx.Client) -> None:
     assert client.get("/readyz").json() == ready
 
 
+def test_an_index_without_tracks_is_answered_from(indexed: Library) -> None:
+    seeds, unknown = [{"id": "t:1"}], (404, "not in the index: t:1")
+    service = LocalService(indexed, vector=np.ones(8, np.float32))
+    service.index = Index(replace(service.index.version, shards=[], tracks=0), [])
+    with (
+        local_service(indexed, IngressConfig(), service=service) as url,
+        httpx.Client(base_url=url, timeout=30) as client,
+    ):
+        assert client.get("/readyz").json()["tracks"] == 0
+        assert client.get("/v1/stats").json()["shards"] == 0
+        assert client.get("/v1/tracks").json()["tracks"] == []
+        assert client.get("/v1/tracks?q=bjork").json()["tracks"] == []
+        assert client.get("/v1/map").json()["points"] == []
+        assert client.get("/v1/map?bbox=-1,-1,1,1").json()["points"] == []
+        assert client.post("/v1/similar", files={"audio": b"x"}).json()["similar"] == []
+        for path in ("/v1/tracks/t:1", "/v1/tracks/t:1/similar"):
+            assert problem(client.get(path)) == unknown
+        assert problem(client.post("/v1/recommend", json={"like": seeds})) == unknown
+        assert problem(client.post("/v1/playlist", json={"seeds": seeds})) == unknown
+        assert problem(client.get("/v1/path?from=t:1&to=t:2")) == (404, "not in the index: t:1, t:2")
+        for path in ("/", "/healthz", "/metrics", "/v1/runs"):
+            assert client.get(path).status_code == 200
+        failure = client.get("/rest/getSonicSimilarTracks?f=json&id=t:1").json()["subsonic-response"]
+        assert failure["error"]["code"] == 70
+
+
+def test_slots_of_an_index_without_tracks_are_complete(indexed: Library) -> None:
+    async def answers(index: SlottedIndex) -> list[object]:
+        nearest = await index.nearest(np.ones((2, 8), np.float32), 5, EVERYTHING)
+        others = [await index.find(["t:1"]), await index.search("bjork", 5), await index.points(None, 5)]
+        return [*map(len, nearest), *map(len, others), index.partial]
+
+    version = replace(LocalService(indexed).index.version, shards=[], tracks=0)
+    assert asyncio.run(answers(SlottedIndex(version, []))) == [0, 0, 0, 0, 0, False]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0])
+def test_audio_whose_vector_has_no_direction_is_refused(indexed: Library, value: float) -> None:
+    service = LocalService(indexed, vector=np.full(8, value, np.float32))
+    with local_service(indexed, IngressConfig(), service=service) as url:
+        status, detail = problem(httpx.post(f"{url}/v1/similar", files={"audio": b"x"}))
+    assert status == 422 and "cannot be compared with tracks" in detail
+
+
+def test_seeds_that_cancel_out_are_refused(client: httpx.Client) -> None:
+    body = {"like": [{"id": "t:1"}], "unlike": [{"id": "t:1"}]}
+    status, detail = problem(client.post("/v1/recommend", json=body))
+    assert status == 422 and "a track is both liked and disliked" in detail
+
+
+def test_the_record_of_a_run_is_read_once(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths: list[str] = []
+
+    def counted(filesystem: object, path: str) -> object:
+        paths.append(path)
+        return read_json(filesystem, path)
+
+    read_json = runs.read_json
+    monkeypatch.setattr(runs, "read_json", counted)
+    assert client.get("/v1/runs").status_code == 200
+    assert len(paths) == len(set(paths)) == 1
+
+
 def test_a_query_by_audio_needs_a_file_or_a_source(client: httpx.Client) -> None:
     assert problem(client.post("/v1/similar", content=b"{}"))[0] == 415
     assert problem(client.post("/v1/similar", files={"sound": b"x"}))[0] == 422
@@ -198,6 +267,6 @@ def rendered(browser: str, url: str) -> str:
     """The document of a page once its requests are answered."""
     with tempfile.TemporaryDirectory() as profile:
         options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-                   "--disable-background-networking", "--disable-component-update", "--disable-sync",
+                   "--disable-background-networking", "--enable-logging=stderr", "--disable-component-update", "--disable-sync",
                    f"--user-data-dir={profile}", "--virtual-time-budget=5000", "--dump-dom"]  # fmt: skip
         return subprocess.run([browser, *options, url], capture_output=True, text=True, timeout=60).stdout

@@ -57,7 +57,7 @@ def run_summaries(library: Library) -> list[dict[str, Any]]:
             "metrics": run.metrics,
             "versions": version_names(library, run.name),
         }
-        for name in runs.finished(library)
+        for name in library.folders("runs")
         if (run := runs.find(library, name))
     ]
 
