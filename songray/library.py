@@ -156,6 +156,7 @@ TABLES = {
             "mel96": pa.binary(),
             "mfcc20-8k": pa.binary(),
             "chroma12": pa.binary(),
+            "mel96-16k": pa.binary(),
             "seconds": pa.float64(),  # of decoded audio
             "missing_seconds": pa.float64(),  # of audio that the file announces and does not contain
             "error": pa.string(),

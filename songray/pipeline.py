@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from songray.audio.download import DownloadConfig, download
-from songray.audio.transform import TransformConfig, transform
+from songray.audio.transform import TransformConfig, specs_of, transform
 from songray.catalogue.crawl import CrawlConfig, crawl
 from songray.catalogue.sources.base import Source
 from songray.catalogue.sources.synthetic.source import SyntheticSource
@@ -73,8 +73,9 @@ def _learn(library: Library, config: PipelineConfig) -> Run:
 
     options = MODELS[config.model]()
     model = declared(options)
-    set_name = "default" if model.spec == "mel128" else model.spec
-    _print(transform(library, TransformConfig(set=set_name, specs=(model.spec,))))
+    in_default = model.spec in specs_of(library, "default")
+    set_name, specs = ("default", ()) if in_default else (model.spec, (model.spec,))
+    _print(transform(library, TransformConfig(set=set_name, specs=specs)))
     if model.target:
         _print(factorize(library, FactorizeConfig()))
     seconds = config.max_seconds

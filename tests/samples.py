@@ -18,6 +18,8 @@ def librosa_reference(samples: np.ndarray, spec: Spec) -> np.ndarray:
         amplitudes = np.abs(librosa.stft(samples, n_fft=spec.n_fft, hop_length=spec.hop_length))
         return librosa.amplitude_to_db(amplitudes, ref=np.max, top_db=80).T
     power = librosa.feature.melspectrogram(y=samples, n_mels=spec.n_mels, fmax=spec.fmax, **common)
+    if spec.gain:
+        return np.log10(spec.gain * power + 1).T
     decibels = librosa.power_to_db(power, ref=np.max, top_db=80)
     return librosa.feature.mfcc(S=decibels, n_mfcc=spec.n_mfcc).T if spec.n_mfcc else decibels.T
 

@@ -47,8 +47,8 @@ class Spec:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The parameters as a set of spectrograms records them. Sets that were made before `gain` existed have
-        no value for it, so that it is left out where it is not set."""
+        """The parameters as a set of spectrograms records them. `gain` is left out where it is not set, as in
+        the records of sets that were made before it existed."""
         return {name: value for name, value in asdict(self).items() if name != "gain" or value is not None}
 
     @property

@@ -17,7 +17,6 @@ from songray.learning.runs import Pooling
 from songray.library import Vectors
 
 JACKKNIFE_PARTS = 5  # of a clip's windows
-BATCH_WINDOWS = 16  # windows that are embedded together; larger batches are not faster on a CPU
 
 
 def tile(
@@ -156,15 +155,18 @@ def _embed_windows(
 ) -> list[torch.Tensor]:
     """For each clip the vectors of its windows, (windows, dimension)."""
     tiles = [tile(clip, model.frames, model.hop, model.padding) for clip in spectrograms]
-    batches = tiles if model.frames is None else _batches(np.concatenate(tiles)) if tiles else []
+    batches = tiles if model.frames is None else _batches(tiles, model.batch_windows)
     vectors = [_embed_batch(model, batch, half) for batch in batches]
     counts = [len(windows) for windows in tiles]
     return list(torch.split(torch.cat(vectors)[: sum(counts)], counts)) if vectors else []
 
 
-def _batches(windows: Spectrogram) -> list[Spectrogram]:
-    padded = np.pad(windows, ((0, -len(windows) % BATCH_WINDOWS), (0, 0), (0, 0)))
-    return np.split(padded, len(padded) // BATCH_WINDOWS)
+def _batches(tiles: list[Spectrogram], size: int) -> list[Spectrogram]:
+    if not tiles:
+        return []
+    windows = np.concatenate(tiles)
+    padded = np.pad(windows, ((0, -len(windows) % size), (0, 0), (0, 0)))
+    return np.split(padded, len(padded) // size)
 
 
 def _embed_batch(model: Embedder, windows: Spectrogram, half: bool) -> torch.Tensor:

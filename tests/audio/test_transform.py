@@ -52,12 +52,14 @@ def test_every_spec_is_what_librosa_makes_of_edge_cases(sound: str, name: str) -
 
 def test_every_spec_is_what_librosa_makes_of_a_clip(clips: Path) -> None:
     for file in ("joth_party_0.mp3", "brahms_hungarian5_0.mp3", "zhelanov_junk_1.mp3"):
-        samples = librosa.load(clips / file, sr=22050, mono=True)[0]
-        planes = compute(decode(str(clips / file), Excerpt()).resampled(22050), list(SPECS))
-        for name, spec in SPECS.items():
-            expected = librosa_reference(samples, spec)
-            assert planes[name].shape == expected.shape
-            assert np.abs(planes[name] - expected).max() < 0.05, (file, name)
+        recording = decode(str(clips / file), Excerpt())
+        for rate in {spec.rate for spec in SPECS.values()}:
+            samples = librosa.load(clips / file, sr=rate, mono=True)[0]
+            names = [name for name, spec in SPECS.items() if spec.rate == rate]
+            for name, plane in compute(recording.resampled(rate), names).items():
+                expected = librosa_reference(samples, SPECS[name])
+                assert plane.shape == expected.shape
+                assert np.abs(plane - expected).max() < 0.05, (file, name)
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -104,10 +106,9 @@ def test_a_set_has_a_column_for_each_of_its_specs(tmp_path: Path) -> None:
     assert alone["chroma12"] == table["chroma12"]  # a spec does not depend on its company
 
 
-@pytest.mark.parametrize("specs", [(), ("mel12",)])
-def test_specs_that_there_are_not_are_refused(specs: tuple[str, ...]) -> None:
+def test_specs_that_there_are_not_are_refused() -> None:
     with pytest.raises(ValueError, match="choose from mel128, linear257"):
-        TransformConfig(specs=specs)
+        TransformConfig(specs=("mel128", "mel12"))
 
 
 def test_bad_sounds_are_rows_beside_good_ones(tmp_path: Path) -> None:

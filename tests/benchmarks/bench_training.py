@@ -37,7 +37,7 @@ from songray.learning.models import MODELS
 from songray.learning.models.base import Batch
 from songray.learning.split import Split
 from songray.learning.train import TrainConfig, make_job, trainer
-from songray.learning.windows import BATCH_WINDOWS, Clips, learning_batches, to_device
+from songray.learning.windows import Clips, learning_batches, to_device
 from songray.learning.worker import Job
 from songray.library import Library
 
@@ -196,7 +196,7 @@ def test_embedding(filled: tuple[Library, Split]) -> None:
             own.append(time.monotonic() - started)
             started = time.monotonic()
             with torch.inference_mode():
-                for batch in windows.split(BATCH_WINDOWS):
+                for batch in windows.split(model.batch_windows):
                     model.embed(batch)
             if GPU:
                 torch.cuda.synchronize()

@@ -15,7 +15,7 @@ import pytest
 import torch
 from small_models import OPTIONS, TRAINED, batches_of, fit, noise, small
 
-from songray.audio.decode import decode
+from songray.audio.decode import Recording, decode
 from songray.audio.excerpt import Excerpt
 from songray.audio.spectrograms import SPECS, Spectrogram, compute, quantise
 from songray.errors import InvalidOption
@@ -52,8 +52,12 @@ def music_files(clips: Path) -> list[Path]:
 def music(clips: Path) -> dict[str, list[Spectrogram]]:
     """The spectrograms of eight seconds each of six pieces, by spec."""
     names = sorted({build_model(small(name), 0).spec for name in MODELS})
-    planes = [compute(decode(str(file), Excerpt(8)).resampled(22050), names) for file in music_files(clips)]
-    return {name: [quantise(plane[name], SPECS[name]) for plane in planes] for name in names}
+    recordings = [decode(str(file), Excerpt(8)) for file in music_files(clips)]
+    return {name: [spectrogram(recording, name) for recording in recordings] for name in names}
+
+
+def spectrogram(recording: Recording, name: str) -> Spectrogram:
+    return quantise(compute(recording.resampled(SPECS[name].rate), [name])[name], SPECS[name])
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -111,8 +115,7 @@ def test_an_uploaded_clip_gets_the_vector_of_the_batch_job(
     rows = pa.table(columns | {model.spec: [spectrogram.tobytes() for spectrogram in spectrograms]})
     written = batch_job.submit(embed_rows, library, rows)
     file = music_files(clips)[2].read_bytes()
-    plane = compute(decode(file, Excerpt(8)).resampled(22050), [model.spec])[model.spec]
-    (uploaded,) = encode(encoder, [quantise(plane, SPECS[model.spec])])
+    (uploaded,) = encode(encoder, [spectrogram(decode(file, Excerpt(8)), model.spec)])
     assert np.abs(uploaded - written.result()[2]).max() < 1e-5
 
 

@@ -15,7 +15,7 @@ from conftest import tone
 from songray.audio.transform import TransformConfig
 from songray.service.decoding import decode, memory_limit
 
-CONFIG = TransformConfig()
+CONFIG = TransformConfig(specs=("mel128",))
 
 
 def test_what_cannot_be_decoded_has_a_kind_of_error(tmp_path: Path) -> None:

@@ -5,5 +5,6 @@ In reading order:
 network    the network
 convert    the wheel that publishes the weights → the files beside this one; not needed to use them
 
-msd.safetensors and mtt.safetensors are the weights; LICENCE says whose they are and what they were trained on.
+msd.safetensors and mtt.safetensors are the weights. LICENCE says under which terms they were published, and
+what they were trained on.
 """

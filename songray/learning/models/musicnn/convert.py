@@ -28,7 +28,7 @@ msd.safetensors was trained on 200,000 songs of the Million Song Dataset, with L
 mtt.safetensors was trained on MagnaTagATune: 25,000 clips of Magnatune, with tags from the game TagATune.
 
 """
-# layer of the network → its convolution or dense layer in the checkpoint, and the batch normalisation after it
+# layer of the network → its layer in the checkpoint, and the batch normalisation after it
 LAYERS = {
     "timbral.0": ("conv2d", "batch_normalization_1"),
     "timbral.1": ("conv2d_1", "batch_normalization_2"),

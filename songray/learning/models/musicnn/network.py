@@ -130,14 +130,14 @@ def temporal(spectrograms: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
 
 
 def shifted(kernel: torch.Tensor, count: int) -> torch.Tensor:
-    """A kernel, (filters, …, width), at `count` neighbouring positions, as a matrix: (… × (width + count − 1),
-    count × filters)."""
+    """A kernel, (filters, …, width), at `count` neighbouring positions, as a matrix:
+    (… × (width + count − 1), count × filters)."""
     copies = [functional.pad(kernel, (shift, count - 1 - shift)).flatten(1) for shift in range(count)]
     return torch.cat(copies).T
 
 
 def same_convolution(features: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
     """(batch, frames, channels) → (batch, frames, filters)"""
-    filters, taps, channels = kernel.shape
+    _, taps, channels = kernel.shape
     padded = functional.pad(features, (0, 0, taps // 2, taps // 2)).flatten(1)
     return padded.unfold(1, taps * channels, channels) @ kernel.flatten(1).T
