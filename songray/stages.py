@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from songray import checkpoints
 from songray.cluster import connect
-from songray.errors import StageFailed
 from songray.keys import Keys
 from songray.library import Library
 from songray.storage import compression
+from songray.summary import Summary
 from songray.table import Table
 
 if TYPE_CHECKING:  # Ray is imported in functions: a stage whose output lacks nothing never loads it
@@ -40,44 +40,6 @@ RETAIN_MEMORY = {
         "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)
     }
 }  # fmt: skip
-
-
-@dataclass
-class Summary:
-    """What a stage did: rows = existing + done + failed + retryable."""
-
-    stage: str
-    rows: int = 0
-    existing: int = 0
-    done: int = 0
-    failed: Counter[str] = field(default_factory=Counter)  # permanent failures, by class
-    retryable: Counter[str] = field(default_factory=Counter)  # failures that the next run retries, by class
-    seconds: float = 0.0
-    remarks: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        processed = self.done + self.failed.total() + self.retryable.total()
-        parts = [f"{self.existing} finished before", f"{self.done} finished now"]
-        parts.append(f"{self.failed.total()} failed{_by_class(self.failed)}")
-        if self.retryable:
-            parts.append(f"{self.retryable.total()} to be retried{_by_class(self.retryable)}")
-        rate = f", {processed / self.seconds:.1f}/s" if processed and self.seconds else ""
-        text = f"{self.stage}: {self.rows} tracks = {' + '.join(parts)} ({self.seconds:.1f} s{rate})"
-        return "\n  ".join([text, *self.remarks])
-
-    def check(self, max_failed_share: float) -> None:
-        """Raise StageFailed where more than this share of the rows of this run failed."""
-        failures = self.failed.total() + self.retryable.total()
-        processed = self.done + failures
-        if processed and failures / processed > max_failed_share:
-            raise StageFailed(
-                f"{failures} of {processed} tracks failed, more than --max-failed-share {max_failed_share:g} "
-                f"allows:\n{self}"
-            )
-
-
-def _by_class(counts: Counter[str]) -> str:
-    return f" ({', '.join(f'{name} {count}' for name, count in counts.most_common())})" if counts else ""
 
 
 @dataclass(frozen=True)

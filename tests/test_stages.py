@@ -25,7 +25,7 @@ from songray.catalogue.crawl import CrawlConfig, crawl
 from songray.catalogue.sources.manifest.source import ManifestSource
 from songray.errors import StageFailed
 from songray.library import Library
-from songray.stages import Summary
+from songray.summary import Summary
 from songray.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -164,8 +164,20 @@ def test_a_summary_adds_up_and_limits_failures() -> None:
         "+ 1 to be retried (timeout 1) (2.0 s, 4.0/s)"
     )
     summary.check(0.5)
-    with pytest.raises(StageFailed, match="3 of 8 tracks failed"):
-        summary.check(0.3)
+    with pytest.raises(StageFailed, match="3 of 10 tracks failed"):
+        summary.check(0.25)
+
+
+def test_a_few_new_rows_are_judged_with_those_before_and_what_waits_is_no_failure() -> None:
+    Summary("download", 1001, existing=1000, failed=Counter(not_audio=1)).check(0.5)
+    with pytest.raises(StageFailed, match="1 of 1 tracks failed"):
+        Summary("download", 1, failed=Counter(not_audio=1)).check(0.5)
+    with pytest.raises(StageFailed, match="100 of 100 tracks failed"):
+        Summary("download", 10_100, existing=10_000, failed=Counter(http_403=100)).check(0.5)
+    waiting = Counter(no_location=900, http_429=50)
+    Summary("download", 1000, done=50, retryable=waiting).check(0.0)
+    with pytest.raises(StageFailed, match="200 of 200 tracks failed"):
+        Summary("download", 1000, retryable=waiting + Counter(timeout=200)).check(0.5)
 
 
 def test_a_stage_without_pending_rows_never_loads_ray(library: Library) -> None:

@@ -14,7 +14,8 @@ import pyarrow as pa
 from songray.audio.fetch import FetchConfig, Fetcher, Outcome
 from songray.errors import InvalidOption
 from songray.library import TABLES, Library, Row
-from songray.stages import Stage, Summary
+from songray.stages import Stage
+from songray.summary import Summary
 from songray.table import Table
 
 if TYPE_CHECKING:

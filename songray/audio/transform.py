@@ -16,8 +16,9 @@ from songray.audio.excerpt import Excerpt
 from songray.audio.spectrograms import DEFAULT_SPECS, SPECS, compute, quantise
 from songray.errors import AudioError, InvalidOption
 from songray.library import TABLES, Library, Row
-from songray.stages import Stage, Summary
+from songray.stages import Stage
 from songray.storage import read_json
+from songray.summary import Summary
 
 if TYPE_CHECKING:
     import ray

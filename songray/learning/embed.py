@@ -10,7 +10,8 @@ import pyarrow as pa
 from songray.audio.spectrograms import SPECS, from_bytes
 from songray.learning import runs
 from songray.library import Library
-from songray.stages import RETAIN_MEMORY, Stage, Summary
+from songray.stages import RETAIN_MEMORY, Stage
+from songray.summary import Summary
 
 if TYPE_CHECKING:  # Ray and torch are imported in functions: jobs import this module for its options
     import ray
