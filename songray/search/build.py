@@ -19,7 +19,14 @@ from songray.learning import runs
 from songray.library import Library
 from songray.search.filters import CACHED_FILTERS
 from songray.search.reference import Reference
-from songray.search.target import Target, contains, find_target, read_tracks, read_vectors
+from songray.search.target import (
+    Target,
+    contains,
+    find_target,
+    keys_without_direction,
+    read_tracks,
+    read_vectors,
+)
 from songray.search.version import (
     FILES,
     LIVE,
@@ -39,6 +46,7 @@ from songray.search.version import (
 # Ray, and the modules that load hnswlib, are imported in functions: `--help` needs neither.
 
 TUNING_TRACKS = 20_000  # of the lowest keys, on which M is tuned
+CHECKED_TRACKS = 250_000  # whose vectors one task reads to see whether they have a direction
 REFERENCE_TRACKS = 1024  # the first of these; four times as many took a tenth longer to build
 MEASURED_TRACKS = 1000  # that are appended to a shard: for fewer, its recall is not measured again
 ROW_BYTES = 600  # of a track's row and text, about
@@ -88,15 +96,17 @@ class IndexSummary:
     new: bool  # False where nothing had changed
     added: int = 0
     deleted: int = 0
+    left_out: int = 0  # tracks whose vectors are not finite or 0, which no search can compare
 
     def __str__(self) -> str:
         version = self.version
         verb = "wrote" if self.new else "nothing has changed: kept"
         changes = f": {self.added} added, {self.deleted} deleted" if self.new else ""
+        left_out = f"; {self.left_out} left out, whose vectors are not finite or 0" if self.left_out else ""
         return (
             f"index {version.run}: {verb} version {version.version}, {version.tracks} tracks in "
             f"{len(version.shards)} shards{changes}; recall@10 {version.recall:.4f} at ef {version.ef}, "
-            f"M {version.parameters['M']}"
+            f"M {version.parameters['M']}{left_out}"
         )
 
 
@@ -131,6 +141,9 @@ def build(
     library: Library, run: str, config: IndexConfig, target: Target, before: Version | None
 ) -> IndexSummary:
     """Write a version that shares no shard with those before it."""
+    every, target = len(target), comparable(library, run, target)
+    if not len(target):
+        raise MissingInput(f"embeddings/{run}: none of {every} vectors is finite: train another run")
     connect()
     import ray
 
@@ -152,7 +165,19 @@ def build(
     parts = target.split(config.shard_capacity(dimension, parameters["M"]))
     built = build_shards(library, version, config.threads, reference, [(None, part) for part in parts])
     finished = publish(library, replace(version, shards=built), reference)
-    return IndexSummary(finished, new=True, added=len(target))
+    return IndexSummary(finished, new=True, added=len(target), left_out=every - len(target))
+
+
+def comparable(library: Library, run: str, target: Target) -> Target:
+    """The tracks whose vectors have a direction: finite ones that are not 0."""
+    if not len(target):
+        return target
+    connect()
+    import ray
+
+    task = ray.remote(keys_without_direction)
+    keys = ray.get([task.remote(library, run, part) for part in target.split(CHECKED_TRACKS)])
+    return target.select(~np.isin(target.rows["key"], np.concatenate(keys)))
 
 
 def prepare(
@@ -175,18 +200,20 @@ def update(library: Library, config: IndexConfig, target: Target, before: Versio
     return the one before where nothing has changed."""
     live = [live_tracks(library, before.run, entry) for entry in before.shards]
     every = np.concatenate(live) if live else np.empty(0, LIVE)
-    missing = target.select(~contains(every, target.rows))
+    lacking = target.select(~contains(every, target.rows))
+    missing = comparable(library, before.run, lacking)
+    left_out = len(lacking) - len(missing)
     obsolete = [tracks["label"][~contains(target.rows, tracks)] for tracks in live]
     deleted = sum(map(len, obsolete))
     if not len(missing) and not deleted:
-        return IndexSummary(before, new=False)
+        return IndexSummary(before, new=False, left_out=left_out)
     version = replace(before, version=next_version(before), made_with=runs.software_versions())
     reference = read_reference(library, before)
     entries = mark_deleted(before.shards, obsolete)
     kept, parts = assign(entries, missing, config.shard_capacity(before.dimension, before.parameters["M"]))
     built = build_shards(library, version, config.threads, reference, parts)
     finished = publish(library, replace(version, shards=[*kept, *built]), reference)
-    return IndexSummary(finished, new=True, added=len(missing), deleted=deleted)
+    return IndexSummary(finished, new=True, added=len(missing), deleted=deleted, left_out=left_out)
 
 
 Part = tuple[ShardEntry | None, Target]  # tracks of a new shard; those of the entry, if given, before them

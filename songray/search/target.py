@@ -81,6 +81,16 @@ def read_vectors(library: Library, run: str, target: Target) -> Vectors:
     return matrix(rows["embedding"])
 
 
+def keys_without_direction(library: Library, run: str, target: Target) -> Keys:
+    """Worker: the keys of embeddings that no search can compare, since they are not finite, or 0, in the
+    precision of an index."""
+    with np.errstate(over="ignore"):
+        halves = read_vectors(library, run, target).astype(np.float16)
+    lengths = np.linalg.norm(halves.astype(np.float32), axis=1)
+    keys: Keys = target.rows["key"][~((lengths > 0) & np.isfinite(lengths))]
+    return keys
+
+
 def read_tracks(library: Library, target: Target, columns: Sequence[str]) -> pa.Table:
     """`track_key` of the embedding, `checksum`, and columns of the newest row of each track, in the order of
     the target. Raises MissingInput where a row is missing."""

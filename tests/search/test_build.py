@@ -24,7 +24,7 @@ from songray.library import Library
 from songray.search.build import IndexConfig, index
 from songray.search.index import Index
 from songray.search.ranking import places
-from songray.search.version import Version, delete, newest_version
+from songray.search.version import Version, delete, newest_version, read_reference
 
 T = TypeVar("T")
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -259,3 +259,33 @@ def test_shards_together_return_what_a_single_one_returns(embedded: Library) -> 
     )
     half = Index.open(embedded, sharded.version, [1, 3])
     assert set(half.shards) == {1, 3} and len(half) == 120
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 0.0, 1e30], ids=str)
+def test_a_vector_without_a_direction_is_counted_and_never_indexed(library: Library, value: float) -> None:
+    """Whether it is indexed first, appended, or all that there is."""
+    vectors = units(60)
+    vectors[[3, 17]] = value
+    vectors[20, 5] = vectors[20, 5] if value == 0 else value
+    unusable = 2 if value == 0 else 3
+    add_tracks(add_run(library), vectors)
+    first = index(library, IndexConfig())
+    assert (first.version.tracks, first.left_out) == (60 - unusable, unusable)
+    assert f"; {unusable} left out, whose vectors are not finite or 0" in str(first)
+    again = index(library, IndexConfig())
+    assert (again.new, again.left_out) == (False, unusable)
+    more = units(20, seed=1)
+    more[4] = value
+    add_tracks(library, more, first=60)
+    appended = index(library, IndexConfig())
+    assert (appended.version.tracks, appended.added, appended.left_out) == (79 - unusable, 19, unusable + 1)
+    opened = Index.open(library, appended.version)
+    assert len(live(opened)) == 79 - unusable and run(opened.find(["a:3", "a:17", "a:64"])) == {}
+    reference = read_reference(library, appended.version).vectors
+    assert np.isfinite(reference).all() and reference.any(axis=1).all()
+
+
+def test_a_run_whose_vectors_all_lack_a_direction_is_refused(library: Library) -> None:
+    add_tracks(add_run(library), np.full((30, 8), np.nan))
+    with pytest.raises(MissingInput, match="embeddings/mfcc-x: none of 30 vectors is finite"):
+        build(library)

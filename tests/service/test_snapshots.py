@@ -4,8 +4,9 @@ import asyncio
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 from serving import RUN, copied_library, shared_library
@@ -17,11 +18,17 @@ from songray.search.index import Index
 from songray.search.version import Version
 from songray.service.snapshots import Snapshots, find_version
 
+T = TypeVar("T")
+
 
 @pytest.fixture
 def indexed(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Library:
     """A library with version 000001 of an index."""
     return copied_library(tmp_path_factory)[0]
+
+
+def run(answer: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(asyncio.wait_for(answer, 60))
 
 
 def add_version(library: Library, name: str) -> None:
@@ -85,7 +92,7 @@ def test_the_newest_version_replaces_the_old_one_once_it_is_loaded(indexed: Libr
             await asyncio.sleep(0.01)
         return [*served, held.current, await held.named("000001")]
 
-    assert asyncio.run(follow()) == ["index 000001", "index 000001", "index 000002", "index 000001"]
+    assert run(follow()) == ["index 000001", "index 000001", "index 000002", "index 000001"]
 
 
 PARTS = ["{0}", "{0}/manifest.json", "shards/{0}-0000", "shards/{0}-0000/names.sqlite"]
@@ -111,7 +118,7 @@ def test_a_version_that_disappears_while_it_is_opened_leaves_the_next_newest(
         await asyncio.sleep(0.1)  # several polls
         return [*served, held.current.version.version]
 
-    assert asyncio.run(follow()) == ["000001", "000002"]
+    assert run(follow()) == ["000001", "000002"]
     (text,) = log
     assert text.startswith("indexes/mfcc-x: version 000003 cannot be opened: ")
     assert text.endswith("; version 000001 is still served")
@@ -132,15 +139,15 @@ def test_a_service_starts_with_the_newest_version_that_can_be_opened(
     for name in ("000002", "000003"):
         add_version(indexed, name)
     delete_part(indexed, part.format("000003"))
-    assert asyncio.run(start()) == "000002"
+    assert run(start()) == "000002"
     for name in ("000001", "000002"):
         shutil.rmtree(indexed.path("indexes", RUN, name))
     if "shards" in part:
         with pytest.raises(CorruptData, match="000003-0000"):
-            asyncio.run(start())
+            run(start())
     else:
         with pytest.raises(MissingInput, match="indexes/mfcc-x is empty"):
-            asyncio.run(start())
+            run(start())
 
 
 def test_the_version_that_is_served_may_disappear(indexed: Library, log: list[str]) -> None:
@@ -156,7 +163,7 @@ def test_the_version_that_is_served_may_disappear(indexed: Library, log: list[st
         await asyncio.sleep(0.1)
         return await held.current.find(["t:1"])
 
-    assert list(asyncio.run(follow())) == ["t:1"]
+    assert list(run(follow())) == ["t:1"]
     assert log == [
         "indexes/mfcc-x: version 000001 has disappeared from storage; version 000001 is still served"
     ]
@@ -184,7 +191,7 @@ def test_a_version_that_cannot_be_opened_is_logged_once_and_tried_again(
             await asyncio.sleep(0.01)
         return [*served, held.current]
 
-    assert asyncio.run(follow()) == ["000001", "000002"]
+    assert run(follow()) == ["000001", "000002"]
     assert len(log) == 1 and "version 000002 cannot be opened: damaged" in log[0]
 
 
@@ -202,4 +209,4 @@ def test_a_named_version_is_served_although_there_is_a_newer_one(indexed: Librar
         await held.serve("")
         return [*served, held.current]
 
-    assert asyncio.run(pin()) == ["000001", "000002"]
+    assert run(pin()) == ["000001", "000002"]
