@@ -9,7 +9,8 @@ checkpoints  which rows are finished; what songray uses of Ray beyond its public
 table        one table of a library
 library      the map: every table, its columns, its key, the job that fills it
 cluster      a Ray to run on
-stages       what stages from table to table share: pending rows, checkpoints, the summary
+summary      what a stage did, and whether too much of it failed
+stages       what stages from table to table share: pending rows, checkpoints, the lease
 web          the HTTP client: cluster-wide rate limits, retries, kinds of errors
 
 Six subpackages; each imports the ground floor and those above it in this list:
@@ -23,6 +24,7 @@ service      the Ray Serve application, and the page that it serves
 
 and what stands on them:
 
+takedown     what tables hold of removed tracks
 amend        tracks that are removed, or processed again
 pipeline     all stages in order on one machine
 jobs         the options and functions of all jobs

@@ -3,7 +3,9 @@ try."""
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,13 +15,20 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet
 
+from songray.catalogue.existing import ExistingTracks, TrackState
 from songray.cluster import connect
-from songray.errors import InvalidOption
-from songray.keys import REVISION_BITS, Keys, numbered_key
-from songray.library import Library
-from songray.search.version import delete
-from songray.storage import storage_errors, write_parquet
+from songray.errors import Conflict, InvalidOption
+from songray.learning.split import remove_from_split
+from songray.library import TABLES, Library
+from songray.search.erase import erase
+from songray.storage import list_files, storage_errors, write_parquet
 from songray.table import Table
+from songray.takedown import Takedown, columns_read, find_takedown, without
+
+DRIVER_FILES = 64  # up to so many are rewritten by this process, in less time than Ray's start takes
+# The tables that may hold something of a track, in the order in which it is removed: a removal that was
+# killed must still find, in `tracks`, the numbers of its tracks, and in `previews`, who has their audio.
+REMOVED_FROM = ("embeddings", "spectrograms", "factors", "playlists", "pages", "previews", "tracks")
 
 
 @dataclass(frozen=True)
@@ -44,23 +53,44 @@ class RemoveConfig:
 
 
 def remove(library: Library, config: RemoveConfig) -> str:
-    """Remove tracks from all tables, and record their ids so that later crawls skip them. Returns a summary.
+    """Remove tracks from the library, and record their ids so that later crawls skip them. Returns a summary.
 
-    Files that hold them are rewritten, each whole or not at all; a run that was killed can be started again.
-    No stage may run at the same time: it might be reading those files."""
+    No row of a table and no file of an index holds them then, in any version, nor audio of theirs that was
+    fetched for other tracks, nor what was computed from it. Files are rewritten, each whole or not at all; a
+    run that was killed can be started again. Raises Conflict where another process writes one of the tables,
+    a run or an index.
+    """
     ids = config.ids()
-    record(library, ids, config.reason)
-    numbers = track_numbers(library, ids)
-    deleted = {run: delete(library, run, numbers) for run in library.folders("indexes")}
-    tables = [table for table in library.tables() if "track_id" in table.kind.columns]
-    tables.sort(key=lambda table: table.name == "tracks")  # last: a second try needs its numbers
-    counts = {table.name: remove_from(table, ids) for table in tables if table.name != "removed"}
+    with ExitStack() as stack:
+        held = {name: stack.enter_context(library.lease(name)) for name in outputs(library)}
+        record(library, ids, config.reason)
+        tables = [library.table(name) for name in held if name.split("/")[0] in REMOVED_FROM]
+        tables.sort(key=lambda table: REMOVED_FROM.index(table.name.split("/")[0]))
+        for table in tables:
+            table.clean()
+        takedown = find_takedown(library, ids)
+        indexes, counts = {}, {}
+        for name, lease in held.items():
+            kind, _, run = name.partition("/")
+            if kind == "indexes" and run:
+                indexes[run] = erase(library, run, takedown.derived, lease)
+            elif kind == "runs" and run:
+                lease.check()
+                counts[f"{name}/split"] = remove_from_split(library, run, takedown.derived)
+        for table in tables:
+            held[table.name].check()
+            counts[table.name] = remove_from(table, takedown)
     rows = ", ".join(f"{name} {count}" for name, count in counts.items() if count) or "none"
-    indexes = ", ".join(f"{run} {count}" for run, count in deleted.items() if count)
-    remark = (
-        f"; deleted from indexes: {indexes} (`songray compact` also frees their space)" if indexes else ""
-    )
+    deleted = ", ".join(f"{run} {count}" for run, count in indexes.items() if count)
+    remark = f"; tracks removed from indexes: {deleted}" if deleted else ""
     return f"remove: {len(ids)} tracks; rows removed: {rows}{remark}"
+
+
+def outputs(library: Library) -> list[str]:
+    """What jobs write: tables, runs and indexes, under the names of their leases."""
+    folders = {name: library.folders(name) for name in (*TABLES, "runs", "indexes")}
+    inner = [f"{name}/{part}" for name, parts in folders.items() for part in parts]
+    return [*(name for name in TABLES if not folders[name]), *inner]
 
 
 def record(library: Library, ids: Sequence[str], reason: str) -> None:
@@ -74,37 +104,40 @@ def record(library: Library, ids: Sequence[str], reason: str) -> None:
         table.append(pa.Table.from_pylist(rows, table.schema()), f"{now:%Y%m%dT%H%M%S}")
 
 
-def track_numbers(library: Library, ids: Sequence[str]) -> Keys:
-    """The numbers by which indexes know some tracks, as `tracks` records them; sorted."""
-    tracks = library.table("tracks").read(["track_id", "track_key"])
-    named = tracks.filter(pa.compute.is_in(tracks["track_id"], pa.array(ids, pa.string())))
-    return np.unique(named["track_key"].to_numpy() >> REVISION_BITS)
-
-
-def remove_from(table: Table, ids: Sequence[str]) -> int:
-    """Rewrite the files of a table that hold some of the tracks, in parallel. Returns the number of rows."""
-    files = table.files()
-    if not files:
-        return 0
+def remove_from(table: Table, takedown: Takedown) -> int:
+    """Rewrite the files of a table that hold something of the tracks, and the checkpoints that have their
+    keys, in parallel. Returns the number of rows that were dropped or changed."""
+    notes = list_files(table.filesystem, table.checkpoint_path)
+    files = [*table.files(), *(path for path in notes if path.endswith(".parquet"))]
+    if len(files) <= DRIVER_FILES:
+        return sum(rewrite(table, path, takedown) for path in files)
     connect()
-    import ray.data  # loaded only where there is a file to rewrite
+    import ray.data
 
     items = ray.data.from_items(files, override_num_blocks=len(files))
-    counts = items.map(lambda row: {"rows": rewrite(table, row["item"], ids)})
+    counts = items.map(lambda row: {"rows": rewrite(table, row["item"], takedown)})
     return int(counts.sum("rows") or 0)
 
 
-def rewrite(table: Table, path: str, ids: Sequence[str]) -> int:
-    """Rewrite one file without some tracks, under its name. Returns how many rows they had."""
-    names = table.read(["track_id"], files=[path])["track_id"]
-    is_removed = pa.compute.is_in(names, pa.array(ids, pa.string())).to_numpy()
-    if is_removed.any():
-        with storage_errors(path), table.filesystem.open_input_file(path) as file:
-            parquet = pa.parquet.ParquetFile(file)
-            row_group_rows = parquet.metadata.row_group(0).num_rows
-            kept = parquet.read().filter(pa.array(~is_removed))
+def rewrite(table: Table, path: str, takedown: Takedown) -> int:
+    """Rewrite one file without what it holds of the tracks, under its name. Returns how many rows were
+    dropped or changed; those of a checkpoint do not count."""
+    is_note = posixpath.dirname(path) == table.checkpoint_path
+    with storage_errors(path), table.filesystem.open_input_file(path) as file:
+        parquet = pa.parquet.ParquetFile(file)
+        if is_note:
+            rows = parquet.read()
+            kept = rows.filter(pa.array(~takedown.keys(table.name).contains(rows["track_key"].to_numpy())))
+            count = rows.num_rows - kept.num_rows
+        else:
+            columns = columns_read(table.name, parquet.schema_arrow.names)
+            _, count = without(table.name, parquet.read(columns), takedown)
+            if count:
+                kept, _ = without(table.name, parquet.read(), takedown)
+        row_group_rows = parquet.metadata.row_group(0).num_rows if count else 0
+    if count:
         write_parquet(table.filesystem, path, kept, row_group_rows)
-    return int(is_removed.sum())
+    return 0 if is_note else count
 
 
 @dataclass(frozen=True)
@@ -124,16 +157,29 @@ def revise(library: Library, config: ReviseConfig) -> str:
         classes = ", ".join(sorted(set(newest["error"].drop_null().to_pylist()))) or "none"
         given = " ".join(config.errors)
         raise InvalidOption(f"--errors {given}: the failures in {config.table} are: {classes}")
-    tracks = library.table("tracks")
-    existing = tracks.newest(tracks.schema().names).rows
-    revised = existing.filter(pa.array(np.isin(existing["track_key"], failed["track_key"])))
-    rows = [
-        row
-        | {
-            "revision": (revision := row["revision"] + 1),
-            "track_key": numbered_key(row["track_key"] >> REVISION_BITS, revision, row["track_id"]),
-        }
-        for row in revised.to_pylist()
-    ]
-    tracks.append(pa.Table.from_pylist(rows, tracks.schema()), f"revised-{datetime.now(UTC):%Y%m%dT%H%M%S}")
-    return f"revise: {len(rows)} tracks have a new revision: run the stages from `songray download` on"
+    with library.lease("tracks") as lease:
+        tracks = library.table("tracks")
+        rows = tracks.newest(tracks.schema().names).rows
+        revised = rows.filter(pa.array(np.isin(rows["track_key"], failed["track_key"]))).to_pylist()
+        states, refused = next_revisions(library, [row["track_id"] for row in revised])
+        new = [one for row in revised if (state := states.get(row["track_id"])) for one in state.rows(row)]
+        lease.check()
+        if new:
+            name = f"revised-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+            tracks.append(pa.Table.from_pylist(new, tracks.schema()), name)
+    remark = f"\n  {len(refused)} × no_key: {refused[0]}" if refused else ""
+    return (
+        f"revise: {len(states)} tracks have a new revision: run the stages from `songray download` on{remark}"
+    )
+
+
+def next_revisions(library: Library, ids: Sequence[str]) -> tuple[dict[str, TrackState], list[str]]:
+    """The states of tracks with their next revisions, by id, and why some have none."""
+    existing, states, refused = ExistingTracks(library), {}, []
+    for track_id in ids:
+        try:
+            if state := existing.revise(track_id):
+                states[track_id] = state
+        except Conflict as error:
+            refused.append(str(error))
+    return states, refused

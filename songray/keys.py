@@ -12,6 +12,7 @@ newer than all rows of that number, and the number is never given again, since r
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,17 @@ LAST_REVISION = (1 << REVISION_BITS) - 1
 LEFT = (1 << 63) - 1
 MAX_PROBES = 256  # an id has one of so many numbers, from its hash on
 COMPLETENESS_MASK = np.int64(31)
+
+
+@dataclass(frozen=True)
+class KeySet:
+    """The keys of some tracks at every revision, and some keys of others."""
+
+    numbers: Keys
+    keys: Keys = field(default_factory=lambda: np.empty(0, np.int64))
+
+    def contains(self, keys: Keys) -> NDArray[np.bool_]:
+        return np.isin(keys >> REVISION_BITS, self.numbers) | np.isin(keys, self.keys)
 
 
 def hash64(*parts: str) -> int:

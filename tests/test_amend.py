@@ -36,7 +36,7 @@ def test_a_removed_track_is_in_no_table_and_later_crawls_skip_it(library: Librar
     download(library, DownloadConfig())
     transform(library, TransformConfig())
     summary = remove(library, RemoveConfig(("manifest:b", "manifest:zzz"), reason="takedown"))
-    assert "previews 1, spectrograms/default 1, tracks 1" in summary
+    assert "spectrograms/default 1, previews 1, tracks 1" in summary
     for table in (("tracks",), ("previews",), ("spectrograms", "default")):
         assert ids(library, *table) == set("acd")
     (tmp_path / "songs.csv").unlink()

@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 
 from songray.catalogue.existing import STORED_STATUSES, ExistingTracks, record_checksum
-from songray.catalogue.frontier import Frontier
+from songray.catalogue.frontier import Frontier, page_without, references
 from songray.catalogue.sources.base import Page, Source
 from songray.errors import Conflict
+from songray.leases import Lease
 from songray.library import Library, Row
 from songray.table import Table
 
@@ -29,12 +30,15 @@ class CatalogWriter:
     has the first of each kind.
     """
 
-    def __init__(self, library: Library, source: Source, crawl: int, frontier: Frontier) -> None:
+    def __init__(
+        self, library: Library, source: Source, crawl: int, frontier: Frontier, lease: Lease
+    ) -> None:
         self.counts: Counter[str] = Counter()
         self.problems: Counter[str] = Counter()
         self.examples: dict[str, str] = {}
-        self._source, self._crawl, self._frontier = source, crawl, frontier
+        self._source, self._crawl, self._frontier, self._lease = source, crawl, frontier, lease
         self._tracks = ExistingTracks(library)
+        self._removed = references(source.name, self._tracks.removed)
         artists = library.table("artists").read(["artist_id", "name", "genres"]).to_pylist()
         self._artists = {record_checksum(artist) for artist in artists}
         names = (
@@ -50,16 +54,20 @@ class CatalogWriter:
 
     def add(self, pieces: pa.Table) -> None:
         """Add pieces of pages, in the schema PIECES."""
+        removed = self._tracks.removed
         for piece in pieces.to_pylist():
-            piece["problems"].extend(self._add_tracks(piece["tracks"]))
+            self._add_tracks(piece)
             self._add_artists(piece["artists"])
             version = {"version": piece["fingerprint"]}
-            self._append("playlists", (entry | version for entry in piece["playlist_entries"]))
+            entries = (entry for entry in piece["playlist_entries"] if entry["track_id"] not in removed)
+            self._append("playlists", (entry | version for entry in entries))
             self._add_page(piece)
         if time.monotonic() - self._written_at > SECONDS_BETWEEN_WRITES:
             self.write()
 
     def write(self) -> None:
+        """Write what was added. Raises Conflict where another process has taken over the crawl's lease."""
+        self._lease.check()
         for appender in self._appenders.values():
             appender.write(self._crawl)
         self._written_at = time.monotonic()
@@ -72,19 +80,20 @@ class CatalogWriter:
     def _append(self, table: str, rows: Iterable[Row]) -> None:
         self._appenders[table].rows.extend(row | {"source": self._source.name} for row in rows)
 
-    def _add_tracks(self, tracks: list[Row]) -> list[Row]:
-        """Returns the problems of tracks that cannot be stored."""
-        problems = []
-        for track in tracks:
+    def _add_tracks(self, piece: Row) -> None:
+        """Add the tracks of a piece of a page; those that cannot be stored are added to its problems."""
+        for track in piece["tracks"]:
             try:
                 status, state = self._tracks.update(track, self._source)
             except Conflict as error:
-                problems.append({"kind": "no_key", "detail": str(error)})
+                piece["problems"].append({"kind": "no_key", "detail": str(error)})
                 continue
             self.counts[status] += 1
+            if status == "removed" and track["location"] == piece["page"]:
+                self._unfinished[piece["page"]].is_removed = True
             if state and status in STORED_STATUSES:
-                self._append("tracks", state.rows(track))
-        return problems
+                location = {"location": None} if track["location"] in self._tracks.removed else {}
+                self._append("tracks", state.rows(track | location))
 
     def _add_artists(self, artists: list[Row]) -> None:
         for artist in artists:
@@ -98,12 +107,15 @@ class CatalogWriter:
             self.examples.setdefault(problem["kind"], problem["detail"])
         page = self._unfinished[piece["page"]]
         page.problems.extend(piece["problems"])
-        links = (Page(**link) for link in piece["pages"])
+        names = ((link, page_without(link["name"], self._removed)) for link in piece["pages"])
+        links = (Page(**link | {"name": name}) for link, name in names if name)
         page.links.extend(dataclasses.asdict(link) for link in self._frontier.follow(piece["page"], links))
         if piece["finished"]:
             self.counts["read"] += 1
             row = {"page": piece["page"], "fingerprint": piece["fingerprint"]}
-            self._append("pages", [row | {"page_problems": page.problems, "links": page.links}])
+            # A page that names a removed track is not stored, and so read by every crawl.
+            if not page.is_removed and page_without(piece["page"], self._removed) == piece["page"]:
+                self._append("pages", [row | {"page_problems": page.problems, "links": page.links}])
             del self._unfinished[piece["page"]]
 
 
@@ -113,6 +125,7 @@ class UnfinishedPage:
 
     problems: list[Row] = dataclasses.field(default_factory=list)
     links: list[Row] = dataclasses.field(default_factory=list)
+    is_removed: bool = False  # it is the file of a track that was removed
 
 
 class TableAppender:

@@ -20,6 +20,7 @@ from songray.catalogue.sources.base import Contents, Page, Source
 from songray.catalogue.sources.reading import PIECES
 from songray.cluster import connect
 from songray.errors import InvalidOption, StageFailed
+from songray.leases import Lease
 from songray.library import Library, Row
 from songray.stages import report_progress
 
@@ -93,21 +94,23 @@ def crawl(library: Library, source: Source, config: CrawlConfig) -> CrawlSummary
     """Read the pages that are new or changed, on all nodes, and write their contents.
 
     A page counts as read once all of its contents are written: after a crawl that was killed, or stopped by a
-    limit, the next one continues from there. Raises InvalidOption, or StageFailed where too many pages fail.
+    limit, the next one continues from there. Raises InvalidOption, Conflict where another process writes the
+    catalogue's tables, or StageFailed where too many pages fail.
     """
     started = time.monotonic()
-    run = CrawlRun(library, source, config)
-    run.frontier.add(source.pages())
-    if pages := run.next_pages():
-        connect()
-        with report_progress(run.progress):
-            while pages:
-                for pieces in _read_pages(pages, source):
-                    run.catalog.add(pieces)
-                    if run.has_enough_tracks():
-                        break
-                pages = run.next_pages()
-    summary = run.finish()
+    with library.lease("tracks") as lease:
+        run = CrawlRun(library, source, config, lease)
+        run.frontier.add(source.pages())
+        if pages := run.next_pages():
+            connect()
+            with report_progress(run.progress):
+                while pages:
+                    for pieces in _read_pages(pages, source):
+                        run.catalog.add(pieces)
+                        if run.has_enough_tracks():
+                            break
+                    pages = run.next_pages()
+        summary = run.finish()
     summary.seconds = time.monotonic() - started
     summary.check(config.max_failed_share)
     return summary
@@ -140,7 +143,7 @@ def _piece(page: Page, contents: Contents) -> Row:
 class CrawlRun:
     """One crawl within its limits: the pages to read next, and where their contents go."""
 
-    def __init__(self, library: Library, source: Source, config: CrawlConfig) -> None:
+    def __init__(self, library: Library, source: Source, config: CrawlConfig, lease: Lease) -> None:
         self._source, self._config = source, config
         pages = library.table("pages").read(["source", "page", "fingerprint", "crawl", "links"])
         number = (pa.compute.max(pages["crawl"]).as_py() or 0) + 1
@@ -148,7 +151,7 @@ class CrawlRun:
         crawls = library.table("crawls").read(["crawl"], pa.compute.field("source") == source.name)
         finished = pa.compute.max(crawls["crawl"]).as_py() or 0
         self.frontier = Frontier(of_source, finished, config.max_depth, config.refresh)
-        self.catalog = CatalogWriter(library, source, number, self.frontier)
+        self.catalog = CatalogWriter(library, source, number, self.frontier, lease)
         self._requested = 0  # pages
         self._started = time.monotonic()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
 import pyarrow as pa
 
@@ -72,3 +72,22 @@ class Frontier:
 
     def _stored_links(self, page: Page) -> list[Page]:
         return [Page(**link) for link in self._stored["links"][self._newest_row[page.name]].as_py() or []]
+
+
+def references(source: str, track_ids: Iterable[str]) -> Set[str]:
+    """The ids without their source, "123" of "<source>:123", of those that are the source's."""
+    prefix = f"{source}:"
+    return {track_id.removeprefix(prefix) for track_id in track_ids if track_id.startswith(prefix)}
+
+
+def page_without(name: str, removed: Set[str]) -> str | None:
+    """The name of a page without removed tracks, given by their references; None for the page of one alone.
+
+    Some pages are requests for tracks by id: "track/<id>" and "tracks?ids=<id>,<id>".
+    """
+    if name.startswith("track/"):
+        return None if name.removeprefix("track/").partition("?")[0] in removed else name
+    if not name.startswith("tracks?ids="):
+        return name
+    ids = [one for one in name.removeprefix("tracks?ids=").split(",") if one not in removed]
+    return f"tracks?ids={','.join(ids)}" if ids else None

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from songray.errors import MissingInput
-from songray.keys import Keys, sample_rank
+from songray.keys import Keys, KeySet, sample_rank
 from songray.learning.runs import split_path
 from songray.library import Library, Row
 from songray.storage import write_parquet
@@ -102,3 +102,27 @@ def write_split(library: Library, run: str, parts: Split) -> None:
     same_recording = pa.array([parts.same_recording.get(key) for key in keys.tolist()], pa.int64())
     table = pa.table({"track_key": keys, "held_out": held_out, "recording": same_recording})
     write_parquet(library.filesystem, split_path(library, run), table)
+
+
+def remove_from_split(library: Library, run: str, tracks: KeySet) -> int:
+    """Write the stored split of a run without some tracks. Returns how many of them it had."""
+    parts = read_split(library, run)
+    if parts is None:
+        return 0
+    kept = without(parts, tracks)
+    removed = parts.train.size + parts.validation.size - kept.train.size - kept.validation.size
+    if removed:
+        write_split(library, run, kept)
+    return removed
+
+
+def without(parts: Split, tracks: KeySet) -> Split:
+    """A split without some tracks. What shared its recording with one shares it with those that remain."""
+    train, validation = (part[~tracks.contains(part)] for part in (parts.train, parts.validation))
+    least: dict[int, int] = {}
+    same_recording = {}
+    for key in np.sort(np.concatenate([train, validation])).tolist():
+        first = least.setdefault(parts.same_recording.get(key, key), key)
+        if first != key:
+            same_recording[key] = first
+    return Split(train, validation, same_recording)

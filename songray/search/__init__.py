@@ -1,4 +1,4 @@
-"""From vectors to ranked tracks. In reading order, and all but `build` run without Ray:
+"""From vectors to ranked tracks. In reading order, and all but `build` and `erase` run without Ray:
 
 hnsw          hnswlib graphs: build, measure recall, tune M
 text          text search over titles, artists and albums
@@ -12,4 +12,5 @@ ranking       ranks the neighbours of seeds
 paths         paths between tracks, and continuations of playlists
 target        the tracks that an index should contain, read from the tables
 build         the stage: reads embeddings and tracks, writes a version of an index
+erase         removes tracks from the files of an index
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import uuid
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from songray.cluster import connect
 from songray.errors import InvalidOption, MissingInput
 from songray.keys import REVISION_BITS
 from songray.learning import runs
+from songray.leases import Lease
 from songray.library import Library
 from songray.search.filters import CACHED_FILTERS
 from songray.search.reference import Reference
@@ -42,6 +44,7 @@ from songray.search.version import (
     publish,
     read_reference,
 )
+from songray.storage import storage_errors
 
 # Ray, and the modules that load hnswlib, are imported in functions: `--help` needs neither.
 
@@ -117,16 +120,17 @@ def index(library: Library, config: IndexConfig) -> IndexSummary:
     built anew with `compact`, and where the options differ from those of the newest version.
     """
     run = runs.choose(library, config.run).name
-    prune(library, run, config.keep)
-    before = newest_version(library, run)
-    target = find_target(library, run)
-    if not len(target):
-        raise MissingInput(f"embeddings/{run} is empty: run `songray embed` first")
-    if before is None or config.compact or not has_options(before, config):
-        summary = build(library, run, config, target, before)
-    else:
-        summary = update(library, config, target, before)
-    prune(library, run, config.keep)
+    with library.lease(f"indexes/{run}") as lease:
+        prune(library, run, config.keep, lease)
+        before = newest_version(library, run)
+        target = find_target(library, run)
+        if not len(target):
+            raise MissingInput(f"embeddings/{run} is empty: run `songray embed` first")
+        if before is None or not before.shards or config.compact or not has_options(before, config):
+            summary = build(library, run, config, target, before, lease)
+        else:
+            summary = update(library, config, target, before, lease)
+        prune(library, run, config.keep, lease)
     return summary
 
 
@@ -138,7 +142,7 @@ def has_options(version: Version, config: IndexConfig) -> bool:
 
 
 def build(
-    library: Library, run: str, config: IndexConfig, target: Target, before: Version | None
+    library: Library, run: str, config: IndexConfig, target: Target, before: Version | None, lease: Lease
 ) -> IndexSummary:
     """Write a version that shares no shard with those before it."""
     every, target = len(target), comparable(library, run, target)
@@ -164,7 +168,7 @@ def build(
     )
     parts = target.split(config.shard_capacity(dimension, parameters["M"]))
     built = build_shards(library, version, config.threads, reference, [(None, part) for part in parts])
-    finished = publish(library, replace(version, shards=built), reference)
+    finished = publish(library, replace(version, shards=built), reference, lease)
     return IndexSummary(finished, new=True, added=len(target), left_out=every - len(target))
 
 
@@ -195,7 +199,9 @@ def prepare(
     return Reference(tracks, vectors[:REFERENCE_TRACKS]), {"M": m, "ef_construction": config.ef_construction}
 
 
-def update(library: Library, config: IndexConfig, target: Target, before: Version) -> IndexSummary:
+def update(
+    library: Library, config: IndexConfig, target: Target, before: Version, lease: Lease
+) -> IndexSummary:
     """Write a version with the shards of the one before, missing tracks appended, others marked as deleted;
     return the one before where nothing has changed."""
     live = [live_tracks(library, before.run, entry) for entry in before.shards]
@@ -212,7 +218,7 @@ def update(library: Library, config: IndexConfig, target: Target, before: Versio
     entries = mark_deleted(before.shards, obsolete)
     kept, parts = assign(entries, missing, config.shard_capacity(before.dimension, before.parameters["M"]))
     built = build_shards(library, version, config.threads, reference, parts)
-    finished = publish(library, replace(version, shards=[*kept, *built]), reference)
+    finished = publish(library, replace(version, shards=[*kept, *built]), reference, lease)
     return IndexSummary(finished, new=True, added=len(missing), deleted=deleted, left_out=left_out)
 
 
@@ -242,11 +248,16 @@ def build_shards(
     shared = ray.put(reference)
     entries: list[ShardEntry] = ray.get(
         [
-            task.remote(library, version, threads, shared, f"{version.version}-{number:04d}", *part)
+            task.remote(library, version, threads, shared, shard_name(version, number), *part)
             for number, part in enumerate(parts)
         ]
     )
     return entries
+
+
+def shard_name(version: Version, number: int) -> str:
+    """A name that no other process gives, should it build the same version."""
+    return f"{version.version}-{number:04d}-{uuid.uuid4().hex[:8]}"
 
 
 def build_shard(
@@ -275,9 +286,15 @@ def build_shard(
             ef, recall = before.ef, before.recall
         elif before:
             ef = max(ef, before.ef)
-        destination = library.path("indexes", version.run, "shards", name)
-        library.filesystem.create_dir(destination, recursive=True)
-        pa.fs.copy_files(temporary, destination, pa.fs.LocalFileSystem(), library.filesystem)
-        checksums = {file: checksum(folder / file) for file in FILES}
+        checksums = store_shard(library, version.run, name, folder)
     deleted = before.deleted if before else []
     return ShardEntry(name, len(target) + (before.tracks if before else 0), deleted, ef, recall, checksums)
+
+
+def store_shard(library: Library, run: str, name: str, folder: Path) -> dict[str, str]:
+    """Copy the files of a shard into the library. Returns their checksums."""
+    destination = library.path("indexes", run, "shards", name)
+    with storage_errors(destination):
+        library.filesystem.create_dir(destination, recursive=True)
+        pa.fs.copy_files(str(folder), destination, pa.fs.LocalFileSystem(), library.filesystem)
+    return {file: checksum(folder / file) for file in FILES}

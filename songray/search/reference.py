@@ -23,11 +23,11 @@ class Reference:
     def hubness(self, tracks: Keys, vectors: Vectors) -> Vectors:
         """Mean cosine of each vector to its nearest in the reference, itself excluded, −1…1: high where a
         track is near to everything (r in Conneau et al. 2018, Word translation without parallel data)."""
+        neighbours = min(NEIGHBOURS, len(self.tracks) - 1)
+        if neighbours < 1:
+            return np.zeros(len(vectors), np.float32)
         position = np.minimum(np.searchsorted(self.tracks, tracks), len(self.tracks) - 1)
         itself = self.tracks[position] == tracks
-        neighbours = min(NEIGHBOURS, len(self.tracks) - 1)
-        if not neighbours:
-            return np.zeros(len(vectors), np.float32)
         means = []
         for start in range(0, len(vectors), ROWS_AT_ONCE):
             part = slice(start, start + ROWS_AT_ONCE)
@@ -42,7 +42,7 @@ class Reference:
 
         The largest component of each direction is positive, so that the sign is determined.
         """
-        mean = self.vectors.mean(axis=0)
+        mean = self.vectors.sum(axis=0) / max(1, len(self.vectors))
         centred = self.vectors - mean
         _, directions = np.linalg.eigh(centred.T @ centred)  # by ascending variance
         axes = directions[:, :-3:-1]

@@ -1,5 +1,7 @@
 """Versions of an index in storage: list, read, publish, mark tracks deleted, prune.
 
+Whoever publishes or prunes holds the lease "indexes/<run>".
+
 indexes/<run>/shards/<shard>/           FILES of a shard, which versions share
 indexes/<run>/<version>/reference.npy   the reference, the same in all versions until one is built anew
 indexes/<run>/<version>/manifest.json   the fields of Version; written last: no version is without
@@ -8,9 +10,12 @@ indexes/<run>/<version>/manifest.json   the fields of Version; written last: no 
 from __future__ import annotations
 
 import hashlib
+import io
+import json
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -20,14 +25,16 @@ import pyarrow.fs
 import pyarrow.ipc
 from numpy.typing import NDArray
 
-from songray.errors import CorruptData
-from songray.keys import REVISION_BITS, Keys, clear_completeness
+from songray.errors import Conflict, CorruptData
+from songray.keys import KeySet, clear_completeness
+from songray.leases import Lease
 from songray.library import Library
 from songray.search.reference import Reference
-from songray.storage import read_json, write_json
+from songray.storage import create, read_json, storage_errors
 
 GRAPH, VECTORS, TRACKS, TEXT = FILES = ("graph.hnsw", "vectors.npy", "tracks.arrow", "names.sqlite")
 LIVE = np.dtype([("key", "i8"), ("checksum", "i8"), ("label", "i8")])
+SPARED_SECONDS = 3600.0  # since a shard was written, in which no process that lost its lease deletes it
 
 
 @dataclass(frozen=True)
@@ -91,10 +98,11 @@ def next_version(before: Version | None) -> str:
     return f"{int(before.version) + 1 if before else 1:06d}"
 
 
-def publish(library: Library, version: Version, reference: Reference) -> Version:
+def publish(library: Library, version: Version, reference: Reference, lease: Lease) -> Version:
     """Write a version whose shards are in storage already, its manifest last.
 
-    Returns it with the totals of its shards: the live tracks, the largest ef, the mean recall.
+    Returns it with the totals of its shards: the live tracks, the largest ef, the mean recall. Raises
+    Conflict where another process holds the lease by now, or has written a version of that name.
     """
     entries = version.shards
     live = [entry.tracks - len(entry.deleted) for entry in entries]
@@ -105,12 +113,16 @@ def publish(library: Library, version: Version, reference: Reference) -> Version
         recall=float(np.average([entry.recall for entry in entries], weights=live)) if entries else 1.0,
     )
     folder = library.path("indexes", version.run, version.version)
-    library.filesystem.create_dir(folder, recursive=True)
     content = np.empty(len(reference.tracks), [("track", "i8"), ("vector", "f4", version.dimension)])
     content["track"], content["vector"] = reference.tracks, reference.vectors
-    with library.filesystem.open_output_stream(f"{folder}/reference.npy") as stream:
-        np.save(stream, content)
-    write_json(library.filesystem, f"{folder}/manifest.json", asdict(finished))
+    np.save(array := io.BytesIO(), content)
+    manifest = json.dumps(asdict(finished), indent=2).encode()
+    with storage_errors(folder):
+        library.filesystem.create_dir(folder, recursive=True)
+    for name, file in (("reference.npy", array.getvalue()), ("manifest.json", manifest)):
+        lease.check()
+        if not create(library.filesystem, f"{folder}/{name}", file):
+            raise Conflict(f"{folder}/{name} was written by another process: run `songray index` again")
     return finished
 
 
@@ -121,21 +133,18 @@ def read_reference(library: Library, version: Version) -> Reference:
     return Reference(content["track"].copy(), content["vector"].copy())
 
 
-def delete(library: Library, run: str, tracks: Keys) -> int:
-    """Mark tracks, given by their keys without revision, as deleted in a new version of a run's index.
-
-    Returns their number. Their rows remain in the shards' files until the index is built anew (`songray
-    compact`) and earlier versions are pruned.
-    """
+def delete(library: Library, run: str, tracks: KeySet, lease: Lease) -> int:
+    """Mark tracks as deleted in a new version of a run's index. Returns their number. Their rows remain in
+    the files of shards: songray/search/erase.py rebuilds these."""
     before = newest_version(library, run)
     if before is None:
         return 0
     live = [live_tracks(library, run, entry) for entry in before.shards]
-    labels = [part["label"][np.isin(part["key"] >> REVISION_BITS, tracks)] for part in live]
+    labels = [part["label"][tracks.contains(part["key"])] for part in live]
     if not any(map(len, labels)):
         return 0
     version = replace(before, version=next_version(before), shards=mark_deleted(before.shards, labels))
-    publish(library, version, read_reference(library, before))
+    publish(library, version, read_reference(library, before), lease)
     return sum(map(len, labels))
 
 
@@ -163,17 +172,44 @@ def live_tracks(library: Library, run: str, entry: ShardEntry) -> NDArray[np.voi
     return np.delete(live, entry.deleted)
 
 
-def prune(library: Library, run: str, keep: int) -> None:
-    """Delete all but the newest finished versions, unfinished ones, and shards that no version refers to."""
-    kept = versions(library, run)[:keep]
-    names = {version.version for version in kept}
-    shards = {entry.id for version in kept for entry in version.shards}
-    for name in version_names(library, run):
-        if name not in names:
-            library.filesystem.delete_dir(library.path("indexes", run, name))
-    for shard in library.folders("indexes", run, "shards"):
-        if shard not in shards:
-            library.filesystem.delete_dir(library.path("indexes", run, "shards", shard))
+def prune(
+    library: Library, run: str, keep: int, lease: Lease, spared_seconds: float = SPARED_SECONDS
+) -> None:
+    """Delete all but the newest finished versions, unfinished ones, and shards that no version refers to.
+
+    A young shard is spared unless one of the versions that are deleted now refers to it: where this process
+    has lost its lease without knowing, another may be building the shard. Raises Conflict where it knows.
+    """
+    names = version_names(library, run)
+    stored = [version for name in reversed(names) if (version := read_version(library, run, name))]
+    needed, obsolete = (
+        {entry.id for version in part for entry in version.shards} for part in (stored[:keep], stored[keep:])
+    )
+    unneeded = [
+        shard
+        for shard in library.folders("indexes", run, "shards")
+        if shard not in needed
+        and (shard in obsolete or seconds_since_change(library, run, shard) >= spared_seconds)
+    ]
+    lease.check()
+    for name in set(names) - {version.version for version in stored[:keep]}:
+        _delete_folder(library, library.path("indexes", run, name))
+    for shard in unneeded:
+        _delete_folder(library, library.path("indexes", run, "shards", shard))
+
+
+def seconds_since_change(library: Library, run: str, shard: str) -> float:
+    """The seconds since a file of a shard was written."""
+    folder = library.path("indexes", run, "shards", shard)
+    with storage_errors(folder):
+        files = library.filesystem.get_file_info(pa.fs.FileSelector(folder, allow_not_found=True))
+        infos = [*files, library.filesystem.get_file_info(folder)]
+    return time.time() - max((info.mtime_ns or 0) for info in infos) / 1e9
+
+
+def _delete_folder(library: Library, path: str) -> None:
+    with storage_errors(path), suppress(FileNotFoundError):
+        library.filesystem.delete_dir(path)
 
 
 @contextmanager

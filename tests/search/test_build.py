@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,14 +20,24 @@ from constructed import RUN, add_run, add_tracks, units
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from songray.amend import RemoveConfig, remove, rewrite
-from songray.errors import InvalidOption, MissingInput
-from songray.keys import REVISION_BITS, track_key
+from songray.amend import RemoveConfig, remove, remove_from
+from songray.errors import Conflict, InvalidOption, MissingInput
+from songray.keys import REVISION_BITS, KeySet, track_key
 from songray.library import Library
-from songray.search.build import IndexConfig, index
+from songray.search import build as stage
+from songray.search.build import REFERENCE_TRACKS, IndexConfig, index
+from songray.search.erase import erase
 from songray.search.index import Index
 from songray.search.ranking import places
-from songray.search.version import Version, delete, newest_version, read_reference
+from songray.search.version import (
+    ShardEntry,
+    Version,
+    delete,
+    live_tracks,
+    newest_version,
+    read_reference,
+)
+from songray.takedown import find_takedown
 
 T = TypeVar("T")
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -132,12 +145,13 @@ def test_changed_tracks_are_replaced(embedded: Library) -> None:
 
 
 def test_removed_tracks_are_never_returned(embedded: Library) -> None:
-    before = build(embedded, shard_tracks=100)
+    build(embedded, shard_tracks=100)
     removed = [f"a:{number}" for number in range(0, 300, 3)]
     remove(embedded, RemoveConfig((*removed, "a:999")))
     version = newest_version(embedded, RUN)
-    assert (version.version, version.tracks) == ("000002", 200)
-    assert [entry.id for entry in version.shards] == [entry.id for entry in before.shards]
+    assert (version.version, version.tracks) == ("000003", 200)
+    assert embedded.folders("indexes", RUN) == ["000003", "shards"]
+    assert [entry.deleted for entry in version.shards] == [[], [], []]
     remaining = Index.open(embedded, version)
     assert live(remaining).keys() == {f"a:{number}" for number in range(300)} - set(removed)
     assert run(remaining.find(removed)) == {}
@@ -168,7 +182,7 @@ def test_the_live_tracks_do_not_depend_on_the_order_of_changes(
     config = IndexConfig(shard_tracks=25, links=8)
     index(library, config)
     expected, count = {f"a:{number}": units(20)[number] for number in range(20)}, 20
-    for step, value in steps:
+    for number_of_steps, (step, value) in enumerate(steps):
         if step == "add":
             added = units(value, seed=count)
             add_tracks(library, added, first=count)
@@ -177,7 +191,11 @@ def test_the_live_tracks_do_not_depend_on_the_order_of_changes(
             index(library, config)
         elif len(expected) > len(removed := {f"a:{number}" for number in value} & expected.keys()):
             numbers = np.array([track_key(name, 0) >> REVISION_BITS for name in sorted(removed)], np.int64)
-            delete(library, RUN, numbers)
+            with library.lease(f"indexes/{RUN}") as lease:
+                if number_of_steps % 2:
+                    delete(library, RUN, KeySet(numbers), lease)
+                else:
+                    erase(library, RUN, KeySet(numbers), lease)
             remove_rows(library, sorted(removed))
             expected = {name: vector for name, vector in expected.items() if name not in removed}
         opened = Index.open(library, newest_version(library, RUN))
@@ -189,21 +207,47 @@ def test_the_live_tracks_do_not_depend_on_the_order_of_changes(
 
 def remove_rows(library: Library, names: list[str]) -> None:
     """Write the tables without these tracks, as `remove` does."""
-    for table in (library.table("tracks"), library.table("embeddings", RUN)):
-        for path in table.files():
-            rewrite(table, path, names)
+    takedown = find_takedown(library, names)
+    for table in (library.table("embeddings", RUN), library.table("tracks")):
+        remove_from(table, takedown)
+
+
+def test_shards_without_removed_tracks_and_their_reference_stay(library: Library) -> None:
+    """A removal rebuilds what holds its tracks; all shards where one of them is in the reference."""
+    add_tracks(add_run(library), units(1200))
+    before = build(library, shard_tracks=400, links=8)
+    with library.lease(f"indexes/{RUN}") as lease:
+        reference = read_reference(library, before)
+        of_shard = [live_tracks(library, RUN, entry)["key"] >> REVISION_BITS for entry in before.shards]
+        outside = np.setdiff1d(of_shard[2], reference.tracks)[:1]
+        assert erase(library, RUN, KeySet(outside), lease) == 1
+        after = newest_version(library, RUN)
+        assert [entry.tracks for entry in after.shards] == [400, 400, 399]
+        assert [a.id == b.id for a, b in zip(after.shards, before.shards, strict=True)] == [True, True, False]
+        assert np.array_equal(read_reference(library, after).vectors, reference.vectors)
+        assert erase(library, RUN, KeySet(reference.tracks[5:6]), lease) == 1
+        last = newest_version(library, RUN)
+        assert not {entry.id for entry in last.shards} & {entry.id for entry in after.shards}
+        replaced = read_reference(library, last).tracks
+        assert len(replaced) == REFERENCE_TRACKS and reference.tracks[5] not in replaced
+        assert erase(library, RUN, KeySet(reference.tracks[5:6]), lease) == 0
+        assert newest_version(library, RUN) == last
 
 
 def test_an_interrupted_build_is_no_version_and_is_deleted(embedded: Library) -> None:
     version = build(embedded)
     folder = Path(embedded.path("indexes", RUN))
     (folder / version.version / "manifest.json").rename(folder / version.version / "manifest.json.part")
-    (folder / "shards" / "000009-0000").mkdir()
+    os.utime(folder / "shards" / version.shards[0].id, (0, 0))
+    for path in (folder / "shards" / version.shards[0].id).iterdir():
+        os.utime(path, (0, 0))
+    (folder / "shards" / "000009-0000").mkdir()  # young: another process may be building it
     assert newest_version(embedded, RUN) is None
     again = index(embedded, IndexConfig())
     assert (again.new, again.version.version) == (True, "000001")
     assert sorted(path.name for path in folder.iterdir()) == ["000001", "shards"]
-    assert [path.name for path in (folder / "shards").iterdir()] == ["000001-0000"]
+    names = sorted(path.name for path in (folder / "shards").iterdir())
+    assert names == [again.version.shards[0].id, "000009-0000"]
     assert len(live(Index.open(embedded, again.version))) == 300
 
 
@@ -213,7 +257,56 @@ def test_only_the_newest_versions_are_kept(embedded: Library) -> None:
         add_tracks(embedded, units(1, seed=number), first=number)
     build(embedded, keep=2)
     assert embedded.folders("indexes", RUN) == ["000003", "000004", "shards"]
-    assert embedded.folders("indexes", RUN, "shards") == ["000003-0000", "000004-0000"]
+    shards = embedded.folders("indexes", RUN, "shards")
+    assert [name.rpartition("-")[0] for name in shards] == ["000003-0000", "000004-0000"]
+
+
+BUILD = """
+import sys
+from songray.errors import Conflict
+from songray.library import Library
+from songray.search.build import IndexConfig, index
+try:
+    print(index(Library.open(sys.argv[1]), IndexConfig(links=8)))
+except Conflict as error:
+    print(error)
+"""
+
+
+def test_of_two_processes_that_index_one_writes_and_the_other_is_told(embedded: Library) -> None:
+    command = [sys.executable, "-c", BUILD, embedded.root]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) for _ in range(2)]
+    outputs = sorted(process.communicate()[0].decode() for process in both)
+    assert outputs[0].startswith(f"index {RUN}: wrote version 000001, 300 tracks in 1 shards")
+    # A process that came when the other had ended has nothing left to do.
+    assert re.match(
+        rf"index {RUN}: nothing has changed|indexes/{RUN} is being written by another", outputs[1]
+    )
+    assert len(live(Index.open(embedded, newest_version(embedded, RUN)))) == 300
+
+
+def test_a_build_that_was_taken_over_loses_nothing_of_the_other(
+    embedded: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the first process builds, it is cut off, and a second one builds, publishes and prunes."""
+    first = build(embedded, links=8)
+    build_shards = stage.build_shards
+
+    def interrupted(*arguments: Any) -> list[ShardEntry]:
+        monkeypatch.setattr(stage, "build_shards", build_shards)
+        entries: list[ShardEntry] = build_shards(*arguments)
+        with pytest.raises(Conflict, match=f"indexes/{RUN} is being written by another process"):
+            index(embedded, IndexConfig(links=8))
+        index(replace(embedded, take_over=True), IndexConfig(links=8, compact=True))
+        return entries
+
+    monkeypatch.setattr(stage, "build_shards", interrupted)
+    add_tracks(embedded, units(1, seed=7), first=300)
+    with pytest.raises(Conflict, match=f"indexes/{RUN} was taken over by another process"):
+        index(embedded, IndexConfig(links=8))
+    second = newest_version(embedded, RUN)
+    assert (second.version, second.tracks) == ("000002", 301)
+    assert len(live(Index.open(embedded, second))) == 301 and len(Index.open(embedded, first)) == 300
 
 
 def test_m_and_ef_are_the_smallest_that_reach_the_recall(library: Library) -> None:

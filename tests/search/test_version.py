@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import time
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +14,9 @@ import pyarrow.fs
 import pytest
 from constructed import OPTIONS, RUN, rows, shard_folder, units
 
-from songray.errors import CorruptData
-from songray.keys import REVISION_BITS, track_key
+from songray.errors import Conflict, CorruptData
+from songray.keys import REVISION_BITS, KeySet, track_key
+from songray.leases import Lease
 from songray.library import Library
 from songray.search.index import Index
 from songray.search.reference import Reference
@@ -45,7 +50,18 @@ def write_version(library: Library, shards: list[str], count: int = 40) -> Versi
         entries.append(ShardEntry(name, count, [], 16 + number, 0.99, checksums))
     name = next_version(newest_version(library, RUN))
     version = Version(RUN, name, 0, 8, OPTIONS.parameters, 0, 0.0, 0.99, entries, {})
-    return publish(library, version, REFERENCE)
+    with lease(library) as held:
+        return publish(library, version, REFERENCE, held)
+
+
+def lease(library: Library) -> AbstractContextManager[Lease]:
+    return library.lease(f"indexes/{RUN}")
+
+
+def deleted(library: Library, *track_ids: str) -> int:
+    numbers = np.array([track_key(track_id, 0) >> REVISION_BITS for track_id in track_ids])
+    with lease(library) as held:
+        return delete(library, RUN, KeySet(numbers), held)
 
 
 def test_versions_are_listed_newest_first_with_totals(library: Library) -> None:
@@ -64,28 +80,65 @@ def test_prune_keeps_the_newest_versions_and_their_shards(library: Library) -> N
     write_version(library, ["b", "c"])
     unfinished = Path(library.path("indexes", RUN, "000004"))
     unfinished.mkdir()
-    prune(library, RUN, keep=2)
-    assert version_names(library, RUN) == ["000002", "000003"]
-    assert library.folders("indexes", RUN, "shards") == ["b", "c"]
-    prune(library, RUN, keep=1)
-    assert library.folders("indexes", RUN, "shards") == ["b", "c"]
-    assert version_names(library, RUN) == ["000003"]
+    with lease(library) as held:
+        prune(library, RUN, 2, held)
+        assert version_names(library, RUN) == ["000002", "000003"]
+        assert library.folders("indexes", RUN, "shards") == ["b", "c"]
+        prune(library, RUN, 1, held)
+        assert library.folders("indexes", RUN, "shards") == ["b", "c"]
+        assert version_names(library, RUN) == ["000003"]
+
+
+def test_prune_spares_a_shard_that_another_process_may_be_building(library: Library) -> None:
+    write_version(library, ["a"])
+    shards = Path(library.path("indexes", RUN, "shards"))
+    for name, age in (("young", 0), ("old", 7200)):
+        shard_folder(shards / name, units(20), rows(20))
+        for path in (*(shards / name).iterdir(), shards / name):
+            os.utime(path, (time.time() - age,) * 2)
+    with lease(library) as held:
+        prune(library, RUN, 1, held)
+        assert library.folders("indexes", RUN, "shards") == ["a", "young"]
+        prune(library, RUN, 1, held, spared_seconds=0)
+    assert library.folders("indexes", RUN, "shards") == ["a"]
+
+
+def test_a_process_that_has_lost_its_lease_neither_publishes_nor_prunes(library: Library) -> None:
+    before = write_version(library, ["a"])
+    with lease(library) as lost, replace(library, take_over=True).lease(f"indexes/{RUN}") as held:
+        later = replace(before, version="000002")
+        with pytest.raises(Conflict, match=f"indexes/{RUN} was taken over by another process"):
+            publish(library, later, REFERENCE, lost)
+        assert versions(library, RUN) == [before]
+        publish(library, later, REFERENCE, held)
+        with pytest.raises(Conflict, match="was taken over"):
+            prune(library, RUN, 1, lost)
+        assert [version.version for version in versions(library, RUN)] == ["000002", "000001"]
+
+
+def test_a_version_that_exists_is_never_overwritten(library: Library) -> None:
+    before = write_version(library, ["a"])
+    with (
+        lease(library) as held,
+        pytest.raises(Conflict, match=r"000001/manifest\.json was written by another"),
+    ):
+        publish(library, replace(before, shards=[]), REFERENCE, held)
+    assert versions(library, RUN) == [before]
 
 
 def test_tracks_are_marked_as_deleted_in_a_new_version(library: Library) -> None:
-    assert delete(library, RUN, np.array([1])) == 0
+    assert deleted(library, "a:3") == 0
     before = write_version(library, ["a"])
-    numbers = np.array([track_key(track_id, 0) >> REVISION_BITS for track_id in ("a:3", "a:5", "a:99")])
-    assert delete(library, RUN, numbers) == 2
+    assert deleted(library, "a:3", "a:5", "a:99") == 2
     after = newest_version(library, RUN)
     assert (after.version, after.tracks, after.shards[0].deleted) == ("000002", 38, [3, 5])
     assert after.shards[0].checksums == before.shards[0].checksums
-    assert delete(library, RUN, numbers) == 0 and newest_version(library, RUN) == after
+    assert deleted(library, "a:3", "a:5", "a:99") == 0 and newest_version(library, RUN) == after
 
 
 def test_a_shard_without_a_live_track_is_left_out(library: Library) -> None:
     write_version(library, ["a"])
-    delete(library, RUN, np.array([row["track_key"] >> REVISION_BITS for row in rows(40)]))
+    deleted(library, *(row["track_id"] for row in rows(40)))
     version = newest_version(library, RUN)
     assert (version.tracks, version.shards, version.recall) == (0, [], 1.0)
 
