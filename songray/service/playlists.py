@@ -1,7 +1,7 @@
 """Playlists in the formats M3U8, CSV and XSPF.
 
 The location of a track is the URL of its preview, where it has one, and otherwise its id, which has the form
-of a URI.
+of a URI. In CSV no cell is a formula; manifests read such cells as they were.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import io
 from collections.abc import Callable, Sequence
 from typing import Any
 from xml.etree import ElementTree
+
+from songray.catalogue.sources.manifest.formulas import escape
 
 Track = dict[str, Any]  # as responses.track_json returns it
 XSPF = "http://xspf.org/ns/0/"
@@ -35,9 +37,11 @@ def _one_line(text: str) -> str:
 
 def write_csv(tracks: Sequence[Track]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows({**track, "artists": _artists(track)} for track in tracks)
+    writer = csv.writer(text)
+    writer.writerow(COLUMNS)
+    for track in tracks:
+        values = ({**track, "artists": _artists(track)}[name] for name in COLUMNS)
+        writer.writerow("" if value is None else escape(str(value)) for value in values)
     return text.getvalue()
 
 

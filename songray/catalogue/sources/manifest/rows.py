@@ -15,6 +15,7 @@ import pyarrow.fs
 import pyarrow.parquet
 
 from songray.catalogue.sources.manifest import million
+from songray.catalogue.sources.manifest.formulas import unescape
 from songray.errors import CorruptData
 from songray.library import Row
 
@@ -95,7 +96,7 @@ def _csv_rows(text: Iterator[str]) -> Iterator[Row]:
             lines.go_back()
             continue
         if values:
-            yield dict(itertools.zip_longest(names, values[: len(names)]))
+            yield dict(itertools.zip_longest(names, map(unescape, values[: len(names)])))
 
 
 def _parse_line(line: str) -> Row:
