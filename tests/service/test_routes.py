@@ -267,6 +267,9 @@ def rendered(browser: str, url: str) -> str:
     """The document of a page once its requests are answered."""
     with tempfile.TemporaryDirectory() as profile:
         options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-                   "--disable-background-networking", "--enable-logging=stderr", "--disable-component-update", "--disable-sync",
-                   f"--user-data-dir={profile}", "--virtual-time-budget=5000", "--dump-dom"]  # fmt: skip
-        return subprocess.run([browser, *options, url], capture_output=True, text=True, timeout=60).stdout
+                   "--disable-background-networking", "--disable-component-update", "--disable-sync",
+                   f"--user-data-dir={profile}", "--virtual-time-budget=5000", "--dump-dom",
+                   "--enable-logging=stderr"]  # fmt: skip
+        done = subprocess.run([browser, *options, url], capture_output=True, text=True, timeout=60)
+    assert "Content Security Policy" not in done.stderr  # which is how the browser reports what it refuses
+    return done.stdout
