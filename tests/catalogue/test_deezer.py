@@ -1,17 +1,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import aiohttp
+import pyarrow as pa
 import pytest
 import ray
-from aiohttp.web import Request, Response, json_response
+from aiohttp.web import Application, Request, Response, json_response
 from fakes import served
 from fakes.deezer import GENRES, FakeDeezer, isrc
 from hypothesis import given
@@ -20,7 +22,8 @@ from hypothesis import strategies as st
 from songray import web
 from songray.catalogue.crawl import CrawlConfig, crawl
 from songray.catalogue.sources.base import AudioLocation, Contents, Page
-from songray.catalogue.sources.deezer import DeezerApi, DeezerSource
+from songray.catalogue.sources.deezer import MAX_TOTAL, DeezerApi, DeezerSource
+from songray.catalogue.sources.reading import PIECES
 from songray.errors import FetchError
 from songray.library import Library
 
@@ -303,3 +306,84 @@ def test_a_rate_that_is_not_positive_is_refused(rate: float) -> None:
 def test_the_limit_is_the_stated_rate(rate: float) -> None:
     limit = DeezerApi(deezer_requests_per_second=rate).limit
     assert limit.requests / limit.seconds == pytest.approx(rate)
+
+
+TRACK = {
+    "type": "track", "id": 1, "title": "Song", "artist": {"id": 7, "name": "Artist"}, "duration": 180,
+    "album": {"id": 71, "title": "Album", "release_date": "1987-03-01"}, "preview": "http://x.test/1.mp3",
+    "isrc": "GBDUW0000059", "explicit_lyrics": False, "readable": True,
+}  # fmt: skip
+NAMED = {"id": 7, "name": "Artist", "title": "Title"}
+ODD_VALUES = ["\ud83d", {"a": "b"}, [[]], -1, 1e400, "", None]
+
+
+def read_body(body: str, **options: Any) -> tuple[Contents, list[bool]]:
+    """What is read of pages whose responses have this body, all of which tables can hold; and whether each
+    page is finished."""
+
+    async def respond(request: Request) -> Response:
+        return Response(text=body, content_type="application/json")
+
+    application = web_application(respond)
+    with served(application) as url:
+        api = DeezerApi(url, deezer_requests_per_second=10_000, deezer_pause_seconds=0.1)
+        source = DeezerSource(api=api, **options)
+        pieces = list(source.read(list(source.pages())))
+    for _, piece in pieces:
+        pa.Table.from_pylist([asdict(piece) | {"problems": []}], PIECES)
+    everything = Contents()
+    for name in ("tracks", "artists", "pages", "problems"):
+        for _, piece in pieces:
+            getattr(everything, name).extend(getattr(piece, name))
+    return everything, [piece.finished for _, piece in pieces]
+
+
+def web_application(respond: Callable[[Request], Coroutine[Any, Any, Response]]) -> Application:
+    application = Application()
+    application.router.add_get("/{path:.*}", respond)
+    return application
+
+
+@pytest.mark.parametrize("name", sorted(TRACK))
+def test_an_odd_item_is_at_most_one_problem_and_the_rest_is_read(name: str) -> None:
+    items = [TRACK, *(TRACK | {"id": 9, name: value} for value in ODD_VALUES), TRACK | {"id": 2}]
+    contents, finished = read_body(json.dumps({"data": items}), search=("x",))
+    assert {"deezer:1", "deezer:2"} <= set(track_ids(contents))
+    assert len(contents.tracks) + len(contents.problems) >= len(items)
+    assert {problem.kind for problem in contents.problems} <= {"bad_item"}
+    assert all(finished)
+
+
+@pytest.mark.parametrize("options", [{"genres": (1,)}, {"charts": (0,)}])
+def test_an_odd_artist_album_or_playlist_of_a_list_is_one_problem(options: dict[str, Any]) -> None:
+    items = [NAMED, 5, NAMED | {"name": "\ud83d", "id": 8}, {"id": 6}, NAMED | {"id": 9}]
+    lists = {name: {"data": items} for name in ("artists", "albums", "playlists")}
+    body = {"data": items, "tracks": {"data": [TRACK]}} | lists
+    contents, finished = read_body(json.dumps(body), **options)
+    assert {artist.artist_id for artist in contents.artists} == {"deezer:artist:7", "deezer:artist:9"}
+    assert {"artist/7/top", "artist/9/top"} <= {page.name for page in contents.pages}
+    assert {problem.kind for problem in contents.problems} == {"bad_item"} and all(finished)
+
+
+@pytest.mark.parametrize("body", [
+    "[" * 100_000 + "]" * 100_000,
+    json.dumps({"title": "\ud83d"}),  # of an album, whose tracks' page would have it in its name
+])  # fmt: skip
+def test_an_answer_that_cannot_be_used_is_a_problem_of_its_page(body: str) -> None:
+    contents, finished = read_body(body, albums=(1, 2))
+    assert [problem.kind for problem in contents.problems] == ["malformed"] * 2
+    assert finished == [True, True]
+
+
+@pytest.mark.parametrize("body", [
+    {"error": {"code": [1], "message": "\ud83d"}}, {"error": "\ud83d"}, {"error": {"code": "\ud83d"}},
+])  # fmt: skip
+def test_an_odd_error_is_a_problem(body: dict[str, Any]) -> None:
+    contents, _ = read_body(json.dumps(body), albums=(1,))
+    assert len(contents.problems) == 1
+
+
+def test_a_list_that_announces_more_than_any_has_is_bounded() -> None:
+    body = {"data": [TRACK], "total": 10**12, "next": "http://x.test/?index=100"}
+    contents, _ = read_body(json.dumps(body), search=("x",))
+    assert len(contents.pages) == MAX_TOTAL // 100 - 1

@@ -1,17 +1,22 @@
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from aiohttp import web
 from fakes import served
 from fakes.itunes import FakeItunes
 
 from songray.catalogue.sources.base import Contents
 from songray.catalogue.sources.itunes import ItunesApi, ItunesSource
+from songray.catalogue.sources.reading import PIECES
 from songray.errors import InvalidOption
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -98,3 +103,44 @@ def test_impossible_options_are_refused() -> None:
         list(ItunesSource().pages())
     with pytest.raises(InvalidOption, match="--itunes-requests-per-minute 0"):
         ItunesApi(itunes_requests_per_minute=0)
+
+
+SONG = {
+    "wrapperType": "track", "kind": "song", "artistId": 7, "collectionId": 701, "trackId": 701001,
+    "artistName": "Artist", "collectionName": "Album", "trackName": "Song", "previewUrl": "http://x.test/1.m4a",
+    "releaseDate": "1987-03-01T08:00:00Z", "trackExplicitness": "explicit", "trackTimeMillis": 180_500,
+    "primaryGenreName": "Jazz",
+}  # fmt: skip
+ODD_VALUES = ["\ud83d", {"a": "b"}, [[]], -1, 1e400, True, "", None, "x" * 100_000]
+
+
+def read_body(body: str) -> Contents:
+    """What is read of a response with this body, all of which tables can hold."""
+
+    async def respond(request: web.Request) -> web.Response:
+        return web.Response(text=body, content_type="text/javascript")
+
+    application = web.Application()
+    application.router.add_get("/search", respond)
+    with served(application) as url:
+        api = ItunesApi(url, itunes_requests_per_minute=100_000, itunes_pause_seconds=0.2)
+        contents = read(ItunesSource(search=("x",), api=api))
+    pa.Table.from_pylist([asdict(contents) | {"problems": []}], PIECES)
+    return contents
+
+
+@pytest.mark.parametrize("name", sorted(SONG))
+def test_an_odd_item_is_at_most_one_problem_and_the_rest_is_read(name: str) -> None:
+    items = [SONG, *(SONG | {"trackId": 9, name: value} for value in ODD_VALUES), SONG | {"trackId": 701002}]
+    contents = read_body(json.dumps({"results": items}))
+    assert {"itunes:701001", "itunes:701002"} <= {track.track_id for track in contents.tracks}
+    assert contents.finished
+    kinds = Counter(problem.kind for problem in contents.problems)
+    assert set(kinds) <= {"bad_item", "not_a_song"}
+    assert len(contents.tracks) + kinds["bad_item"] >= len(items) - kinds["not_a_song"]
+
+
+def test_an_answer_that_is_nested_too_deeply_is_a_problem_of_its_page() -> None:
+    contents = read_body('{"results": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    assert ([problem.kind for problem in contents.problems], contents.tracks) == (["malformed"], [])
+    assert contents.finished

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import csv
 import json
+import os
 import tracemalloc
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from songray.catalogue.crawl import read_batch
 from songray.catalogue.sources.base import Contents
-from songray.catalogue.sources.manifest.source import ROWS_PER_PIECE, ManifestSource
+from songray.catalogue.sources.manifest.rows import ROWS_PER_PIECE
+from songray.catalogue.sources.manifest.source import ManifestSource, describe
 
 ROW = {
     "id": "007", "title": "Röyksopp", "artist": "A;B", "url": "http://x.test/7.mp3", "album": "C",
@@ -208,3 +213,135 @@ def test_memory_does_not_grow_with_the_number_of_playlists(tmp_path: Path) -> No
         tracemalloc.stop()
         assert (sum(sizes), max(sizes)) == (playlists * 100, ROWS_PER_PIECE)
     assert peaks[1] < 1.2 * peaks[0]
+
+
+DEEP = "[" * 100_000 + "]" * 100_000
+GOOD_LINES = [json.dumps(ROW), json.dumps(ROW | {"id": "9"})]
+ODD_LINES = {
+    "lone surrogate": json.dumps(ROW | {"title": "\ud83d"}),
+    "surrogate in a list": json.dumps(ROW | {"genre": ["a", "\udc00"]}),
+    "surrogate in the id": json.dumps(ROW | {"id": "\ud83d"}),
+    "nested too deeply": DEEP,
+    "nested deeply in a cell": json.dumps(ROW)[:-1] + ', "album": ' + "[" * 900 + "]" * 900 + "}",
+    "not text": json.dumps(ROW | {"title": {"a": 1}}),
+    "a number of 5000 digits": json.dumps(ROW)[:-1] + ', "duration": ' + "1" * 5000 + "}",
+    "an infinite duration": json.dumps(ROW | {"duration": float("inf")}),
+    "a bare word": "hello",
+    "nothing but null": "null",
+}
+
+
+@pytest.mark.parametrize("line", ODD_LINES.values(), ids=ODD_LINES)
+def test_an_odd_line_is_one_problem_and_the_rest_is_read(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "songs.jsonl"
+    path.write_text("\n".join([GOOD_LINES[0], line, GOOD_LINES[1]]) + "\n")
+    assert_one_problem(path, "bad_row", f"row 2 of {path}: ")
+
+
+def assert_one_problem(path: Path, kind: str, start: str) -> None:
+    """The one problem of a manifest whose other rows are read, and which tables can hold."""
+    contents = read(path)
+    assert [track.track_id for track in contents.tracks] == ["manifest:007", "manifest:9"]
+    (problem,) = contents.problems
+    assert problem.kind == kind and problem.detail.startswith(start)
+    source = ManifestSource(str(path))
+    pages = pa.Table.from_pylist([asdict(page) for page in source.pages()])
+    tables = list(read_batch(pages, source))
+    assert sum(len(rows) for table in tables for rows in table["tracks"].to_pylist()) == 2
+
+
+HEADER = "id,title,artist,url"
+GOOD_ROWS = ["007,Röyksopp,A,http://x.test/7", '9,"A, ""B""\nC",A,http://x.test/9']
+
+
+@pytest.mark.parametrize("row", [
+    b'3,"Bad,A,http://x.test/3',  # as far as the next quote, or to the end of the file
+    b'3,Song,A,"http://x.test/3',
+    b'3,"Bad" Song,A,http://x.test/3',
+    b"3,caf\xe9,A,http://x.test/3",
+    b"3,\xed\xa0\xbd,A,http://x.test/3",  # a lone surrogate
+    b"3,Song",
+])  # fmt: skip
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_an_odd_row_of_csv_is_one_problem_and_the_rest_is_read(
+    tmp_path: Path, row: bytes, place: int
+) -> None:
+    path = tmp_path / "songs.csv"
+    rows = [text.encode() for text in GOOD_ROWS]
+    path.write_bytes(b"\n".join([HEADER.encode(), *rows[:place], row, *rows[place:]]) + b"\n")
+    assert_one_problem(path, "bad_row", f"row {place + 1} of {path}: ")
+
+
+def test_a_quote_that_is_not_closed_costs_its_row_in_a_long_file(tmp_path: Path) -> None:
+    lines = [f"{number},Song,A,http://x.test/{number}" for number in range(20_000)]
+    lines[5] = '5,"Song,A,http://x.test/5'
+    (tmp_path / "songs.csv").write_text("\n".join([HEADER, *lines]) + "\n")
+    contents = read(tmp_path / "songs.csv")
+    assert (len(contents.tracks), len(contents.problems)) == (19_999, 1)
+    assert (
+        "row 6 of" in contents.problems[0].detail and "a quote is not closed" in contents.problems[0].detail
+    )
+
+
+@given(st.lists(st.sampled_from(['"', ",", "\n", "a", "\r", "é"]), max_size=60).map("".join))
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_stands_in_a_row_of_csv_the_row_after_the_next_is_read(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "songs.csv"
+    path.write_text("\n".join([HEADER, text, "8,Song,A,http://x.test/8", GOOD_ROWS[1]]) + "\n", newline="")
+    assert "manifest:9" in {track.track_id for track in read(path).tracks}
+
+
+@given(st.lists(st.tuples(*[st.text(st.characters(exclude_categories=["Cs"]), max_size=20)] * 2), max_size=5))
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_csv_is_read_as_it_was_written(tmp_path: Path, rows: list[tuple[str, str]]) -> None:
+    with (tmp_path / "songs.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(HEADER.split(","))
+        writer.writerows([number, title, artist, "http://x"] for number, (title, artist) in enumerate(rows))
+    contents = read(tmp_path / "songs.csv")
+    expected = [title.strip() or str(number) for number, (title, _) in enumerate(rows)]
+    assert [track.title for track in contents.tracks] == expected
+    assert not contents.problems
+
+
+def test_a_cell_of_parquet_that_is_not_utf8_is_one_problem(tmp_path: Path) -> None:
+    rows = [
+        ROW | {"title": b"R"},
+        ROW | {"id": "8", "title": b"\xed\xa0\xbd"},
+        ROW | {"id": "9", "title": b"S"},
+    ]
+    table = pa.Table.from_pylist(rows)
+    title = table.schema.get_field_index("title")
+    text = pa.chunked_array([pa.Array.from_buffers(pa.string(), 3, table["title"].chunk(0).buffers())])
+    pa.parquet.write_table(table.set_column(title, "title", text), tmp_path / "songs.parquet")
+    assert_one_problem(tmp_path / "songs.parquet", "bad_row", "row 2 of ")
+
+
+def test_a_deeply_nested_track_of_a_playlist_is_one_problem(tmp_path: Path) -> None:
+    path = million(tmp_path / "lists.json", ["a"], 3)
+    nested = path.read_text().replace('"Song 1"', "[" * 5000 + "]" * 5000)
+    path.write_text(nested.replace('"spotify:track:T000000000000000000001"', "[" * 5000 + "]" * 5000))
+    contents = read(path)
+    assert (len(contents.tracks), len(contents.problems)) == (2, 1)
+
+
+def test_a_name_that_is_not_utf8_in_a_folder_of_manifests_is_a_problem(tmp_path: Path) -> None:
+    write(tmp_path / "a.csv", [ROW])
+    os.close(os.open(os.fsencode(tmp_path) + b"/b\xff.csv", os.O_CREAT))
+    os.mkfifo(tmp_path / "c.csv")
+    (tmp_path / "d.csv").symlink_to("nowhere")
+    contents = read(tmp_path)
+    assert len(contents.tracks) == 1
+    assert [problem.kind for problem in contents.problems] == ["bad_name"]
+
+
+@pytest.mark.parametrize(("path", "expected"), [
+    ("/etc/passwd", "s3://bucket/etc/passwd"),
+    ("~/song.mp3", "s3://bucket/lists/~/song.mp3"),
+    ("../song.mp3", "s3://bucket/song.mp3"),
+    ("file:///etc/passwd", "file:///etc/passwd"),  # no URL that is fetched: see test_download.py
+    ("http://x.test/1.mp3", "http://x.test/1.mp3"),
+])  # fmt: skip
+def test_a_path_in_a_manifest_from_a_url_names_no_file_of_this_machine(path: str, expected: str) -> None:
+    track, _ = describe({"id": "1", "url": path}, "s3://bucket/lists/songs.csv")
+    assert track.location == expected

@@ -168,7 +168,10 @@ def _entry(row: Row) -> PlaylistEntry:
 
 
 def _shortened(row: Row) -> str:
-    return reprlib.repr({str(name): value for name, value in itertools.islice(row.items(), 4)})
+    """The first cells of a row, for a message, however long or deeply nested."""
+    shortener = reprlib.Repr()
+    shortener.maxstring = 100
+    return shortener.repr({str(name): value for name, value in itertools.islice(row.items(), 4)})
 
 
 def _text(row: Row, column: str) -> str | None:
