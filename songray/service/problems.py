@@ -85,7 +85,7 @@ DESCRIPTIONS = {
     408: "The request took too long",
     413: "The request is too large",
     415: "Not an audio format that can be decoded",
-    422: "A value is out of range, or contradicts another one",
+    422: "A value is out of range or contradicts another one, or the query leaves no direction to search in",
     502: "The external source failed",
     503: "Overloaded or not ready: retry after the seconds that Retry-After names",
 }
