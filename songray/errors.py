@@ -18,6 +18,10 @@ defect and keeps its traceback.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
+Kind = TypeVar("Kind", bound=BaseException)
+
 
 class SongrayError(Exception):
     """The base of the tree. Its text is a whole message: what is wrong, where, and what to do next."""
@@ -106,7 +110,12 @@ class NotEnoughTracks(QueryError):
 
 
 def songray_error(error: BaseException | None) -> SongrayError | None:
-    """The SongrayError that an error is, or that it was raised for; None where there is none.
+    """The SongrayError that an error is, or that it was raised for; None where there is none."""
+    return original_error(error, SongrayError)
+
+
+def original_error(error: BaseException | None, kind: type[Kind]) -> Kind | None:
+    """The error of a kind that an error is, or that it was raised for; None where there is none.
 
     An error of a worker arrives wrapped: in Ray's RayTaskError (`cause`), which errors of Ray Data chain
     (`__cause__`), or in Ray Train's WorkerGroupError (`worker_failures`). This is the one place that knows.
@@ -118,8 +127,8 @@ def songray_error(error: BaseException | None) -> SongrayError | None:
         if one is None or id(one) in seen:
             continue
         seen.add(id(one))
-        cause = getattr(one, "cause", None)  # Ray makes a class of its own that is a SongrayError too
-        if isinstance(one, SongrayError) and not isinstance(cause, BaseException):
+        cause = getattr(one, "cause", None)  # Ray makes a class of its own that is of this kind too
+        if isinstance(one, kind) and not isinstance(cause, BaseException):
             return one
         waiting += [one.__cause__, *getattr(one, "worker_failures", {}).values()]
         waiting.append(cause if isinstance(cause, BaseException) else None)

@@ -31,6 +31,7 @@ from songray.storage import create, list_files, read_json, storage_errors, write
 
 RENEWAL_SECONDS = 10.0
 EXPIRY_SECONDS = 60.0
+_ended: set[str] = set()  # holders of this process that hold no more
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ def hold(filesystem: pyarrow.fs.FileSystem, root: str, name: str, take_over: boo
     finally:
         ended.set()
         renewal.join()
-        with suppress(StorageError):  # it expires
+        _ended.add(lease.holder["holder"])
+        with suppress(StorageError):  # of a full disk: for other processes, it ends with this one
             lease.renew(released=True)
 
 
@@ -108,6 +110,7 @@ def _generations(filesystem: pyarrow.fs.FileSystem, folder: str) -> list[int]:
 def _is_free(record: dict[str, Any]) -> bool:
     return bool(
         record["released"]
+        or record["holder"] in _ended
         or time.time() - record["renewed"] > EXPIRY_SECONDS
         or (record["machine"] == _machine() and not _is_running(record["pid"]))
     )

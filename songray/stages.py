@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from songray import checkpoints
 from songray.cluster import connect
+from songray.errors import StorageError, original_error, songray_error
 from songray.keys import Keys
 from songray.library import Library
 from songray.storage import compression
@@ -117,6 +118,9 @@ class Stage:
         with self._contexts:
             if error is None and self.has_pending:
                 self._count()
+        refused = original_error(error, OSError) if songray_error(error) is None else None
+        if refused:  # Ray Data writes to the library itself
+            raise StorageError(f"the library cannot be used at {self.output.path}: {refused}") from error
         self.summary.seconds = time.monotonic() - self._started
 
     @property

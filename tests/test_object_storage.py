@@ -50,9 +50,32 @@ def test_a_commit_whose_deletion_fails_is_a_commit(storage: ObjectStorage, tmp_p
     storage.fault = lambda method, path: 403 if method == "DELETE" and "pending" in path else None
     assert isinstance(run(library), StorageError)
     finished = output.finished_keys().tolist()
-    assert 0 < len(finished) and keys(output) == finished
+    assert len(finished) > 0 and keys(output) == finished
     storage.fault = lambda method, path: None
     summary = transform(library, TransformConfig(rows_per_file=16))
     assert (summary.existing, summary.existing + summary.done) == (len(finished), 64)
     assert keys(output) == output.finished_keys().tolist() == [number << 8 for number in range(64)]
     assert not [path for path in list_files(library.filesystem, output.checkpoint_path) if "pending" in path]
+
+
+@pytest.mark.usefixtures("cluster")
+def test_storage_that_refuses_or_delays_requests_loses_nothing(
+    storage: ObjectStorage, tmp_path: Path
+) -> None:
+    library = storage.library("overloaded")
+    add_previews(library, tmp_path, 32)
+    output = library.table("spectrograms", "default")
+    storage.fault = lambda method, path: 503 if method in ("PUT", "POST") else None
+    error = run(library)
+    assert isinstance(error, StorageError)
+    assert str(error).startswith(f"the library cannot be used at {library.root}/")
+    data = "/library/spectrograms/default/"
+    storage.fault = lambda method, path: 503 if data in path and "made_by" not in path else None
+    assert isinstance(run(library), StorageError)
+    storage.fault = lambda method, path: None
+    assert keys(output) == output.finished_keys().tolist() == []
+    every = iter(range(10**9))
+    storage.fault = lambda method, path: 0.3 if next(every) % 5 == 0 else None  # slow, and right
+    assert run(library) is None
+    storage.fault = lambda method, path: None
+    assert keys(output) == output.finished_keys().tolist() == [number << 8 for number in range(32)]
