@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pyarrow as pa
 import pytest
 import ray
@@ -177,24 +179,53 @@ def test_a_local_file_is_not_copied(tmp_path: Path) -> None:
     assert (rows[0]["location"], rows[0]["audio"], rows[0]["size_bytes"]) == (places[0], None, 999)
 
 
-@pytest.mark.parametrize("text", [
-    "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio 5004 RTP/AVP 0\n",
-    "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nhttp://127.0.0.1:9/a.mp3\n#EXT-X-ENDLIST\n",
-    "ffconcat version 1.0\nfile /etc/passwd\n",
+def test_a_public_catalogue_names_no_file_of_this_machine(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp3"
+    path.write_bytes(bytes(999))
+    for source in ("deezer", "itunes", "spotify"):
+        rows, again = fetch(str(path), f"file://{path}", "/dev/zero", source=source)
+        assert [row["error"] for row in rows] == ["bad_url"] * 3 and not again
+    fake = FakeDeezer()
+    fake.previews[4101] = str(path)
+    with served(fake.application()) as url:
+        (row,), _ = fetch("deezer:4101", config=deezer(url), source="deezer")
+    assert (row["error"], row["size_bytes"]) == ("bad_url", None)
+
+
+@pytest.mark.parametrize("url", [
+    "s3://bucket/etc/passwd", "file:///etc/passwd", "http://[bad/1.mp3", "http://a..b/1.mp3",
+    f"http://{'x' * 70}.test/1.mp3", "http://x.test:99999/",
 ])  # fmt: skip
-def test_what_a_body_refers_to_is_not_opened(text: str) -> None:
-    """An SDP would open a UDP port and wait for packets for seconds."""
-    before = udp_ports()
-    with ThreadPoolExecutor(1) as pool:
-        result = pool.submit(is_audio, text.encode())
-        while not result.done():
-            assert udp_ports() <= before
-            time.sleep(0.01)
-    assert not result.result()
+def test_what_is_no_http_url_is_a_failure_of_its_track(url: str, host: str) -> None:
+    rows, again = fetch(url, f"{host}/good/1")
+    assert [row["error"] for row in rows] == ["bad_url", None] and not again
 
 
-def udp_ports() -> set[str]:
-    return {line.split()[1] for line in Path("/proc/net/udp").read_text().splitlines()}
+def test_a_file_that_vanishes_or_is_no_file_is_missing(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp3")
+    (tmp_path / "link.mp3").symlink_to("link.mp3")
+    places = [str(tmp_path / name) for name in ("pipe.mp3", "link.mp3", "x" * 300, "nul\0.mp3")]
+    assert fetch(*places) == ([], {"missing": 4})
+
+
+def test_looking_into_a_file_holds_nothing_else_and_has_a_deadline(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of the files hangs whatever looks into it."""
+    end = threading.Event()
+
+    def look(body: bytes) -> bool:
+        return end.wait(20) if body == hanging else is_audio(body)
+
+    hanging = httpx.get(f"{host}/good/hang").content
+    monkeypatch.setattr("songray.audio.fetch.is_audio", look)
+    monkeypatch.setattr("songray.audio.fetch.PROBE_SECONDS", 0.5)
+    started = time.monotonic()
+    rows, again = fetch(f"{host}/good/hang", *(f"{host}/good/{number}" for number in range(20)))
+    end.set()
+    assert time.monotonic() - started < 10
+    assert [row["error"] for row in rows] == [None] * 20
+    assert again == {"timeout": 1}
 
 
 def test_invalid_options_are_refused() -> None:

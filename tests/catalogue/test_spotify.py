@@ -388,3 +388,14 @@ def test_no_body_raises_and_a_malformed_item_affects_no_other(serve: Serve) -> N
         assert len(read[Page("tracks?ids=x,y")].tracks) >= len(whole)
 
     check()
+
+
+def test_an_answer_that_is_nested_too_deeply_is_a_problem_of_its_page(serve: Serve) -> None:
+    fake = FakeSpotify()
+    source = serve(fake, search=("x",))
+    for name in ("track/x", "artist/x"):
+        fake.inject(BODIES[name][0], fakes.body("[" * 100_000 + "]" * 100_000))
+    read = dict(source.read([Page("track/x"), Page("artist/x"), Page("tracks?ids=x,y")]))
+    kinds = [problem.kind for name in ("track/x", "artist/x") for problem in read[Page(name)].problems]
+    assert kinds == ["malformed"] * 2
+    assert all(contents.finished for contents in read.values())

@@ -45,6 +45,7 @@ class FakeDeezer:
         self.artists, self.quota_errors, self.rate = artists, quota_errors, rate
         self.link_seconds, self.preview_frames = link_seconds, preview_frames
         self.without_preview: set[int] = set()
+        self.previews: dict[int, str] = {}  # links in place of the usual ones
         self.unreadable: set[int] = set()
         self.edits: dict[int, int] = {}
         self.faults = Faults(quota=_quota, busy=_busy, no_data=_no_data, odd_error=_odd_error)
@@ -152,6 +153,8 @@ class FakeDeezer:
     def _link(self, request: web.Request, number: int) -> str:
         if number in self.without_preview:
             return ""
+        if number in self.previews:
+            return self.previews[number]
         return f"{_root(request)}/preview/{number}?exp={time.time() + self.link_seconds:.3f}"
 
     def _in_list(self, request: web.Request, number: int) -> Item:
