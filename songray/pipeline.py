@@ -41,8 +41,8 @@ class PipelineConfig:
     port: int = ServeConfig.port
     """Port to listen on."""
     open: bool = ServeConfig.open
-    """Answer requests without a key, also those of other machines. Otherwise a service that they can reach
-    needs keys in SONGRAY_KEYS."""
+    """Where SONGRAY_KEYS lists no keys, answer requests of other machines without one; otherwise the service
+    does not start where they can reach it."""
 
 
 def pipeline(library: Library, source: Source, crawl_config: CrawlConfig, config: PipelineConfig) -> None:

@@ -65,6 +65,6 @@ class ServeConfig:
     timeout_seconds: float = 60.0
     """Seconds after which a request is cancelled."""
     open: bool = False
-    """Answer requests without a key, also those of other machines. Otherwise a service that they can reach
-    needs keys in SONGRAY_KEYS."""
+    """Where SONGRAY_KEYS lists no keys, answer requests of other machines without one; otherwise the service
+    does not start where they can reach it."""
     ingress: IngressConfig = field(default_factory=IngressConfig)

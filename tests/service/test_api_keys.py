@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -32,7 +33,7 @@ def indexed(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Library:
 def test_each_deployment_brings_its_keys_to_a_ray_that_runs_already(
     indexed: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = ServeConfig(port=free_port(), ingress=IngressConfig(encoders=0))
+    config = ServeConfig(host="0.0.0.0", port=free_port(), ingress=IngressConfig(encoders=0))
     monkeypatch.setenv(VARIABLE, FIRST)
     with served(indexed, config) as url:
         assert statuses(url) == {"none": 401, FIRST: 200, SECOND: 401}
@@ -41,6 +42,10 @@ def test_each_deployment_brings_its_keys_to_a_ray_that_runs_already(
         assert statuses(url) == {"none": 401, FIRST: 401, SECOND: 200}
         for displayed in (serve.status(), details_of_rest_api()):
             assert displayed and SECOND not in str(displayed)
+        monkeypatch.delenv(VARIABLE)
+        with pytest.raises(InvalidOption, match=r"--host 0\.0\.0\.0 .* pass --open"):
+            deploy(indexed, replace(config, host="127.0.0.1"))  # which a Serve that runs does not change
+        assert statuses(url) == {"none": 401, FIRST: 401, SECOND: 200}
 
 
 def statuses(url: str) -> dict[str, int]:
