@@ -1,4 +1,5 @@
-"""Every stage killed with SIGKILL midway and started again, on 1,000 synthetic tracks; then 100 more.
+"""Every stage killed with SIGKILL midway and started again, on 1,000 synthetic tracks; then 100 more. And
+ten times a writer that is killed, or taken over by a second one while it writes.
 
 For each stage: rows finished when it was killed, rows that the next run skipped and processed, rows in the
 end, files that were written again, finished rows that were lost, and rows stored twice. Environment: SONGS,
@@ -26,6 +27,7 @@ from songray.learning import runs
 from songray.library import Library
 from songray.table import Table
 
+INTERRUPTIONS = 10
 ROOT = Path(__file__).resolve().parents[2]
 SONGS, MORE = int(os.environ.get("SONGS", 1000)), 100
 PORT = 8131
@@ -125,3 +127,58 @@ def test_kills(tmp_path: Path) -> None:
                 assert f"{SONGS} finished before + {MORE} finished now" in output
         assert runs.find(library, "cae") == run
         assert "version 000002" in output
+
+
+def content(table: Table, columns: list[str]) -> dict[int, tuple[object, ...]]:
+    """The rows by key. Raises AssertionError where one is stored twice."""
+    rows = table.read(["track_key", *columns])
+    keys = rows["track_key"].to_pylist()
+    assert len(keys) == len(set(keys)) and sorted(keys) == table.finished_keys().tolist()
+    return dict(zip(keys, zip(*(rows[name].to_pylist() for name in columns), strict=True), strict=True))
+
+
+def interrupted(library: Library, job: str, name: str, *stage_options: str) -> list[object]:
+    """Run a stage, interrupted ten times: by turns it is killed and started again at once, while its workers
+    may still write, and taken over by a second process while it writes."""
+    table = library.table(*name.split("/"))
+    options = ("--rows-per-file", "16", *stage_options)
+    process, taken_over = start(job, library, *options), 0
+    for number in range(INTERRUPTIONS):
+        least = table.finished_keys().size + SONGS // (INTERRUPTIONS + 2)
+        while table.finished_keys().size < least and process.poll() is None:
+            time.sleep(0.02)
+        if number % 2:
+            successor = start(job, library, *options, "--take-over")
+            process.communicate()
+            taken_over += process.returncode == 1
+            process = successor
+        else:
+            process.kill()
+            process.communicate()
+            process = start(job, library, *options)
+    finish(process)
+    finish(start(job, library, *stage_options))
+    notes = len(list(Path(table.checkpoint_path).glob("*.pending.parquet")))
+    return [job, INTERRUPTIONS, taken_over, table.finished_keys().size, notes]
+
+
+@pytest.mark.timeout(0)
+def test_ten_interruptions(tmp_path: Path) -> None:
+    source = ("synthetic", "--songs", str(SONGS), "--audio-port", str(PORT))
+    whole, broken = (Library.open(str(tmp_path / name)) for name in ("whole", "broken"))
+    rows = []
+    with served(SyntheticSource(songs=SONGS, audio_port=PORT)):
+        for library in (whole, broken):
+            finish(start("crawl", library, *source))
+        for job, name, columns, options in (
+            ("download", "previews", ["track_id", "sha256", "error"], ("--total-seconds", "600")),
+            ("transform", "spectrograms/default", ["track_id", "mel128", "error"], ()),
+        ):
+            finish(start(job, whole, *options))
+            row = interrupted(broken, job, name, *options)
+            expected, now = (content(library.table(*name.split("/")), columns) for library in (whole, broken))
+            assert expected == now
+            rows.append([*row, sum(expected[key] != now.get(key) for key in expected)])
+    heads = ["stage", "interruptions", "of them taken over", "rows", "notes left", "rows that differ"]
+    print(f"\n{SONGS} tracks, compared key by key with an unbroken run\n")
+    print(tabulate(rows, heads, tablefmt="github"))
