@@ -68,6 +68,7 @@ TABLES = {
             "explicit": pa.bool_(),
             "recording": pa.string(),  # groups ids that are one recording
             "location": pa.string(),  # of the audio: URL, path, or "<source>:<id>", which that source locates
+            "is_gone": pa.bool_(),  # its file is no longer in its folder, so it is not indexed
             "id_hash": pa.int64(),  # a second hash of the id: two ids with one number differ in it
             "completeness": pa.int32(),  # number of fields that the catalogue fills
             "audio_checksum": pa.int64(),  # of the version of the sound, 32 bits
@@ -113,6 +114,7 @@ TABLES = {
             "links": pa.list_(  # to pages that this page reaches in fewer steps than the pages before it
                 pa.struct({"name": pa.string(), "fingerprint": pa.string(), "step": pa.int32()})
             ),
+            "track_ids": _STRINGS,  # of the tracks on it, where its source lists all of its pages
         },
     ),
     "crawls": TableKind(

@@ -18,7 +18,7 @@ from songray.library import Library, Row
 COLUMNS = {  # by which the rows to change are recognised
     "tracks": ("track_id", "location"),
     "previews": ("track_id", "audio_id"),
-    "pages": ("source", "page", "page_problems", "links"),
+    "pages": ("source", "page", "page_problems", "links", "track_ids"),
 }
 EMPTIED = ("audio", "location", "audio_id", "size_bytes", "sha256", "status")  # in previews
 AUDIO_REMOVED = "its audio was that of a track that has been removed"
@@ -36,6 +36,10 @@ class Takedown:
     def keys(self, table: str) -> KeySet:
         """The keys that a table and its checkpoints must not have."""
         return self.derived if table.startswith(("spectrograms", "embeddings")) else self.tracks
+
+    @cached_property
+    def id_set(self) -> frozenset[str]:
+        return frozenset(self.ids)
 
     @cached_property
     def mention(self) -> re.Pattern[str]:
@@ -118,7 +122,8 @@ def _pages_without(rows: pa.Table, takedown: Takedown) -> tuple[pa.Table, int]:
 def _page_without(row: Row, takedown: Takedown) -> Row | None:
     removed = references(row["source"], takedown.ids)
     name = page_without(row["page"], removed)
-    if name is None or name in takedown.locations:
+    holds_one = not takedown.id_set.isdisjoint(row.get("track_ids") or [])
+    if name is None or name in takedown.locations or holds_one:
         return None
     page = row | {"page": name}
     if row.get("links"):

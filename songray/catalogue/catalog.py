@@ -5,19 +5,21 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 
 from songray.catalogue.existing import STORED_STATUSES, ExistingTracks, record_checksum
 from songray.catalogue.frontier import Frontier, page_without, references
-from songray.catalogue.sources.base import Page, Source
+from songray.catalogue.sources.base import CompleteListing, Page, Source
 from songray.errors import Conflict
 from songray.leases import Lease
 from songray.library import Library, Row
 from songray.table import Table
 
+VANISHED = "vanished"  # fingerprint of a page that its source no longer has
 SECONDS_BETWEEN_WRITES = 0.5  # a killed crawl repeats the requests of so long
 ROWS_PER_FILE = 5000
 
@@ -36,7 +38,8 @@ class CatalogWriter:
         self.counts: Counter[str] = Counter()
         self.problems: Counter[str] = Counter()
         self.examples: dict[str, str] = {}
-        self._source, self._crawl, self._frontier, self._lease = source, crawl, frontier, lease
+        self._library, self._lease = library, lease
+        self._source, self._crawl, self._frontier = source, crawl, frontier
         self._tracks = ExistingTracks(library)
         self._removed = references(source.name, self._tracks.removed)
         artists = library.table("artists").read(["artist_id", "name", "genres"]).to_pylist()
@@ -72,6 +75,18 @@ class CatalogWriter:
             appender.write(self._crawl)
         self._written_at = time.monotonic()
 
+    def record_vanished(self, pages: Set[str]) -> None:
+        """Record pages that the source no longer has, and that the tracks whose audio they were are gone, but
+        for those that this crawl has found elsewhere."""
+        tracks = self._library.table("tracks")
+        newest = tracks.newest(tracks.schema().names).rows
+        named = newest.filter(pa.compute.is_in(newest["location"], pa.array(sorted(pages), pa.string())))
+        gone = [row for row in named.to_pylist() if not self._tracks.is_described(row["track_id"])]
+        # Without a checksum: a description is a change, and so brings it back.
+        self._append("tracks", (row | {"is_gone": True, "checksum": 0} for row in gone))
+        self._append("pages", ({"page": page, "fingerprint": VANISHED} for page in pages))
+        self.counts["gone"] += len(gone)
+
     def record_end(self, options: str) -> None:
         """Record that the crawl has finished; `options` are the source's, as JSON."""
         self._append("crawls", [{"options": options}])
@@ -89,6 +104,7 @@ class CatalogWriter:
                 piece["problems"].append({"kind": "no_key", "detail": str(error)})
                 continue
             self.counts[status] += 1
+            self._unfinished[piece["page"]].track_ids.append(track["track_id"])
             if status == "removed" and track["location"] == piece["page"]:
                 self._unfinished[piece["page"]].is_removed = True
             if state and status in STORED_STATUSES:
@@ -115,7 +131,9 @@ class CatalogWriter:
             row = {"page": piece["page"], "fingerprint": piece["fingerprint"]}
             # A page that names a removed track is not stored, and so read by every crawl.
             if not page.is_removed and page_without(piece["page"], self._removed) == piece["page"]:
-                self._append("pages", [row | {"page_problems": page.problems, "links": page.links}])
+                row |= {"page_problems": page.problems, "links": page.links}
+                is_listed = isinstance(self._source, CompleteListing)
+                self._append("pages", [row | ({"track_ids": page.track_ids} if is_listed else {})])
             del self._unfinished[piece["page"]]
 
 
@@ -125,6 +143,7 @@ class UnfinishedPage:
 
     problems: list[Row] = dataclasses.field(default_factory=list)
     links: list[Row] = dataclasses.field(default_factory=list)
+    track_ids: list[str] = dataclasses.field(default_factory=list)
     is_removed: bool = False  # it is the file of a track that was removed
 
 

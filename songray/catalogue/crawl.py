@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute
 
-from songray.catalogue.catalog import CatalogWriter
+from songray.catalogue.catalog import VANISHED, CatalogWriter
 from songray.catalogue.existing import TrackStatus
 from songray.catalogue.frontier import Frontier
-from songray.catalogue.sources.base import Contents, Page, Source
+from songray.catalogue.sources.base import CompleteListing, Contents, Page, Source
 from songray.catalogue.sources.reading import PIECES
 from songray.cluster import connect
 from songray.errors import InvalidOption, StageFailed
@@ -26,7 +26,7 @@ from songray.stages import report_progress
 
 PAGES_PER_TASK = 100  # a task requests its pages concurrently, and waits for the slowest
 TRACK_STATUSES: tuple[TrackStatus, ...] = (
-    "new", "changed", "unchanged", "completed", "duplicate", "removed",
+    "new", "changed", "unchanged", "completed", "duplicate", "removed", "gone",
 )  # fmt: skip
 
 
@@ -100,7 +100,6 @@ def crawl(library: Library, source: Source, config: CrawlConfig) -> CrawlSummary
     started = time.monotonic()
     with library.lease("tracks") as lease:
         run = CrawlRun(library, source, config, lease)
-        run.frontier.add(source.pages())
         if pages := run.next_pages():
             connect()
             with report_progress(run.progress):
@@ -145,12 +144,18 @@ class CrawlRun:
 
     def __init__(self, library: Library, source: Source, config: CrawlConfig, lease: Lease) -> None:
         self._source, self._config = source, config
-        pages = library.table("pages").read(["source", "page", "fingerprint", "crawl", "links"])
+        listed = list(source.pages())
+        columns = ["source", "page", "fingerprint", "crawl", "links", "track_ids"]
+        pages = library.table("pages").read(columns)
         number = (pa.compute.max(pages["crawl"]).as_py() or 0) + 1
         of_source = pages.filter(pa.compute.equal(pages["source"], source.name)).sort_by("crawl")
         crawls = library.table("crawls").read(["crawl"], pa.compute.field("source") == source.name)
         finished = pa.compute.max(crawls["crawl"]).as_py() or 0
-        self.frontier = Frontier(of_source, finished, config.max_depth, config.refresh)
+        self._vanished = _vanished(source, of_source, listed)
+        unknown = pa.array(_with_their_tracks(of_source, self._vanished), pa.string())
+        known = of_source.filter(pa.compute.invert(pa.compute.is_in(of_source["page"], unknown)))
+        self.frontier = Frontier(known, finished, config.max_depth, config.refresh)
+        self.frontier.add(listed)
         self.catalog = CatalogWriter(library, source, number, self.frontier, lease)
         self._requested = 0  # pages
         self._started = time.monotonic()
@@ -179,11 +184,11 @@ class CrawlRun:
 
     def finish(self) -> CrawlSummary:
         """Write what is left, and that the crawl has finished where no page has to be retried."""
-        catalog, counts = self.catalog, self.catalog.counts.copy()
-        counts["existing"] = self.frontier.skipped
-        stopped_by = self._limit_reached()
-        if not stopped_by:
-            counts["retryable"] = self._requested - counts["read"]
+        catalog, stopped_by = self.catalog, self._limit_reached()
+        retryable = 0 if stopped_by else self._requested - catalog.counts["read"]
+        if self._vanished and not stopped_by and not retryable:
+            catalog.record_vanished(self._vanished)
+        counts = catalog.counts + Counter(existing=self.frontier.skipped, retryable=retryable)
         if counts["retryable"]:
             catalog.write()
         else:
@@ -197,3 +202,20 @@ class CrawlRun:
         if self._config.max_requests == self._requested:
             return f"--max-requests {self._config.max_requests}"
         return ""
+
+
+def _vanished(source: Source, stored: pa.Table, listed: list[Page]) -> set[str]:
+    """The names of stored pages that the source no longer has, where it can tell."""
+    if not isinstance(source, CompleteListing):
+        return set()
+    newest = dict(zip(stored["page"].to_pylist(), stored["fingerprint"].to_pylist(), strict=True))
+    return source.vanished([name for name, mark in newest.items() if mark != VANISHED], listed)
+
+
+def _with_their_tracks(stored: pa.Table, pages: set[str]) -> list[str]:
+    """The pages, and all others that hold one of their tracks, as equal files do."""
+    if not pages:
+        return []
+    names, ids = stored["page"].to_pylist(), stored["track_ids"].to_pylist()
+    tracks = {track for name, held in zip(names, ids, strict=True) if name in pages for track in held or []}
+    return [name for name, held in zip(names, ids, strict=True) if name in pages or tracks & set(held or [])]

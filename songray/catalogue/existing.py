@@ -26,7 +26,7 @@ from songray.keys import (
 )
 from songray.library import Library, Row
 
-TrackStatus = Literal["new", "changed", "unchanged", "completed", "duplicate", "removed"]
+TrackStatus = Literal["new", "changed", "unchanged", "completed", "duplicate", "removed", "gone"]
 STORED_STATUSES = ("new", "changed", "completed")  # tracks of which a crawl stores a row
 
 
@@ -108,6 +108,10 @@ class ExistingTracks:
             status, state = "new", described_state(track, self._free_number(track_id))
         self._in_crawl[track_id] = state
         return status, state
+
+    def is_described(self, track_id: str) -> bool:
+        """Whether this crawl has described a track."""
+        return track_id in self._in_crawl
 
     def revise(self, track_id: str) -> TrackState | None:
         """The state of a track of the library with a new revision. Raises Conflict where no key is left."""

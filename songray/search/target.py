@@ -51,11 +51,13 @@ class Target:
 def find_target(library: Library, run: str) -> Target:
     """Memory: 28 bytes a track, and the keys of both tables."""
     embeddings = library.table("embeddings", run).newest(["track_key"])
-    tracks = library.table("tracks").newest(["track_key", "checksum"])
+    tracks = library.table("tracks").newest(["track_key", "checksum", "is_gone"])
     keys, track_keys = (table.rows["track_key"].to_numpy() for table in (embeddings, tracks))
     _, embedded, described = np.intersect1d(
         keys >> REVISION_BITS, track_keys >> REVISION_BITS, assume_unique=True, return_indices=True
     )
+    is_gone = pa.compute.fill_null(tracks.rows["is_gone"], False).to_numpy()[described]
+    embedded, described = embedded[~is_gone], described[~is_gone]
     rows = np.empty(len(embedded), TARGET)
     rows["key"], rows["file"] = keys[embedded], embeddings.file[embedded]
     rows["track_key"], rows["track_file"] = track_keys[described], tracks.file[described]

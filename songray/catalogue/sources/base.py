@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 
 @dataclass(frozen=True)
@@ -103,3 +103,11 @@ class Source(Protocol):
     def read(self, pages: Sequence[Page]) -> Iterator[tuple[Page, Contents]]:
         """Read pages, on any worker, in pieces that fit into memory. A malformed item is a Problem of its
         page and raises nothing."""
+
+
+@runtime_checkable
+class CompleteListing(Protocol):
+    """A source whose `pages` are all of its pages: the tracks of a page that it no longer has are gone."""
+
+    def vanished(self, stored: Iterable[str], listed: Sequence[Page]) -> set[str]:
+        """The names of those stored pages that the source no longer has; `listed` are those it has."""

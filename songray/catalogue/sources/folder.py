@@ -7,7 +7,7 @@ import io
 import os
 import posixpath
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, ClassVar, cast
@@ -33,6 +33,7 @@ SKIPPED_FOLDERS = {
     "system volume information",
     "lost+found",
 }  # in lower case; and hidden ones
+UNLISTED = ("unreadable", "linked_folder")  # problems of folders whose contents are unknown
 HASHED_BYTES = 8 << 20  # of compressed audio: most MP3 files as a whole, a minute of FLAC
 
 
@@ -48,7 +49,22 @@ class FolderSource:
     def pages(self) -> Iterator[Page]:
         if self.folder is None or not self.folder.expanduser().is_dir():
             raise InvalidOption(f"--folder {self.folder}: name a folder that exists")
-        yield from sorted(_pages(self.folder.expanduser().resolve()), key=lambda page: page.name)
+        yield from sorted(_pages(self._root(self.folder)), key=lambda page: page.name)
+
+    def vanished(self, stored: Iterable[str], listed: Sequence[Page]) -> set[str]:
+        """None where the folder is empty, like one whose drive is not mounted; nor below a folder that cannot
+        be read, or that a link has replaced."""
+        names = {page.name for page in listed}
+        if not names or not self.folder:
+            return set()
+        root = posixpath.join(self._root(self.folder), "")
+        closed = tuple(f"{page.name}/" for page in listed if (page.fingerprint or "").startswith(UNLISTED))
+        gone = (name for name in stored if name not in names and name.startswith(root))
+        return {name for name in gone if not name.startswith(closed)}
+
+    @staticmethod
+    def _root(folder: Path) -> Path:
+        return folder.expanduser().resolve()
 
     def read(self, pages: Sequence[Page]) -> Iterator[tuple[Page, Contents]]:
         return read_sequentially(pages, _read_file)
