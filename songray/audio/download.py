@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Set
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -50,12 +50,13 @@ def download(library: Library, config: DownloadConfig) -> Summary:
         if stage.has_pending:
             from ray.data import TaskPoolStrategy
 
+            removed = frozenset(library.table("removed").read(["track_id"])["track_id"].to_pylist())
             (
                 stage.read()
                 .repartition(target_num_rows_per_block=stage.rows_per_file, strict=True)
                 .map_batches(
                     download_batch,
-                    fn_args=(config.fetch, stage.tally),
+                    fn_args=(config.fetch, stage.tally, removed),
                     batch_size=None,
                     batch_format="pyarrow",
                     compute=TaskPoolStrategy(size=config.workers),
@@ -70,13 +71,16 @@ def download(library: Library, config: DownloadConfig) -> Summary:
     return stage.summary
 
 
-def download_batch(tracks: pa.Table, config: FetchConfig, tally: ray.actor.ActorHandle) -> Iterator[pa.Table]:
-    """Rows of tracks → rows of previews, as they finish. A retryable failure is counted and gets no row."""
+def download_batch(
+    tracks: pa.Table, config: FetchConfig, tally: ray.actor.ActorHandle, removed: Set[str] = frozenset()
+) -> Iterator[pa.Table]:
+    """Rows of tracks → rows of previews, as they finish. A retryable failure is counted and gets no row. The
+    audio of `removed` tracks is a permanent failure."""
     import ray
 
     # asyncio.Runner formats each result of a task, which takes milliseconds a file.
     with closing(asyncio.new_event_loop()) as loop:
-        outcomes = Fetcher(config).outcomes(tracks.to_pylist())
+        outcomes = Fetcher(config, removed).outcomes(tracks.to_pylist())
         while finished := loop.run_until_complete(_next(outcomes)):
             rows = [outcome for outcome in finished if isinstance(outcome, dict)]
             retryable = [outcome for outcome in finished if isinstance(outcome, str)]

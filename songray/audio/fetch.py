@@ -11,7 +11,7 @@ import os
 import socket
 import stat
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Set
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -70,8 +70,9 @@ class FetchConfig:
 class Fetcher:
     """The concurrent downloads of one worker."""
 
-    def __init__(self, config: FetchConfig) -> None:
-        self.config = config
+    def __init__(self, config: FetchConfig, removed: Set[str] = frozenset()) -> None:
+        """`removed` are the ids of tracks whose audio is fetched for no other track either."""
+        self.config, self._removed = config, removed
         self._slots = asyncio.Semaphore(config.downloads_per_worker)
         self._limits = web.HostLimits("previews", config.host_limit)
 
@@ -118,6 +119,8 @@ class Fetcher:
         it has expired already."""
         services, isrc_source = self.config.services, self.config.isrc_source
         location = await services.locate(track, self._service_session, isrc_source)
+        if location.audio_id in self._removed:
+            raise FetchError("removed", "its audio is that of a track that was removed")
         if "://" not in location.url:
             if location.is_public:
                 detail = f"{location.url} is no URL, and a public catalogue names no file of this machine"

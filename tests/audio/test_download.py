@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -61,10 +61,10 @@ def tally() -> ray.actor.ActorHandle:
 
 
 def fetch(
-    *locations: str | None, config: FetchConfig = FAST, **more: Any
+    *locations: str | None, config: FetchConfig = FAST, removed: Set[str] = frozenset(), **more: Any
 ) -> tuple[list[dict[str, Any]], Counter[str]]:
     _, before = ray.get(tally().total.remote())
-    pieces = list(download_batch(tracks(*locations, **more), config, tally()))
+    pieces = list(download_batch(tracks(*locations, **more), config, tally(), removed))
     rows = [row for piece in pieces for row in piece.to_pylist()]
     _, after = ray.get(tally().total.remote())
     return sorted(rows, key=lambda row: int(row["track_id"])), after - before
@@ -163,6 +163,10 @@ def test_a_track_without_a_location_is_located_by_its_isrc() -> None:
     with served(FakeDeezer().application()) as url:
         (row,), _ = fetch(None, config=deezer(url), source="spotify", isrc=isrc(4103))
         (unknown,), _ = fetch(None, config=deezer(url), source="spotify", isrc="XX0000000000")
+        options = {"config": deezer(url), "removed": {"deezer:4103"}, "isrc": isrc(4103)}
+        (refused,), _ = fetch(None, source="spotify", **options)
+        assert (refused["error"], refused["audio"]) == ("removed", None)
+        assert "4103" not in refused["detail"]
         none = replace(deezer(url), isrc_source="none")
         assert fetch(None, config=none, source="spotify", isrc=isrc(4103))[1] == {"no_location": 1}
     assert (row["error"], row["track_id"], row["audio_id"]) == (None, "0", "deezer:4103")
