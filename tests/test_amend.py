@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from conftest import tone
 
@@ -82,3 +83,29 @@ def test_permanent_failures_are_processed_again_on_request(library: Library, tmp
     assert unchanged.counts["changed"] == 0
     rows = library.table("tracks").newest(["track_id", "revision"]).rows.to_pylist()
     assert {row["track_id"]: row["revision"] for row in rows} == {"manifest:a": 0, "manifest:b": 1}
+
+
+def test_a_track_that_has_had_all_revisions_is_processed_again_under_another_number(
+    library: Library, tmp_path: Path
+) -> None:
+    tone(tmp_path / "a.wav")
+    (tmp_path / "b.wav").touch()
+    crawl(library, manifest(tmp_path, "ab"), CrawlConfig())
+    tracks = library.table("tracks")
+    rows = [row | {"revision": 255, "track_key": row["track_key"] | 255} for row in tracks.read().to_pylist()]
+    tracks.delete(tracks.files())
+    tracks.append(pa.Table.from_pylist(rows, tracks.schema()), "000001")
+    assert download(library, DownloadConfig()).failed == {"empty": 1}
+    tone(tmp_path / "b.wav", hertz=300)
+    assert "1 tracks have a new revision" in revise(library, ReviseConfig(("empty",)))
+    assert download(library, DownloadConfig()).done == 1
+    assert transform(library, TransformConfig()).done == 2
+    keys = {
+        row["track_id"]: row["track_key"] for row in tracks.newest(["track_id", "track_key"]).rows.to_pylist()
+    }
+    expected = {row["track_id"]: row["track_key"] for row in rows}
+    assert keys == expected | {"manifest:b": expected["manifest:b"] + 1}  # the next number, at revision 0
+    remove(library, RemoveConfig(("manifest:b",)))
+    assert (
+        ids(library, "tracks") == ids(library, "previews") == ids(library, "spectrograms", "default") == {"a"}
+    )

@@ -275,7 +275,7 @@ def test_a_removal_that_dies_at_any_change_of_a_table_completes_when_it_is_start
             remove(Library(library.filesystem, str(copy), take_over=True), config)
         assert_nothing_remains(Library.open(str(copy)), removed)
         shutil.rmtree(copy)
-        number += 7
+        number += 7  # every change takes a minute
     assert number > 100
 
 
