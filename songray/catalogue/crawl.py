@@ -23,6 +23,7 @@ from songray.errors import InvalidOption, StageFailed
 from songray.leases import Lease
 from songray.library import Library, Row
 from songray.stages import report_progress
+from songray.summary import failed_share
 
 PAGES_PER_TASK = 100  # a task requests its pages concurrently, and waits for the slowest
 TRACK_STATUSES: tuple[TrackStatus, ...] = (
@@ -79,12 +80,12 @@ class CrawlSummary:
         return "\n  ".join([text, *lines])
 
     def check(self, max_failed_share: float) -> None:
-        """Raise StageFailed where a larger share of the requested pages failed."""
-        failed = self.counts["retryable"]
-        requested = failed + self.counts["read"]
-        if requested and failed / requested > max_failed_share:
+        """Raise StageFailed where too large a share of the pages failed: see `failed_share`."""
+        failed, read, existing = (self.counts[name] for name in ("retryable", "read", "existing"))
+        pages, share = failed_share(failed, failed + read, existing)
+        if share > max_failed_share:
             raise StageFailed(
-                f"{failed} of {requested} pages of {self.source} failed, more than the share of "
+                f"{failed} of {pages} pages of {self.source} failed, more than the share of "
                 f"{max_failed_share:g} that --max-failed-share allows:\n{self}\n"
                 "run the crawl again to continue from there"
             )

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,10 +15,11 @@ from fakes import served
 from fakes.deezer import FakeDeezer
 
 from songray.catalogue import existing
-from songray.catalogue.crawl import CrawlConfig, crawl
+from songray.catalogue.crawl import CrawlConfig, CrawlSummary, crawl
 from songray.catalogue.sources.folder import FolderSource
 from songray.catalogue.sources.manifest.source import ManifestSource
 from songray.catalogue.sources.synthetic.source import SyntheticSource
+from songray.errors import StageFailed
 from songray.keys import LAST_REVISION, NUMBERS, REVISION_BITS, hash64
 from songray.library import Library
 
@@ -243,6 +245,14 @@ def test_a_limit_stops_the_crawl_and_the_next_one_continues(library: Library) ->
     assert (first.counts["read"], first.counts["new"], first.stopped_by) == (1, 100, "--max-requests 1")
     rest = crawl(library, source, CrawlConfig())
     assert (rest.counts["read"], rest.counts["existing"], rest.counts["new"]) == (3, 1, 250)
+
+
+def test_one_page_that_fails_among_many_that_were_read_before_stops_nothing() -> None:
+    CrawlSummary("folder", Counter(retryable=1, existing=1000)).check(0.5)
+    with pytest.raises(StageFailed, match="1 of 1 pages of folder failed"):
+        CrawlSummary("folder", Counter(retryable=1)).check(0.5)
+    with pytest.raises(StageFailed, match="100 of 150 pages"):
+        CrawlSummary("folder", Counter(retryable=100, read=50, existing=1000)).check(0.5)
 
 
 def test_a_crawl_of_a_missing_folder_is_refused(library: Library) -> None:
