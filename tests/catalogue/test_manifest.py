@@ -325,6 +325,14 @@ def test_a_deeply_nested_track_of_a_playlist_is_one_problem(tmp_path: Path) -> N
     assert (len(contents.tracks), len(contents.problems)) == (2, 1)
 
 
+def test_of_a_file_that_breaks_off_the_rows_before_the_break_are_read(tmp_path: Path) -> None:
+    path = million(tmp_path / "lists.json", ["a", "b", "c"], 3)
+    path.write_text(path.read_text()[:-400])
+    contents = read(path)
+    assert len(contents.tracks) == len(contents.playlist_entries) == 6
+    assert [problem.kind for problem in contents.problems] == ["unreadable"]
+
+
 def test_a_name_that_is_not_utf8_in_a_folder_of_manifests_is_a_problem(tmp_path: Path) -> None:
     write(tmp_path / "a.csv", [ROW])
     os.close(os.open(os.fsencode(tmp_path) + b"/b\xff.csv", os.O_CREAT))

@@ -11,7 +11,7 @@ import math
 import posixpath
 import re
 import reprlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 from urllib.parse import urljoin
@@ -69,8 +69,7 @@ class ManifestSource:
         filesystem, _ = _resolve(str(self.manifest))
         is_local = isinstance(filesystem, pa.fs.LocalFileSystem)
         base = page.name if is_local else f"{str(self.manifest).partition('://')[0]}://{page.name}"
-        numbered = enumerate(rows(filesystem, page.name), 1)
-        while piece := list(itertools.islice(numbered, ROWS_PER_PIECE)):
+        for piece in _pieces(enumerate(rows(filesystem, page.name), 1)):
             contents = Contents()
             for number, row in piece:
                 try:
@@ -79,6 +78,21 @@ class ManifestSource:
                     detail = f"row {number} of {page.name}: {error}"
                     contents.problems.append(Problem("bad_row", detail))
             yield contents
+
+
+def _pieces(numbered: Iterable[tuple[int, Row]]) -> Iterator[list[tuple[int, Row]]]:
+    """Rows in pieces; of a file that breaks off, also those before the break."""
+    piece: list[tuple[int, Row]] = []
+    try:
+        for item in numbered:
+            piece.append(item)
+            if len(piece) == ROWS_PER_PIECE:
+                yield piece
+                piece = []
+    except Exception:
+        yield piece
+        raise
+    yield piece
 
 
 def _page(file: pa.fs.FileInfo, folder: str, number: int) -> Page:
