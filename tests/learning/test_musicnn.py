@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 
 import librosa
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from conftest import ROOT
+from stored_spectrograms import store_spectrograms
 from torch.nn import functional
 
 from songray.audio.decode import decode
 from songray.audio.excerpt import Excerpt
-from songray.audio.spectrograms import SPECS, Plane, compute, quantise
+from songray.audio.spectrograms import SPECS, Plane, compute, from_bytes, quantise
+from songray.errors import MissingInput
+from songray.keys import track_key
+from songray.learning import encoder
+from songray.learning.embed import EmbedConfig, embed
 from songray.learning.models import MODELS
 from songray.learning.models.build import build
 from songray.learning.models.musicnn import network
 from songray.learning.models.musicnn.convert import convert, read_checkpoint
-from songray.learning.windows import embed_clips
+from songray.learning.train import TrainConfig, train
+from songray.learning.windows import embed_clips, to_float
+from songray.library import Library, matrix
 
 SPEC = SPECS["mel96-16k"]
 MUSIC = ROOT.parent / "shared" / "music"
@@ -52,6 +62,15 @@ CLIPS = {
     ),
 }  # fmt: skip
 Expected = tuple[list[float], float, dict[int, float]]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """As in the workers of the jobs. Threads that wait for a processor would take most of the time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def chord() -> np.ndarray:
@@ -103,8 +122,8 @@ def test_real_clips_have_the_vectors_of_another_port(clip: str, name: str, clips
 def test_eight_bits_keep_the_direction_of_a_vector(name: str) -> None:
     if not MUSIC.is_dir():
         pytest.skip(f"no real music at {MUSIC}")
-    for file in sorted(MUSIC.glob("*.mp3"))[::40]:
-        samples = decode(str(file), Excerpt(10)).resampled(SPEC.rate)
+    for file in sorted(MUSIC.glob("*.mp3"))[::100]:
+        samples = decode(str(file), Excerpt()).resampled(SPEC.rate)
         plane = compute(samples, ["mel96-16k"])["mel96-16k"]
         exact = vectors_of(plane, name).mean(0).numpy()
         (stored,) = embed_clips(model(name), [quantise(plane, SPEC)])
@@ -116,9 +135,9 @@ def test_the_timbral_product_is_a_convolution_and_its_maximum_over_frequency(bin
     generator = torch.Generator().manual_seed(bins)
     spectrograms = torch.randn(2, network.FRAMES, network.BINS, generator=generator)
     kernel = torch.randn(network.TIMBRAL[bins], network.TIMBRAL_FRAMES, bins, generator=generator)
-    padded = functional.pad(spectrograms, (0, 0, 3, 3))
+    padded = functional.pad(spectrograms, (0, 0, 3, 3), value=0.4)
     expected = functional.conv2d(padded[:, None], kernel[:, None]).amax(3).transpose(1, 2)
-    assert torch.allclose(network.timbral(spectrograms, kernel), expected, atol=1e-3)
+    assert torch.allclose(network.timbral(spectrograms, kernel, 0.4), expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("frames", network.TEMPORAL)
@@ -126,9 +145,68 @@ def test_the_temporal_product_is_a_convolution_and_its_maximum_over_frequency(fr
     generator = torch.Generator().manual_seed(frames)
     spectrograms = torch.randn(2, network.FRAMES, network.BINS, generator=generator)
     kernel = torch.randn(network.TEMPORAL[frames], frames, generator=generator)
-    padded = functional.pad(spectrograms, (0, 0, (frames - 1) // 2, frames // 2))
+    padded = functional.pad(spectrograms, (0, 0, (frames - 1) // 2, frames // 2), value=0.4)
     expected = functional.conv2d(padded[:, None], kernel[:, None, :, None]).amax(3).transpose(1, 2)
-    assert torch.allclose(network.temporal(spectrograms, kernel), expected, atol=1e-3)
+    assert torch.allclose(network.temporal(spectrograms, kernel, 0.4), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", CHORD)
+def test_stored_windows_have_equal_vectors_in_float32_and_in_bfloat16(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the processor has no products in bfloat16, this compares float32 with itself."""
+    spectrogram = quantise(compute(chord(), ["mel96-16k"])["mel96-16k"], SPEC)
+    allowed = embed_clips(model(name), [spectrogram])
+    monkeypatch.setattr(network, "bfloat16_products", lambda are_exact: nullcontext())
+    assert np.abs(embed_clips(model(name), [spectrogram]) - allowed).max() < 1e-5
+
+
+def test_only_exact_products_may_be_in_bfloat16() -> None:
+    stored = torch.arange(256).to(torch.uint8)
+    assert torch.equal(network.rounded(to_float(stored) * 255), stored.float())
+    setting = torch.backends.mkldnn.matmul
+    before = setting.fp32_precision
+    for are_exact in (True, False):
+        with network.bfloat16_products(are_exact):
+            assert (setting.fp32_precision == "bf16") == are_exact
+        assert setting.fp32_precision == before
+
+
+def store_noise(library: Library, frames: tuple[int, ...]) -> None:
+    """Tracks of different artists in the default set, one of each length."""
+    random = np.random.default_rng(0)
+    tracks, spectrograms = library.table("tracks"), library.table("spectrograms", "default")
+    ids = [{"track_key": track_key(f"t:{n}", 0), "track_id": f"t:{n}"} for n in range(len(frames))]
+    rows = [row | {"crawl": 1, "artist_ids": [row["track_id"]], "genres": []} for row in ids]
+    tracks.append(pa.Table.from_pylist(rows, tracks.schema()), "tracks")
+    cells = [random.integers(0, 256, (length, SPEC.bins), np.uint8).tobytes() for length in frames]
+    rows = [row | {"mel96-16k": cell} for row, cell in zip(ids, cells, strict=True)]
+    columns = ["track_key", "track_id", "mel96-16k", "error"]
+    table = pa.Table.from_pylist(rows, spectrograms.schema()).select(columns)
+    spectrograms.append(table, "spectrograms")
+
+
+@pytest.mark.usefixtures("cluster")
+def test_jobs_fit_the_scale_alone_and_embed_in_any_batches(library: Library) -> None:
+    store_noise(library, (400, 200, 100, 600))
+    run = train(library, "musicnn-msd", MODELS["musicnn-msd"](), TrainConfig())
+    assert embed(library, EmbedConfig(run=run.name, batch_tracks=3, actors=1)).done == 4
+    loaded = encoder.load(library, run)
+    assert (loaded.projection == 1).all()  # centred, not whitened
+    published, fitted = model("musicnn-msd").state_dict(), loaded.model.state_dict()
+    assert all(torch.equal(fitted[name], values) for name, values in published.items())
+    written = library.table("embeddings", run.name).read().sort_by("track_key")
+    stored = library.table("spectrograms", "default").read(["track_key", "mel96-16k"]).sort_by("track_key")
+    for cell, vector in zip(stored["mel96-16k"], matrix(written["embedding"]), strict=True):
+        (alone,) = encoder.encode(loaded, [from_bytes(cell.as_py(), SPEC)])
+        assert np.abs(alone - vector).max() < 1e-5
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_set_without_the_spec_is_refused_with_the_command_for_another(library: Library) -> None:
+    store_spectrograms(library, 4)
+    with pytest.raises(MissingInput, match="songray transform --specs mel96-16k --set NAME"):
+        train(library, "musicnn-msd", MODELS["musicnn-msd"](), TrainConfig())
 
 
 def varint(number: int) -> bytes:

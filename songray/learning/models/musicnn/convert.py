@@ -74,7 +74,8 @@ def _affine(checkpoint: Tensors, layer: str, source: str) -> Tensors:
     names = ("gamma", "beta", "moving_mean", "moving_variance")
     gamma, beta, mean, variance = (checkpoint[f"{source}/{name}"].astype(np.float64) for name in names)
     factor = gamma / np.sqrt(variance + EPSILON)
-    return {f"{layer}.factor": factor, f"{layer}.offset": beta - mean * factor}
+    offset = beta - mean * factor
+    return {f"{layer}.factor": factor.astype(np.float32), f"{layer}.offset": offset.astype(np.float32)}
 
 
 def read_checkpoint(index: bytes, data: bytes) -> Tensors:

@@ -1,12 +1,15 @@
 """musicnn (Pons and Serra, 2019, arXiv:1909.06654), trained to predict tags.
 
-The convolutions of the first layers, nine tenths of the arithmetic, are computed as products of matrices, of
-which each gives several neighbouring positions: on a CPU three times as fast as torch's convolutions of one
-channel, and equal to them but for rounding.
+The convolutions of its first layers are nine tenths of its arithmetic. They are computed as products of
+matrices, of which each gives several neighbouring positions, and the maximum over frequency that follows them
+is taken at once. On a CPU this is three times as fast as torch's convolutions of one channel, and equal to
+them but for rounding; `bfloat16_products` doubles the speed again where the processor supports it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import safetensors.torch
@@ -23,7 +26,8 @@ TIMBRAL, TIMBRAL_FRAMES = {38: 204, 67: 204}, 7  # kernels over bands: bins → 
 TEMPORAL = {128: 51, 64: 51, 32: 51}  # kernels over time: frames → filters
 MIDDLE, MIDDLE_FRAMES, MIDDLE_LAYERS = 64, 7, 3
 TAGS = 50
-POSITIONS = {38: 4, 67: 3, 128: 8, 64: 8, 32: 4}  # of a kernel that one product gives; the fastest, measured
+POSITIONS = {38: 4, 67: 3, 128: 8, 64: 8, 32: 8}  # of a kernel that one product gives: the fastest, measured
+TILE = 32  # factors in bfloat16 are multiplied fastest where they are a multiple of this long
 
 
 class Musicnn(Embedder):
@@ -51,18 +55,40 @@ class Musicnn(Embedder):
         self.load_state_dict(weights, assign=True)
 
     def embed(self, windows: torch.Tensor) -> torch.Tensor:
-        low, high = SPECS[self.spec].range
-        spectrograms = self.input(low + (high - low) * windows)
-        maxima = [layer(timbral(spectrograms, layer.signed_kernel())) for layer in self.timbral]
-        maxima += [layer(temporal(spectrograms, layer.signed_kernel())) for layer in self.temporal]
-        features = [torch.cat(maxima, 2)]  # (batch, frames, channels) each
+        features = [self.front(windows * 255)]  # (batch, frames, channels) each
         for layer in self.middle:
+            assert isinstance(layer, Layer)
             added = features[-1] if len(features) > 1 else 0
             features.append(layer(same_convolution(features[-1], layer.signed_kernel())) + added)
         joined = torch.cat(features, 2)
         pooled = self.pooled(torch.stack([joined.amax(1), joined.mean(1)], 2).flatten(1))
         vectors: torch.Tensor = self.dense(pooled @ self.dense.signed_kernel().T)
         return vectors
+
+    def front(self, levels: torch.Tensor) -> torch.Tensor:
+        """The timbral and temporal features, (batch, frames, channels), of a spectrogram in 0…255.
+
+        The normalisation of the input is applied after the convolutions, so that stored levels stay whole
+        numbers. The timbral kernels, four fifths of the arithmetic, are then rounded to bfloat16, which has
+        8 bits, too. The products are exact in either arithmetic, so that the result is the same on every
+        processor. Levels that are not whole numbers are multiplied by the kernels as they are, in float32.
+        """
+        low, high = SPECS[self.spec].range
+        factor = (high - low) / 255 * self.input.factor
+        zero = -(low * self.input.factor + self.input.offset) / factor  # the level that is normalised to 0
+        is_stored = bool((levels == levels.round()).all())
+        centre = zero.round() if is_stored else zero
+        padding = rounded(zero - centre)
+        maxima = []
+        for layer in [*self.timbral, *self.temporal]:
+            is_timbral, kernel = layer.kernel.dim() == 3, layer.signed_kernel()
+            if is_timbral and is_stored:
+                kernel = rounded(kernel)
+            with bfloat16_products(is_timbral and is_stored):
+                convolve = timbral if is_timbral else temporal
+                values = convolve(levels - centre, kernel, padding.item())
+            maxima.append(layer(factor * (values - padding * kernel.flatten(1).sum(1))))
+        return torch.cat(maxima, 2)
 
 
 class Affine(nn.Module):
@@ -80,9 +106,9 @@ class Affine(nn.Module):
 class Layer(Affine):
     """A kernel, (filters, …), then bias, ReLU and batch normalisation.
 
-    Where a maximum over bands follows, it is taken directly after the kernel, for which all the rest is
-    monotonic: falling where the normalisation's factor is negative, so that such filters are negated before
-    the maximum and after it.
+    Where a maximum over frequency follows, it is taken directly after the kernel, since the rest is
+    monotonic. It falls where the factor of the normalisation is negative: such filters are negated before the
+    maximum, and after it.
     """
 
     def __init__(self, filters: int, *kernel: int) -> None:
@@ -98,42 +124,44 @@ class Layer(Affine):
         return super().forward(functional.relu(values * self.factor.sign() + self.bias))
 
 
-def timbral(spectrograms: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
+def timbral(levels: torch.Tensor, kernel: torch.Tensor, padding: float = 0.0) -> torch.Tensor:
     """The maximum over frequency of convolutions, (batch, frames, bins) → (batch, frames, filters)."""
     filters, taps, bins = kernel.shape
     count, positions = POSITIONS[bins], BINS - bins + 1
     width = bins + count - 1  # bins of which one product gives `count` positions
     matrix = shifted(kernel, count)
-    padded = functional.pad(spectrograms, (0, 0, taps // 2, taps // 2))
+    padded = functional.pad(levels, (0, 0, taps // 2, taps // 2), value=padding)
     maxima = None
     for start in range(0, positions, count):
         start = min(start, positions - count)
         band = padded[:, :, start : start + width].flatten(1)
-        rows = band.unfold(1, taps * width, width)  # (batch, frames, taps × width)
+        rows = functional.pad(band, (0, len(matrix) - taps * width)).unfold(1, len(matrix), width)
         values = (rows.flatten(0, 1) @ matrix).view(-1, count, filters).amax(1)
         maxima = values if maxima is None else torch.maximum(maxima, values)
     assert maxima is not None
-    return maxima.view(len(spectrograms), FRAMES, filters)
+    return maxima.view(len(levels), FRAMES, filters)
 
 
-def temporal(spectrograms: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
+def temporal(levels: torch.Tensor, kernel: torch.Tensor, padding: float = 0.0) -> torch.Tensor:
     """The maximum over frequency of convolutions over time, (batch, frames, bins) → (batch, frames,
     filters)."""
     filters, taps = kernel.shape
     count = POSITIONS[taps]
     blocks = -(-FRAMES // count)
-    before, length = (taps - 1) // 2, blocks * count + taps - 1
-    padded = functional.pad(spectrograms.transpose(1, 2), (before, length - before - FRAMES))
-    rows = padded.unfold(2, taps + count - 1, count)  # (batch, bins, blocks, taps + count - 1)
-    values = (rows.flatten(0, 2) @ shifted(kernel, count)).view(len(rows), BINS, blocks * count, filters)
+    matrix = shifted(kernel, count)
+    before, length = (taps - 1) // 2, (blocks - 1) * count + len(matrix)
+    padded = functional.pad(levels.transpose(1, 2), (before, length - before - FRAMES), value=padding)
+    rows = padded.unfold(2, len(matrix), count)  # (batch, bins, blocks, …)
+    values = (rows.flatten(0, 2) @ matrix).view(len(rows), BINS, blocks * count, filters)
     return values.amax(1)[:, :FRAMES]
 
 
 def shifted(kernel: torch.Tensor, count: int) -> torch.Tensor:
-    """A kernel, (filters, …, width), at `count` neighbouring positions, as a matrix:
-    (… × (width + count − 1), count × filters)."""
+    """A kernel, (filters, …, width), at `count` neighbouring positions, as a matrix: (… × (width + count − 1)
+    and zeros up to a multiple of TILE, count × filters)."""
     copies = [functional.pad(kernel, (shift, count - 1 - shift)).flatten(1) for shift in range(count)]
-    return torch.cat(copies).T
+    matrix = torch.cat(copies)
+    return functional.pad(matrix, (0, -matrix.shape[1] % TILE)).T
 
 
 def same_convolution(features: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
@@ -141,3 +169,21 @@ def same_convolution(features: torch.Tensor, kernel: torch.Tensor) -> torch.Tens
     _, taps, channels = kernel.shape
     padded = functional.pad(features, (0, 0, taps // 2, taps // 2)).flatten(1)
     return padded.unfold(1, taps * channels, channels) @ kernel.flatten(1).T
+
+
+def rounded(values: torch.Tensor) -> torch.Tensor:
+    return values.to(torch.bfloat16).to(values.dtype)
+
+
+@contextmanager
+def bfloat16_products(are_exact: bool) -> Iterator[None]:
+    """Within, where the factors of all products are exact in bfloat16, a CPU may multiply them as such. It
+    sums in float32 as ever. The setting holds for all threads of the process."""
+    setting = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = setting.fp32_precision
+    if are_exact:
+        setting.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        setting.fp32_precision = before
