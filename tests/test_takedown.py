@@ -31,6 +31,7 @@ from songray.keys import REVISION_BITS, KeySet
 from songray.learning.embed import EmbedConfig, embed
 from songray.learning.factorize import FactorizeConfig, factorize
 from songray.learning.models import MODELS
+from songray.learning.runs import split_path
 from songray.learning.split import Split, without
 from songray.learning.train import TrainConfig, train
 from songray.library import TABLES, Library
@@ -156,7 +157,7 @@ def has_vector(content: bytes, vector: np.ndarray) -> bool:
 
 def decoded(path: Path) -> Iterator[Any]:
     """The values in a file: numbers, texts, bytes, and lists of numbers."""
-    if path.suffix == ".parquet":
+    if ".parquet" in path.suffixes:
         yield from leaves(pa.parquet.read_table(path).to_pylist())
     elif path.suffix == ".arrow":
         yield from leaves(pa.ipc.open_file(path).read_all().to_pylist())
@@ -239,6 +240,8 @@ def leave_unfinished(library: Library, run: str) -> None:
     shutil.copy(data, Path(data).with_name("dead_000000_0.parquet"))
     shutil.copy(note, Path(note).with_name(f"dead_000000{PENDING_SUFFIX}"))
     shutil.copy(library.table("tracks").files()[0], f"{library.table('tracks').path}/x.parquet.part")
+    split = split_path(library, run)
+    shutil.copy(split, f"{split}.part")
     shards = Path(library.path("indexes", run, "shards"))
     shutil.copytree(next(shards.iterdir()), shards / "000009-0000-dead")
 

@@ -106,6 +106,9 @@ def write_split(library: Library, run: str, parts: Split) -> None:
 
 def remove_from_split(library: Library, run: str, tracks: KeySet) -> int:
     """Write the stored split of a run without some tracks. Returns how many of them it had."""
+    half_written = f"{split_path(library, run)}.part"
+    if library.filesystem.get_file_info(half_written).is_file:
+        library.filesystem.delete_file(half_written)
     parts = read_split(library, run)
     if parts is None:
         return 0
