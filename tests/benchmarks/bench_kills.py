@@ -15,10 +15,15 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
+from conftest import tone
 from tabulate import tabulate
 
 from songray.catalogue.sources.synthetic.server import served
@@ -28,6 +33,7 @@ from songray.library import Library
 from songray.table import Table
 
 INTERRUPTIONS = 10
+DOWNLOAD = ("--workers", "1", "--downloads-per-worker", "4", "--host-requests-per-second", "1000")
 ROOT = Path(__file__).resolve().parents[2]
 SONGS, MORE = int(os.environ.get("SONGS", 1000)), 100
 PORT = 8131
@@ -37,7 +43,7 @@ CAE = ("cae", "--run", "cae", "--dense-units", "64", "--latent", "16", "--epochs
 def start(job: str, library: Library, *options: str) -> subprocess.Popen[str]:
     command, rest = ([options[0]], options[1:]) if job in ("crawl", "train") else ([], options)
     arguments = [sys.executable, f"jobs/{job}.py", *command, "--library", library.root, *rest]
-    return subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    return subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def finish(process: subprocess.Popen[str]) -> str:
@@ -162,16 +168,42 @@ def interrupted(library: Library, job: str, name: str, *stage_options: str) -> l
     return [job, INTERRUPTIONS, taken_over, table.finished_keys().size, notes]
 
 
+class Slow(SimpleHTTPRequestHandler):
+    """Serves the files of a folder, each after half a second."""
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        time.sleep(0.5)
+        super().do_GET()
+
+
+@contextmanager
+def slow_catalogue(folder: Path) -> Iterator[str]:
+    """A manifest of SONGS tracks, with sounds of 20 s on a local server."""
+    folder.mkdir()
+    sounds = [tone(folder / f"{number}.flac", 20, 200 + 20 * number).read_bytes() for number in range(24)]
+    for number in range(SONGS):
+        (folder / f"{number}.flac").write_bytes(sounds[number % len(sounds)])
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Slow, directory=str(folder))) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        manifest = folder / "songs.csv"
+        addresses = (f"{n},http://127.0.0.1:{server.server_port}/{n}.flac\n" for n in range(SONGS))
+        manifest.write_text("id,url\n" + "".join(addresses))
+        yield str(manifest)
+        server.shutdown()
+
+
 @pytest.mark.timeout(0)
 def test_ten_interruptions(tmp_path: Path) -> None:
-    source = ("synthetic", "--songs", str(SONGS), "--audio-port", str(PORT))
     whole, broken = (Library.open(str(tmp_path / name)) for name in ("whole", "broken"))
     rows = []
-    with served(SyntheticSource(songs=SONGS, audio_port=PORT)):
+    with slow_catalogue(tmp_path / "files") as manifest:
         for library in (whole, broken):
-            finish(start("crawl", library, *source))
+            finish(start("crawl", library, "manifest", "--manifest", manifest))
         for job, name, columns, options in (
-            ("download", "previews", ["track_id", "sha256", "error"], ("--total-seconds", "600")),
+            ("download", "previews", ["track_id", "sha256", "error"], DOWNLOAD),
             ("transform", "spectrograms/default", ["track_id", "mel128", "error"], ()),
         ):
             finish(start(job, whole, *options))
