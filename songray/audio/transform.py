@@ -107,8 +107,7 @@ def transform_block(previews: pa.Table, config: TransformConfig, tally: ray.acto
         batch = previews.slice(start, BATCH_ROWS)
         keys = batch["track_key"].to_pylist()
         transform_rows = transform_apart if ray.get(tally.start.remote(keys)) else transform_batch
-        with _stderr_silenced():
-            rows, retryable = transform_rows(batch, config)
+        rows, retryable = transform_rows(batch, config)
         tally.end.remote(keys)
         ray.get(tally.add.remote(rows.num_rows, retryable))  # counted before the stage ends
         tables.append(rows)
@@ -123,9 +122,10 @@ def transform_batch(previews: pa.Table, config: TransformConfig) -> tuple[pa.Tab
     """
     rows = []
     try:
-        for preview in previews.to_pylist():
-            faulthandler.dump_traceback_later(config.seconds_per_track, exit=True)
-            rows.append(transform_row(preview, config))
+        with _stderr_silenced():
+            for preview in previews.to_pylist():
+                faulthandler.dump_traceback_later(config.seconds_per_track, exit=True)
+                rows.append(transform_row(preview, config))
     finally:
         faulthandler.cancel_dump_traceback_later()
     final = [row for row in rows if row.get("error") not in RETRYABLE]

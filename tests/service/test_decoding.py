@@ -55,3 +55,11 @@ def test_the_memory_of_a_decoder_is_limited(cluster: None) -> None:
 
     allocated = ray.remote(allocate)
     assert ray.get([allocated.remote(1 << 30), allocated.remote(1 << 20)]) == [0, 1 << 20]
+
+
+def test_a_decoder_writes_nothing_to_stderr(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """libmpg123 remarks on each frame of a damaged file, of which anybody may upload many."""
+    audio = bytearray(tone(tmp_path / "tone.mp3").read_bytes())
+    audio[len(audio) // 2 : len(audio) // 2 + 2000] = b"\xff\xfb" * 1000
+    assert decode(bytes(audio), CONFIG)[1] == ""
+    assert capfd.readouterr() == ("", "")
