@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,9 +11,19 @@ import pytest
 from conftest import tone
 from fakes.object_storage import ObjectStorage, object_storage
 
+from songray.amend import RemoveConfig, remove
+from songray.audio.download import DownloadConfig, download
 from songray.audio.transform import TransformConfig, transform
+from songray.catalogue.crawl import CrawlConfig, crawl
+from songray.catalogue.sources.manifest.source import ManifestSource
 from songray.errors import SongrayError, StorageError, songray_error
+from songray.learning.embed import EmbedConfig, embed
+from songray.learning.models import MODELS
+from songray.learning.train import TrainConfig, train
 from songray.library import Library
+from songray.search.build import IndexConfig, index
+from songray.search.index import Index
+from songray.search.version import versions
 from songray.storage import list_files
 from songray.table import Table
 
@@ -79,3 +90,27 @@ def test_storage_that_refuses_or_delays_requests_loses_nothing(
     assert run(library) is None
     storage.fault = lambda method, path: None
     assert keys(output) == output.finished_keys().tolist() == [number << 8 for number in range(32)]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+def test_all_stages_and_a_removal(
+    storage: ObjectStorage, serve_folder: Callable[[Path], str], tmp_path: Path
+) -> None:
+    library = storage.library("stages")
+    url = serve_folder(tmp_path)
+    for number in range(12):
+        tone(tmp_path / f"{number}.wav", 4, 200 + 50 * number)
+    rows = "".join(f"{number},{url}/{number}.wav,Song {number}\n" for number in range(12))
+    (tmp_path / "songs.csv").write_text(f"id,url,title\n{rows}")
+    crawl(library, ManifestSource(str(tmp_path / "songs.csv")), CrawlConfig())
+    assert download(library, DownloadConfig()).done == 12
+    assert transform(library, TransformConfig()).done == 12
+    run = train(library, "mfcc", MODELS["mfcc"](), TrainConfig())
+    assert embed(library, EmbedConfig()).done == 12
+    assert index(library, IndexConfig()).version.tracks == 12
+    remove(library, RemoveConfig(("manifest:3",)))
+    (version,) = versions(library, run.name)
+    opened = Index.open(library, version)
+    assert (version.tracks, asyncio.run(opened.find(["manifest:3"]))) == (11, {})
+    assert len(library.table("embeddings", run.name).read(["track_id"])) == 11
