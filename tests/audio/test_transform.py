@@ -169,8 +169,11 @@ DEADLY_DECODER = """
 import os, signal, soundfile
 open_sound = soundfile.SoundFile.__init__
 def init(self, file, *arguments, **options):
-    if file.read(4) == b"KILL":
+    start = file.read(4)
+    if start == b"KILL":
         os.kill(os.getpid(), signal.SIGSEGV)
+    if start == b"HANG":
+        signal.pause()
     file.seek(0)
     open_sound(self, file, *arguments, **options)
 soundfile.SoundFile.__init__ = init
@@ -181,14 +184,12 @@ soundfile.SoundFile.__init__ = init
 def test_sounds_that_kill_or_hang_their_decoder_cost_only_themselves(
     library: Library, tmp_path: Path
 ) -> None:
-    """Ray and its workers run with a soundfile that segfaults at some bytes (no file is known that makes the
-    real one do so); opening the pipe really hangs, since nothing ever writes to it."""
+    """Ray and its workers run with a soundfile that segfaults or hangs at some bytes; no file is known that
+    makes the real one do so."""
     (tmp_path / "sitecustomize.py").write_text(DEADLY_DECODER)
     good = tone(tmp_path / "a.wav").read_bytes()
-    pipe = tmp_path / "pipe.mp3"
-    os.mkfifo(pipe)
-    sounds: list[bytes | str] = [good] * 36  # more than a batch
-    sounds[5], sounds[7], sounds[33] = b"KILL 1", str(pipe), b"KILL 2"
+    sounds = [good] * 36  # more than a batch
+    sounds[5], sounds[7], sounds[33] = b"KILL 1", b"HANG", b"KILL 2"
     library.table("previews").append(filled(previews(*sounds)), "previews")
     job = subprocess.run(
         [sys.executable, "jobs/transform.py", "--library", library.root, "--seconds-per-track", "5"],
