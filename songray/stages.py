@@ -212,8 +212,9 @@ def _filter_batch(rows: pa.Table, reference: ray.ObjectRef) -> pa.Table:
     keys = rows.column("track_key").to_numpy()
     position = np.minimum(np.searchsorted(pending.keys, keys), pending.keys.size - 1)
     files = pa.compute.index_in(rows.column("path"), pa.array(pending.files)).to_numpy()
-    is_pending = (pending.keys[position] == keys) & (pending.file[position] == files)
-    return rows.filter(pa.array(is_pending)).drop(["path"])
+    is_pending = np.flatnonzero((pending.keys[position] == keys) & (pending.file[position] == files))
+    _, last = np.unique(keys[is_pending][::-1], return_index=True)  # of rows that repeat a key
+    return rows.take(pa.array(np.sort(is_pending[::-1][last]))).drop(["path"])
 
 
 def dataset(

@@ -121,6 +121,16 @@ def test_files_without_pending_rows_are_not_opened(library: Library, server: str
     Path(done).write_bytes(whole)
 
 
+@pytest.mark.usefixtures("cluster")
+def test_a_row_that_repeats_a_key_is_processed_once(library: Library, tmp_path: Path) -> None:
+    sound = tone(tmp_path / "sound.wav", 1).read_bytes()
+    rows = [{"track_key": key << 8, "track_id": f"a:{key}", "audio": sound} for key in (1, 2, 1)]
+    previews = library.table("previews")
+    previews.append(pa.Table.from_pylist(rows, previews.schema()), "first")
+    assert transform(library, TransformConfig()).done == 2
+    assert ids(library.table("spectrograms", "default")) == Counter({"a:1": 1, "a:2": 1})
+
+
 def kill_when(process: subprocess.Popen[bytes], table: Table, rows: int) -> np.ndarray:
     """SIGKILL once the table has so many finished rows; their keys, all those of the moment after."""
     deadline = time.monotonic() + 120
