@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -38,6 +40,15 @@ def sounds() -> list[bytes]:
 def check(door: Door) -> None:
     assert door.is_sound and door.inputs and door.beside, "\n".join([str(door), *door.failures])
     assert door.accepted + door.refused.total() == door.inputs, door
+
+
+def test_what_dies_hangs_or_raises_is_counted() -> None:
+    door = Door("")
+    door.apart(os._exit, 1, seconds=60)
+    door.apart(int, "no number", seconds=60)
+    door.apart(time.sleep, 60, seconds=0.5)
+    door.expect({1, 2}, {2})
+    assert (door.crashes, door.hangs, door.lost, door.is_sound) == (2, 1, 1, False)
 
 
 def test_files_in_a_folder(
