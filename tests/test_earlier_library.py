@@ -34,6 +34,7 @@ from songray.service.options import IngressConfig
 
 COMMIT = "396240d"
 TRACKS = 10
+NEWER = {"musicnn-msd", "musicnn-mtt"}  # models that the earlier version has not
 TRAINED = ("contrastive", "ali")  # SONGRAY_EARLIER_MODELS names others
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -84,7 +85,7 @@ def test_a_library_of_an_earlier_version_opens_and_takes_new_tracks(
     earlier: Library, music: Path, cluster: None
 ) -> None:
     names = {runs.choose(earlier, name).model: name for name in runs.finished(earlier)}
-    assert set(names) == set(MODELS)
+    assert set(names) == set(MODELS) - NEWER
     assert_runs_are_those_of_the_same_options(earlier, names)
     for model in ("contrastive", "mfcc"):
         assert_vectors_are_the_stored_ones(earlier, names[model])
