@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from songray.audio.download import DownloadConfig, download
@@ -16,24 +16,27 @@ from songray.cluster import connect
 from songray.evaluation.evaluate import EvaluateConfig, evaluate
 from songray.learning.embed import EmbedConfig, embed
 from songray.learning.factorize import FactorizeConfig, factorize
-from songray.learning.models import MODELS
-from songray.learning.runs import Run
+from songray.learning.fuse import FusionConfig, fuse
+from songray.learning.models import MODELS, LearningConfig
+from songray.learning.runs import FUSION, Run
 from songray.learning.train import TrainConfig, train
 from songray.library import Library, Row
 from songray.search.build import IndexConfig, index
 from songray.search.version import Version
 from songray.service.options import IngressConfig, ServeConfig
 
+# The members of the fusion and their weights, which tests/benchmarks/bench_fusion.py finds.
+MEMBERS = {"musicnn-msd": 1.0, "musicnn-mtt": 0.5, "mfcc": 0.25}
 EXAMPLES = 3  # tracks whose neighbours are printed
 NEIGHBOURS = 5
 
 
 @dataclass(frozen=True)
 class PipelineConfig:
-    model: Literal[tuple(MODELS)] = "contrastive"  # type: ignore[valid-type]
-    """Model that turns sound into vectors."""
+    model: Literal[(FUSION, *MODELS)] = FUSION  # type: ignore[valid-type]
+    """Model that turns sound into vectors; fusion joins two pretrained ones with a baseline."""
     max_seconds: float = 600.0
-    """Time limit of the training, in seconds; `songray train` trains in full."""
+    """Time limit of the training, in seconds, of models that are trained; `songray train` trains in full."""
     serve: bool = True
     """Serve over HTTP until Ctrl-C; without, stop after printing some recommendations."""
     host: str = ServeConfig.host
@@ -58,30 +61,45 @@ def pipeline(library: Library, source: Source, crawl_config: CrawlConfig, config
             contexts.enter_context(server.served(source))
         _print(crawl(library, source, crawl_config))
         _print(download(library, DownloadConfig()))
-        run = _learn(library, config)
-        _print(embed(library, EmbedConfig(run=run.name)))
+        run = _embedded(library, config)
         indexed = index(library, IndexConfig(run=run.name))
         _print(indexed)
-        _print(evaluate(library, EvaluateConfig(runs=(run.name,))))
+        _print(evaluate(library, EvaluateConfig(runs=(run.name, *run.members))))
         _print(asyncio.run(examples(library, indexed.version)))
         _serve(library, run.name, config)
 
 
-def _learn(library: Library, config: PipelineConfig) -> Run:
-    """Compute the spectrograms that the model takes, and train it."""
+def _embedded(library: Library, config: PipelineConfig) -> Run:
+    """The run whose vectors are indexed; all tracks have them."""
+    if config.model != FUSION:
+        run = _learn(library, config.model, config.max_seconds)
+    else:
+        members = {_learn(library, model, config.max_seconds).name: MEMBERS[model] for model in MEMBERS}
+        weights = tuple(f"{name}:{weight:g}" for name, weight in members.items())
+        run = fuse(library, FusionConfig(weights))
+        _print(run)
+        _print(embed(library, EmbedConfig(run=run.name)))
+    return run
+
+
+def _learn(library: Library, name: str, max_seconds: float) -> Run:
+    """Compute the spectrograms that a model takes, train it, and compute the vectors of all tracks."""
     from songray.learning.train import declared
 
-    options = MODELS[config.model]()
+    options = MODELS[name]()
     model = declared(options)
     in_default = model.spec in specs_of(library, "default")
     set_name, specs = ("default", ()) if in_default else (model.spec, (model.spec,))
     _print(transform(library, TransformConfig(set=set_name, specs=specs)))
     if model.target:
         _print(factorize(library, FactorizeConfig()))
-    seconds = config.max_seconds
-    _print(f"train: for at most {seconds:g} s; `songray train {config.model}` trains in full")
-    run = train(library, config.model, options, TrainConfig(set=set_name, max_seconds=seconds))
+    training = TrainConfig(set=set_name)
+    if isinstance(options, LearningConfig):
+        _print(f"train: for at most {max_seconds:g} s; `songray train {name}` trains in full")
+        training = replace(training, max_seconds=max_seconds)
+    run = train(library, name, options, training)
     _print(run)
+    _print(embed(library, EmbedConfig(run=run.name)))
     return run
 
 

@@ -93,8 +93,17 @@ class Stage:
     none twice.
     """
 
-    def __init__(self, name: str, library: Library, source: Table, output: Table, rows_per_file: int) -> None:
-        self.name, self.library, self.source, self.output = name, library, source, output
+    def __init__(
+        self,
+        name: str,
+        library: Library,
+        source: Table,
+        output: Table,
+        rows_per_file: int,
+        only: Keys | None = None,
+    ) -> None:
+        """Where `only` is given, rows with other keys are left out."""
+        self.name, self.library, self.source, self.output, self.only = name, library, source, output, only
         self.rows_per_file = rows_per_file  # at most; fewer where few rows are pending
         self.tally: ray.actor.ActorHandle = None
         self.summary = Summary(name)
@@ -104,7 +113,7 @@ class Stage:
         with ExitStack() as contexts:  # closed where one of these steps fails
             self._lease = contexts.enter_context(self.library.lease(self.output.name))
             self.output.clean()
-            self.pending = find_pending(self.source, self.output)
+            self.pending = find_pending(self.source, self.output, self.only)
             self.summary.rows = self.pending.rows
             self.summary.existing = self.pending.rows - self.pending.keys.size
             if self.has_pending:
@@ -189,15 +198,18 @@ def _progress(stage: str, rows: int, tally: ray.actor.ActorHandle, started: floa
     return f"{stage}: {ready} of {rows} tracks, {retryable.total()} to be retried, {rate:.1f}/s{left}"
 
 
-def find_pending(source: Table, output: Table) -> Pending:
+def find_pending(source: Table, output: Table, only: Keys | None = None) -> Pending:
     """Compare keys alone, so that only files that hold pending rows are opened. Memory: 8 bytes a track.
 
-    Of each track only the newest revision counts, and only where the source has no error.
+    Of each track only the newest revision counts, and only where the source has no error and `only`, where it
+    is given, has the key.
     """
     columns = ["track_key", *(["error"] if "error" in source.kind.columns else [])]
     newest = source.newest(columns)
     keys = newest.rows["track_key"].to_numpy()
     usable = newest.rows["error"].is_null().to_numpy() if "error" in columns else np.ones(keys.size, bool)
+    if only is not None:
+        usable &= np.isin(keys, only)
     pending = np.flatnonzero(usable & ~np.isin(keys, output.finished_keys()))
     used, file = np.unique(newest.file[pending], return_inverse=True)
     files = [newest.files[number] for number in used]

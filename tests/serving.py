@@ -22,7 +22,7 @@ from songray.catalogue.sources.registry import SearchableSource
 from songray.keys import track_key
 from songray.learning import runs
 from songray.learning.embed import embed_batch
-from songray.learning.encoder import Encoder, load, save
+from songray.learning.encoder import ModelEncoder, load, save
 from songray.learning.models import MODELS
 from songray.learning.models.build import build
 from songray.learning.runs import Run
@@ -62,7 +62,7 @@ def build_library(folder: Path) -> Library:
     sizes = {"train": 1, "validation": 1}
     run = Run(RUN, "mfcc", {"coefficients": 4}, {}, "default", sizes, "", {}, {"loss": 0.5}, [])
     projection = np.random.default_rng(0).normal(size=(8, 8)).astype(np.float32)
-    save(library, run, Encoder(model, np.full(8, -20, np.float32), projection))
+    save(library, run, ModelEncoder(model, np.full(8, -20, np.float32), projection))
     add_tracks(library, folder, range(CLIPS))
     index(library, IndexConfig(links=8))
     return library

@@ -24,7 +24,7 @@ from songray.catalogue.sources.manifest.source import ManifestSource
 from songray.evaluation.evaluate import EvaluateConfig, evaluate
 from songray.learning import runs
 from songray.learning.embed import EmbedConfig, embed
-from songray.learning.encoder import encode, load
+from songray.learning.encoder import load
 from songray.learning.factorize import FactorizeConfig, factorize
 from songray.learning.models import MODELS
 from songray.learning.train import TrainConfig, train
@@ -102,17 +102,19 @@ def assert_runs_are_those_of_the_same_options(library: Library, names: dict[str,
         run = runs.choose(library, name)
         again = train(library, model, runs.model_config(run), TrainConfig())
         assert (again.name, again.tracks) == (name, run.tracks)
-        frames = np.random.default_rng(0).integers(0, 255, (600, SPECS[load(library, run).model.spec].bins))
-        (vector,) = encode(load(library, run), [frames.astype(np.uint8)])
+        encoder = load(library, run)
+        (spec,) = encoder.specs
+        frames = np.random.default_rng(0).integers(0, 255, (600, SPECS[spec].bins))
+        (vector,) = encoder.encode({spec: [frames.astype(np.uint8)]})
         assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
     assert not factorize(library, FactorizeConfig(factors=4)).is_new
 
 
 def assert_vectors_are_the_stored_ones(library: Library, name: str) -> None:
     encoder = load(library, runs.choose(library, name))
-    spec = encoder.model.spec
+    (spec,) = encoder.specs
     rows = library.table("spectrograms", "default").read(["track_key", spec]).sort_by("track_key")
-    vectors = encode(encoder, [from_bytes(cell.as_py(), SPECS[spec]) for cell in rows[spec]])
+    vectors = encoder.encode({spec: [from_bytes(cell.as_py(), SPECS[spec]) for cell in rows[spec]]})
     stored = library.table("embeddings", name).read(["track_key", "embedding"]).sort_by("track_key")
     assert np.abs(matrix(stored["embedding"]) - vectors).max() < 1e-4
 

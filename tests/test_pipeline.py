@@ -25,7 +25,7 @@ from songray.evaluation.evaluate import EvaluateConfig, evaluate
 from songray.evaluation.metrics import Score
 from songray.learning import runs
 from songray.learning.embed import EmbedConfig, embed
-from songray.learning.encoder import encode, load
+from songray.learning.encoder import load
 from songray.learning.models import MODELS
 from songray.learning.train import TrainConfig, train
 from songray.library import Library, matrix
@@ -117,7 +117,7 @@ def assert_batch_and_single_vectors_agree(library: Library, clips: Path) -> None
     spectrogram = from_bytes(row["mel128"], SPECS["mel128"])
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in the job's workers: another number of threads sums in another order
-    alone = encode(encoder, [spectrogram])[0]
+    alone = encoder.encode({"mel128": [spectrogram]})[0]
     torch.set_num_threads(threads)
     rows = library.table("embeddings", "cae").read()
     written = matrix(rows["embedding"])[rows["track_id"].to_pylist().index("manifest:joth_party_1")]

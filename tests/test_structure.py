@@ -28,14 +28,15 @@ HEAVY = {"ray", "torch", "librosa", "scipy", "sklearn", "aiohttp", "av", "soxr",
 WITHOUT_RAY = {
     "catalogue": ["sources.base", "sources.names", "frontier"],
     "audio": ["excerpt", "spectrograms", "decode"],
-    "learning": ["models", "models.options", "models.formats", "runs", "split", "windows", "encoder", "loop"],
+    "learning": ["models", "models.options", "models.formats", "runs", "split", "windows", "scale", "fusion",
+                 "encoder", "loop"],
     "search": ["hnsw", "text", "filters", "reference", "version", "shard", "shard_files", "index", "ranking",
                "paths", "target"],
     "evaluation": ["metrics", "clusters", "evaluate"],
     "service": ["options", "schema", "problems", "snapshots", "responses", "playlists", "api_keys"],
 }  # fmt: skip
 WITHOUT_TORCH = {
-    "learning": ["runs", "split", "models"],
+    "learning": ["runs", "split", "scale", "fusion", "models"],
     "search": ["build", "index", "ranking", "paths"],
     "service": ["ingress", "slots", "app", "api"],
 }

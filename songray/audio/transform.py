@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -89,9 +89,13 @@ def transform(library: Library, config: TransformConfig) -> Summary:
 
 def specs_of(library: Library, set_name: str) -> tuple[str, ...]:
     """The spectrograms of a set; where it does not exist yet, those that it will have by default."""
+    return tuple(made_by(library, set_name).get("specs", DEFAULT_SPECS))
+
+
+def made_by(library: Library, set_name: str) -> dict[str, Any]:
+    """The specs and the excerpt of a set; empty where it does not exist yet."""
     path = f"{library.table('spectrograms', set_name).path}/_made_by.json"
-    made_by = read_json(library.filesystem, path) or {}
-    return tuple(made_by.get("specs", DEFAULT_SPECS))
+    return read_json(library.filesystem, path) or {}
 
 
 def transform_block(previews: pa.Table, config: TransformConfig, tally: ray.actor.ActorHandle) -> pa.Table:

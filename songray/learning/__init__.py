@@ -4,7 +4,9 @@ models     the models, interchangeable behind one interface; their options load 
 runs       the record of a run
 split      which tracks a model learns from, and which validate it
 windows    windows of spectrograms, in batches that a model learns from or embeds
-encoder    a model, its pooling and the scale of its vectors: fitted, stored, used
+scale      the projections that make vectors of a model comparable
+fusion     several runs as one: their vectors, weighted and joined
+encoder    from spectrograms to the vector of a run, of one model or of several: fitted, stored, used
 loop       the loop that trains any model
 factorize  stage: playlists → factors of tracks, the targets of one model
 feed       stored clips → the batches of a training worker
@@ -12,6 +14,7 @@ fit        models without gradients, and the scale of vectors: fitted in one pas
 worker     what each worker of Ray Train runs
 train      stage: spectrograms → a run
 embed      stage: spectrograms and a run → embeddings
+fuse       stage: embeddings of several runs → a run
 
-Modules up to `loop` run without Ray; `runs` and `split` also without torch.
+Modules up to `loop` run without Ray; `runs`, `split`, `scale` and `fusion` also without torch.
 """

@@ -1,22 +1,29 @@
-"""Reads spectrograms and a run, writes embeddings: one unit vector a track."""
+"""Reads spectrograms and a run, writes embeddings: one unit vector a track. Those of a run that joins others
+are joined from the embeddings of these."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 
 from songray.audio.spectrograms import SPECS, from_bytes
+from songray.keys import Keys
 from songray.learning import runs
-from songray.library import Library
+from songray.learning.runs import Run
+from songray.library import Library, Vectors, matrix
 from songray.stages import RETAIN_MEMORY, Stage
 from songray.summary import Summary
+from songray.table import Table
 
 if TYPE_CHECKING:  # Ray and torch are imported in functions: jobs import this module for its options
     import ray
 
     from songray.learning.encoder import Encoder
+    from songray.learning.fusion import EmbeddedTracks, Fusion
 
 
 @dataclass(frozen=True)
@@ -39,8 +46,14 @@ class EmbedConfig:
 def embed(library: Library, config: EmbedConfig) -> Summary:
     """Compute the vectors of the tracks that have none under this run."""
     run = runs.choose(library, config.run)
-    source, output = library.table("spectrograms", run.set), library.table("embeddings", run.name)
+    output = library.table("embeddings", run.name)
     output.claim({"run": run.name, "model": run.model, "made_with": run.made_with, "half": config.half})
+    step = _join if run.members else _encode
+    return step(library, run, output, config)
+
+
+def _encode(library: Library, run: Run, output: Table, config: EmbedConfig) -> Summary:
+    source = library.table("spectrograms", run.set)
     with Stage(f"embed {run.name}", library, source, output, config.rows_per_file) as stage:
         if stage.has_pending:
             import ray.data
@@ -68,22 +81,76 @@ class EmbedWorker:
     def __init__(self, library: Library, run: str, config: EmbedConfig, tally: ray.actor.ActorHandle) -> None:
         from songray.learning import encoder
 
-        self.encoder = encoder.load(library, runs.choose(library, run))
-        self.encoder.model.to("cuda" if config.gpu else "cpu")
-        self.half, self.tally = config.half, tally
+        loaded = encoder.load_model(library, runs.choose(library, run))
+        loaded.model.to("cuda" if config.gpu else "cpu")
+        self.encoder, self.tally = replace(loaded, half=config.half), tally
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        embeddings = embed_batch(rows, self.encoder, self.half)
+        embeddings = embed_batch(rows, self.encoder)
         self.tally.add.remote(embeddings.num_rows)
         return embeddings
 
 
-def embed_batch(rows: pa.Table, encoder: Encoder, half: bool = False) -> pa.Table:
+def embed_batch(rows: pa.Table, encoder: Encoder) -> pa.Table:
     """Rows of spectrograms → rows of embeddings."""
-    from songray.learning.encoder import encode
+    spectrograms = {
+        spec: [from_bytes(cell.as_py(), SPECS[spec]) for cell in rows[spec]] for spec in encoder.specs
+    }
+    return _with_vectors(rows, encoder.encode(spectrograms))
 
-    spec = encoder.model.spec
-    spectrograms = [from_bytes(cell.as_py(), SPECS[spec]) for cell in rows[spec]]
-    vectors = encode(encoder, spectrograms, half)  # (tracks, dimension)
+
+def _with_vectors(rows: pa.Table, vectors: Vectors) -> pa.Table:
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
     return pa.table({"track_key": rows["track_key"], "track_id": rows["track_id"], "embedding": column})
+
+
+def _join(library: Library, run: Run, output: Table, config: EmbedConfig) -> Summary:
+    """The tracks that all members of the run have embedded get their joined vector."""
+    from songray.learning import fusion
+
+    members = fusion.embedded_members(library, run)
+    common = reduce(np.intersect1d, (member.keys for member in members))
+    first, *others = members
+    with Stage(f"embed {run.name}", library, first.table, output, config.rows_per_file, common) as stage:
+        if stage.has_pending:
+            import ray
+
+            (
+                stage.read()
+                .map_batches(
+                    _join_block,
+                    fn_args=(fusion.load(library, run), ray.put(others), stage.tally),
+                    batch_size=stage.rows_per_file,
+                    batch_format="pyarrow",
+                )
+                .repartition(target_num_rows_per_block=stage.rows_per_file, strict=True)
+                .write_parquet(output.path, **stage.write_options())
+            )
+    lacking = {member.table.name: len(np.setdiff1d(_all_keys(members), member.keys)) for member in members}
+    stage.summary.remarks += [
+        f"{count} tracks of other members are not in {name}: run `songray embed --run {name.split('/')[1]}`"
+        for name, count in lacking.items()
+        if count
+    ]
+    return stage.summary
+
+
+def _all_keys(members: list[EmbeddedTracks]) -> Keys:
+    return reduce(np.union1d, (member.keys for member in members))
+
+
+def _join_block(
+    rows: pa.Table, fusion: Fusion, others: ray.ObjectRef, tally: ray.actor.ActorHandle
+) -> pa.Table:
+    import ray
+
+    joined = join_batch(rows, fusion, ray.get(others))
+    ray.get(tally.add.remote(joined.num_rows))  # counted before the stage ends
+    return joined
+
+
+def join_batch(rows: pa.Table, fusion: Fusion, others: list[EmbeddedTracks]) -> pa.Table:
+    """Rows of the embeddings of the first member → rows of joined embeddings."""
+    keys = rows["track_key"].to_numpy()
+    vectors = [matrix(rows["embedding"]), *(member.vectors(keys) for member in others)]
+    return _with_vectors(rows, fusion.join(vectors))

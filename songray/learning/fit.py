@@ -11,7 +11,7 @@ import ray.data
 import torch
 
 from songray.audio.spectrograms import SPECS, from_bytes
-from songray.learning.encoder import Encoder, fit_encoder
+from songray.learning.encoder import ModelEncoder, fit_encoder
 from songray.learning.feed import READ_CLIPS, arrow, clip_rows, select_batch, shuffled_files
 from songray.learning.models.base import Embedder
 from songray.learning.runs import Pooling
@@ -40,7 +40,9 @@ def _fit(model: Embedder, rows: ray.data.Dataset) -> Embedder:
     return model
 
 
-def fit_scale(library: Library, set_name: str, model: Embedder, parts: Split, pooling: Pooling) -> Encoder:
+def fit_scale(
+    library: Library, set_name: str, model: Embedder, parts: Split, pooling: Pooling
+) -> ModelEncoder:
     """The encoder of a model, with the scale fitted on the vectors of a sample of the training part."""
     spectrograms = library.table("spectrograms", set_name)
     files = shuffled_files(spectrograms, model.spec)[:SCALE_FILES]

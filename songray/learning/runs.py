@@ -4,7 +4,8 @@ runs/<run>/split.parquet      the tracks of the training and the validation part
 runs/<run>/train/             Ray Train's checkpoints, from which an interrupted training resumes
 runs/<run>/tensorboard/       the curve as it grows, for TensorBoard
 runs/<run>/curve.parquet      one row an epoch: losses, learning rate, throughput, norm of the gradient
-runs/<run>/model.safetensors  weights, and the scale of the vectors: their mean and a projection
+runs/<run>/model.safetensors  weights, and the scale of the vectors: their mean and a projection; of a run
+                              that joins others, their weights and the directions to which it projects
 runs/<run>/run.json           options, data, code and metrics; written last, so a run without it is unfinished
 """
 
@@ -27,6 +28,7 @@ from songray.library import Library
 from songray.storage import read_json, write_json, write_parquet
 
 Pooling = Literal["mean", "mean+deviation"]
+FUSION = "fusion"  # what a run that joins other runs has in place of a model
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Run:
     """The content of run.json: the names of these fields are stored."""
 
     name: str
-    model: str  # a key of MODELS
+    model: str  # a key of MODELS, or FUSION
     model_config: dict[str, Any]
     config: dict[str, Any]  # the options of the training
     set: str  # of spectrograms
@@ -46,6 +48,11 @@ class Run:
     stopped: str = ""  # reason why training ended before its last epoch, or ""
 
     def __str__(self) -> str:
+        if self.members:
+            joined = ", ".join(f"{name} ({weight:g})" for name, weight in self.members.items())
+            fitted, numbers = self.tracks["train"], self.model_config["dimension"]
+            reduced = f"reduced to {numbers} numbers, fitted on {fitted} tracks" if fitted else "not reduced"
+            return f"train: run {self.name} joins {joined}; {reduced}"
         text = f"train: run {self.name}: {self.tracks['train']} tracks, {self.tracks['validation']} held out"
         if not self.metrics:
             return f"{text}; only the scale of the vectors was fitted"
@@ -63,6 +70,11 @@ class Run:
     def pooling(self) -> Pooling:
         pooling: Pooling = self.config.get("pooling", "mean")
         return pooling
+
+    @property
+    def members(self) -> dict[str, float]:
+        """The weights of the runs that this one joins, by name; none where it is a model's."""
+        return self.model_config["members"] if self.model == FUSION else {}
 
 
 def find(library: Library, name: str) -> Run | None:
@@ -92,6 +104,13 @@ def choose(library: Library, name: str) -> Run:
     if run is None:
         raise InvalidOption(f"--run {name}: no such run exists; the finished runs are {', '.join(names)}")
     return run
+
+
+def member(library: Library, run: Run, name: str) -> Run:
+    """A run that another one joins. Raises MissingInput where it is no more."""
+    if (found := find(library, name)) is None:
+        raise MissingInput(f"run {run.name} joins the run {name}, which no longer exists: join others anew")
+    return found
 
 
 def save_record(library: Library, run: Run) -> None:

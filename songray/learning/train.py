@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # Ray and torch are imported in functions: jobs import this m
     import ray.train
     import ray.train.torch
 
-    from songray.learning.encoder import Encoder
+    from songray.learning.encoder import ModelEncoder
     from songray.learning.loop import Curve, Metrics
     from songray.learning.models.base import Embedder
     from songray.learning.worker import Job
@@ -117,7 +117,7 @@ def train(library: Library, model: str, model_config: ModelConfig, config: Train
 
 def train_run(
     library: Library, name: str, model: str, model_config: ModelConfig, config: TrainConfig
-) -> tuple[Run, Encoder]:
+) -> tuple[Run, ModelEncoder]:
     """A run and its encoder, which are not stored yet."""
     from songray.learning import fit
     from songray.learning.loop import build_model

@@ -1,4 +1,4 @@
-"""The spectrogram of uploaded audio; runs in a process of its own, which may crash or be ended."""
+"""The spectrograms of uploaded audio; runs in a process of its own, which may crash or be ended."""
 
 from __future__ import annotations
 
@@ -20,20 +20,23 @@ MAX_SECONDS = 15 * 60.0  # duration of an upload
 MEMORY_BYTES = 1 << 30  # that decoding one upload may allocate
 
 
-def decode(audio: bytes, config: TransformConfig) -> tuple[bytes, str, str]:
-    """Worker: the spectrogram of an upload, as the table stores it, and the kind and detail of an error."""
+def decode(audio: bytes, config: TransformConfig) -> tuple[dict[str, bytes], str, str]:
+    """Worker: the spectrograms of an upload by spec, as the table stores them; and the kind and
+    detail of an error."""
     try:
         with memory_limit(MEMORY_BYTES):
             if duration_seconds(audio) > MAX_SECONDS:
-                return b"", "too_long", f"the audio is longer than {MAX_SECONDS / 60:g} minutes"
+                return {}, "too_long", f"the audio is longer than {MAX_SECONDS / 60:g} minutes"
             names = ("track_key", "track_id", "audio", "location")
             schema = pa.schema({name: TABLES["previews"].columns[name] for name in names})
             preview = {"track_key": 0, "track_id": "", "audio": audio, "location": None}
             rows, _ = transform_batch(pa.Table.from_pylist([preview], schema), config)
     except MemoryError:
-        return b"", "decoder_died", f"the decoder needed more than {MEMORY_BYTES >> 20} MB of memory"
+        return {}, "decoder_died", f"the decoder needed more than {MEMORY_BYTES >> 20} MB of memory"
     (row,) = rows.to_pylist()
-    return row[config.specs[0]] or b"", row["error"] or "", row["detail"] or ""
+    if row["error"]:
+        return {}, row["error"], row["detail"]
+    return {spec: row[spec] for spec in config.specs}, "", ""
 
 
 def duration_seconds(audio: bytes) -> float:

@@ -13,13 +13,12 @@ import ray
 from ray import serve
 
 from songray.audio.spectrograms import SPECS, from_bytes
-from songray.audio.transform import TransformConfig
+from songray.audio.transform import TransformConfig, made_by
 from songray.learning import runs
-from songray.learning.encoder import encode, load
+from songray.learning.encoder import load
 from songray.library import Library, Vectors
 from songray.service.decoding import decode
 from songray.service.options import UPLOAD_BATCH
-from songray.storage import read_json
 
 DECODE_SECONDS = 20.0  # after which a decoder is ended
 DECODERS = 2  # decoding processes of one replica
@@ -42,26 +41,26 @@ class UploadEncoder:
     def __init__(self, library: Library, run_name: str) -> None:
         run = runs.choose(library, run_name)
         self.encoder = load(library, run)
-        self.spec = self.encoder.model.spec
-        path = f"{library.table('spectrograms', run.set).path}/_made_by.json"
-        made_by = read_json(library.filesystem, path) or {}
-        excerpt = {f"excerpt_{name}": value for name, value in made_by.get("excerpt", {}).items()}
-        self.config = TransformConfig(specs=(self.spec,), seconds_per_track=DECODE_SECONDS, **excerpt)
+        settings = made_by(library, run.set).get("excerpt", {})
+        excerpt = {f"excerpt_{name}": value for name, value in settings.items()}
+        self.config = TransformConfig(specs=self.encoder.specs, seconds_per_track=DECODE_SECONDS, **excerpt)
         self.decoders = asyncio.Semaphore(DECODERS)
         self.decode = ray.remote(num_cpus=0, max_retries=0, max_calls=MAX_DECODES)(decode)
 
     async def embed(self, audio: bytes) -> EmbeddedUpload:
         try:
             async with self.decoders:
-                spectrogram, error, detail = await self.decode.remote(audio, self.config)
+                spectrograms, error, detail = await self.decode.remote(audio, self.config)
         except ray.exceptions.WorkerCrashedError:
             detail = f"the decoder crashed, or took longer than {DECODE_SECONDS:g} s"
             return EmbeddedUpload(None, "decoder_died", detail)
         if error:
             return EmbeddedUpload(None, error, detail)
-        return EmbeddedUpload(await self.encode(spectrogram))
+        return EmbeddedUpload(await self.encode(spectrograms))
 
     @serve.batch(max_batch_size=UPLOAD_BATCH, batch_wait_timeout_s=BATCH_WAIT_SECONDS)  # type: ignore[untyped-decorator]
-    async def encode(self, spectrograms: list[bytes]) -> list[Vectors]:
-        planes = [from_bytes(spectrogram, SPECS[self.spec]) for spectrogram in spectrograms]
-        return list(await asyncio.to_thread(encode, self.encoder, planes))
+    async def encode(self, uploads: list[dict[str, bytes]]) -> list[Vectors]:
+        spectrograms = {
+            spec: [from_bytes(upload[spec], SPECS[spec]) for upload in uploads] for spec in self.encoder.specs
+        }
+        return list(await asyncio.to_thread(self.encoder.encode, spectrograms))

@@ -22,7 +22,7 @@ import pytest
 from tabulate import tabulate
 
 from songray.keys import REVISION_BITS, track_key
-from songray.learning.encoder import Encoder, save
+from songray.learning.encoder import ModelEncoder, save
 from songray.learning.models import MODELS
 from songray.learning.models.build import build
 from songray.learning.runs import Run
@@ -256,7 +256,7 @@ def test_a_million_in_four_shards(cluster: None, tmp_path: Path) -> None:
     library = Library.open(str(tmp_path))
     model = build(MODELS["mfcc"]())
     run = Run("bench", "mfcc", {}, {}, "default", {"train": 1, "validation": 1}, "", {}, {}, [])
-    encoder = Encoder(model, np.zeros(DIMENSION, np.float32), np.ones(DIMENSION, np.float32))
+    encoder = ModelEncoder(model, np.zeros(DIMENSION, np.float32), np.ones(DIMENSION, np.float32))
     save(library, run, encoder)
     every = clustered(MILLION, 1)
     for rows, part in zip(_parts(MILLION), np.array_split(every, 10), strict=True):

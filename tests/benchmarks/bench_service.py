@@ -43,7 +43,7 @@ from ray import serve
 from serving import LocalService
 from tabulate import tabulate
 
-from songray.learning.encoder import Encoder, save
+from songray.learning.encoder import ModelEncoder, save
 from songray.learning.models import MODELS
 from songray.learning.models.build import build
 from songray.learning.runs import Run
@@ -76,7 +76,7 @@ def library(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Library:
     model = build(MODELS["mfcc"]())
     width = model.dimension
     scale = np.random.default_rng(0).normal(size=(width, DIMENSION)).astype(np.float32)
-    save(library, run, Encoder(model, np.zeros(width, np.float32), scale))
+    save(library, run, ModelEncoder(model, np.zeros(width, np.float32), scale))
     add(library, 0, TRACKS)
     index(library, IndexConfig(links=16))
     return library

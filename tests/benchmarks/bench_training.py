@@ -30,7 +30,7 @@ from tabulate import tabulate
 from songray.keys import track_key
 from songray.learning import worker
 from songray.learning.embed import embed_batch
-from songray.learning.encoder import Encoder
+from songray.learning.encoder import ModelEncoder
 from songray.learning.feed import Feed, FeedConfig, clip_rows
 from songray.learning.loop import Limits, Metrics, build_model, is_first, run_epoch
 from songray.learning.models import MODELS
@@ -187,7 +187,7 @@ def test_embedding(filled: tuple[Library, Split]) -> None:
     for name in NAMES:
         model = build_model(MODELS[name](), 0).eval().to(DEVICE)
         ones = np.ones(model.dimension, np.float32)
-        encoder = Encoder(model, 0 * ones, ones)
+        encoder = ModelEncoder(model, 0 * ones, ones)
         windows = torch.rand(FRAMES // model.frames * table.num_rows, model.frames, 128, device=DEVICE)
         own, peer = [], []
         for _ in range(ROUNDS):

@@ -27,7 +27,7 @@ def test_pending_tracks_get_the_unit_vector_of_their_clip_alone(library: Library
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     loaded = encoder.load(library, run)
     (first,) = library.table("spectrograms", "default").read().slice(0, 1).to_pylist()
-    alone = encoder.encode(loaded, [from_bytes(first["mel128"], SPECS["mel128"])])[0]
+    alone = loaded.encode({"mel128": [from_bytes(first["mel128"], SPECS["mel128"])]})[0]
     written = vectors[rows["track_key"].to_pylist().index(first["track_key"])]
     assert np.abs(alone - written).max() < 1e-5
     store_spectrograms(library, 5, first=40)

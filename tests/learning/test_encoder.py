@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from small_models import fit, noise, small
 
 from songray.learning import encoder, runs
-from songray.learning.encoder import Encoder, centre, encode, fit_encoder, standardise, wccn, whiten
+from songray.learning.encoder import ModelEncoder, fit_encoder
 from songray.learning.models.formats import stored_options
 from songray.learning.runs import Run
+from songray.learning.scale import centre, standardise, wccn, whiten
 from songray.learning.windows import jackknife_clips
 from songray.library import Library
 
@@ -52,13 +53,13 @@ def test_wccn_weighs_a_direction_less_that_varies_within_clips() -> None:
 def test_normalised_vectors_have_length_one(count: int, is_matrix: bool) -> None:
     random = np.random.default_rng(count)
     projection = random.normal(size=(6, 3) if is_matrix else 6).astype(np.float32)
-    scaled = Encoder(fit(small("mfcc")), random.normal(size=6).astype(np.float32), projection)
+    scaled = ModelEncoder(fit(small("mfcc")), random.normal(size=6).astype(np.float32), projection)
     vectors = scaled.normalise(random.normal(size=(count, 6)).astype(np.float32))
     assert vectors.shape == (count, 3 if is_matrix else 6) and vectors.dtype == np.float32
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
 
-def save(library: Library, model: str) -> Encoder:
+def save(library: Library, model: str) -> ModelEncoder:
     """A run as this version stores it."""
     embedder, pooling = fit(small(model)), "mean+deviation"
     clips = jackknife_clips(embedder, noise(embedder, 600, 700, 800), pooling)
@@ -70,7 +71,7 @@ def save(library: Library, model: str) -> Encoder:
 
 def test_a_stored_encoder_keeps_its_pooling(library: Library) -> None:
     saved = save(library, "mfcc")
-    loaded = encoder.load(library, runs.choose(library, "r"))
+    loaded = encoder.load_model(library, runs.choose(library, "r"))
     assert loaded.pooling == saved.pooling == "mean+deviation"
     assert np.array_equal(loaded.mean, saved.mean) and np.array_equal(loaded.projection, saved.projection)
 
@@ -97,5 +98,5 @@ def test_a_run_of_an_earlier_version_gives_the_same_vectors(
     content["model_config"] = stored_options(content["model_config"])
     (folder / "run.json").write_text(json.dumps(content))
     loaded = encoder.load(library, runs.choose(library, "r"))
-    clips = noise(saved.model, 500, 600)
-    assert np.array_equal(encode(loaded, clips), encode(saved, clips))
+    clips = {saved.model.spec: noise(saved.model, 500, 600)}
+    assert np.array_equal(loaded.encode(clips), saved.encode(clips))

@@ -41,5 +41,5 @@ def test_of_many_files_a_few_are_read_for_the_scale(
 def test_pca_is_fitted_by_the_training_stage(library: Library) -> None:
     store_spectrograms(library, 20)
     run = train(library, "pca", MODELS["pca"](components=4), TrainConfig())
-    model = encoder.load(library, run).model
+    model = encoder.load_model(library, run).model
     assert torch.allclose(model.components @ model.components.T, torch.eye(4), atol=1e-4)

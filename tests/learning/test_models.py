@@ -21,7 +21,7 @@ from songray.audio.spectrograms import SPECS, Spectrogram, compute, quantise
 from songray.errors import InvalidOption
 from songray.learning import runs
 from songray.learning.embed import embed_batch
-from songray.learning.encoder import Encoder, encode, fit_encoder, load, save
+from songray.learning.encoder import Encoder, ModelEncoder, fit_encoder, load, save
 from songray.learning.loop import Totals, build_learner, build_model, step, validate
 from songray.learning.models import MODELS
 from songray.learning.models.base import Batch, Embedder
@@ -32,11 +32,11 @@ from songray.learning.windows import embed_clips, jackknife_clips
 from songray.library import Library, matrix
 
 
-def encoder_of(model: Embedder, spectrograms: list[Spectrogram]) -> Encoder:
+def encoder_of(model: Embedder, spectrograms: list[Spectrogram]) -> ModelEncoder:
     return fit_encoder(model, jackknife_clips(model, spectrograms))
 
 
-def save_run(library: Library, name: str, encoder: Encoder) -> None:
+def save_run(library: Library, name: str, encoder: ModelEncoder) -> None:
     save(library, Run("r", name, OPTIONS.get(name, {}), {}, "default", {}, "", {}, {}, []), encoder)
 
 
@@ -83,7 +83,8 @@ def test_a_loaded_run_gives_the_same_vectors(name: str, library: Library) -> Non
     spectrograms = noise(model, 500, 600)
     encoder = encoder_of(model, spectrograms)
     save_run(library, name, encoder)
-    assert np.array_equal(encode(load_run(library), spectrograms), encode(encoder, spectrograms))
+    by_spec = {model.spec: spectrograms}
+    assert np.array_equal(load_run(library).encode(by_spec), encoder.encode(by_spec))
 
 
 @pytest.fixture(scope="session")
@@ -115,7 +116,7 @@ def test_an_uploaded_clip_gets_the_vector_of_the_batch_job(
     rows = pa.table(columns | {model.spec: [spectrogram.tobytes() for spectrogram in spectrograms]})
     written = batch_job.submit(embed_rows, library, rows)
     file = music_files(clips)[2].read_bytes()
-    (uploaded,) = encode(encoder, [spectrogram(decode(file, Excerpt(8)), model.spec)])
+    (uploaded,) = encoder.encode({model.spec: [spectrogram(decode(file, Excerpt(8)), model.spec)]})
     assert np.abs(uploaded - written.result()[2]).max() < 1e-5
 
 

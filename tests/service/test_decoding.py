@@ -23,8 +23,8 @@ def test_what_cannot_be_decoded_has_a_kind_of_error(tmp_path: Path) -> None:
     soundfile.write(long, np.zeros(8000 * 901), 8000, format="FLAC")
     audio = tone(tmp_path / "tone.flac").read_bytes()
     assert decode(audio, CONFIG)[1] == ""
-    assert decode(b"no audio at all", CONFIG)[:2] == (b"", "not_audio")
-    assert decode(b"", CONFIG)[:2] == (b"", "empty")
+    assert decode(b"no audio at all", CONFIG)[:2] == ({}, "not_audio")
+    assert decode(b"", CONFIG)[:2] == ({}, "empty")
     assert decode(audio[:300], CONFIG)[1]
     _, error, detail = decode(long.getvalue(), CONFIG)
     assert error == "too_long" and "15 minutes" in detail

@@ -1,0 +1,100 @@
+"""Several runs as one: their vectors of a track, weighted and joined. It needs no model: vectors are found in
+the runs' tables of embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from songray.errors import MissingInput
+from songray.keys import Keys
+from songray.learning.runs import Run, member, save_record, weights_path
+from songray.learning.scale import unit
+from songray.library import Library, Vectors, matrix
+from songray.table import Table
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """The weights of some runs, and the directions to which their joined vectors are projected."""
+
+    weights: Vectors  # (members,)
+    directions: Vectors | None = None  # (numbers of all members, dimension), orthonormal; None: all numbers
+
+    def join(self, members: Sequence[Vectors]) -> Vectors:
+        """The unit vectors of each member, (tracks, dimension) each → unit vectors, (tracks, dimension).
+
+        Each member's is multiplied by the root of its weight, so that the cosine of joined vectors is the
+        weighted mean of the members' cosines; the projection keeps it nearly.
+        """
+        roots = np.sqrt(self.weights / self.weights.sum())
+        joined = np.concatenate(
+            [vectors * root for vectors, root in zip(members, roots, strict=True)], axis=1
+        )
+        return unit(joined if self.directions is None else joined @ self.directions)
+
+
+def principal_directions(joined: Vectors, dimension: int) -> Vectors:
+    """The first right singular vectors of vectors that are not centred, (numbers, dimension): the projection
+    to them keeps as much of all inner products as one to so many numbers can."""
+    _, directions = np.linalg.eigh(joined.T.astype(np.float64) @ joined)  # by ascending eigenvalue
+    return np.ascontiguousarray(directions[:, : -dimension - 1 : -1], np.float32)
+
+
+@dataclass(frozen=True)
+class EmbeddedTracks:
+    """The tracks that a run has embedded, and the file that holds each one's vector: 12 bytes a track."""
+
+    table: Table
+    keys: Keys  # sorted
+    file: NDArray[np.int32]  # beside each key, the index in `files` of the file that holds its newest row
+    files: list[str]
+
+    @classmethod
+    def of(cls, library: Library, run: str) -> EmbeddedTracks:
+        """Raises MissingInput where there are none."""
+        table = library.table("embeddings", run)
+        newest = table.newest(["track_key"])
+        if not newest.rows.num_rows:
+            raise MissingInput(f"{table.name} has no vectors: run `songray embed --run {run}` first")
+        return cls(table, newest.rows["track_key"].to_numpy(), newest.file, newest.files)
+
+    def vectors(self, keys: Keys) -> Vectors:
+        """The vectors of some of the tracks, (keys, dimension). Only files that hold one of them are read."""
+        numbers = np.unique(self.file[np.searchsorted(self.keys, keys)])
+        wanted = pa.compute.field("track_key").isin(pa.array(keys))
+        files = [self.files[number] for number in numbers]
+        rows = self.table.read(["track_key", "embedding"], wanted, files)
+        stored = rows["track_key"].to_numpy()
+        order = np.argsort(stored, kind="stable")
+        last = order[np.searchsorted(stored[order], keys, side="right") - 1]  # of equal keys the newest row
+        return matrix(rows["embedding"].take(pa.array(last)))
+
+
+def save(library: Library, run: Run, fusion: Fusion) -> None:
+    """Write model.safetensors, and then the record of the run."""
+    tensors = {"weights": fusion.weights}
+    if fusion.directions is not None:
+        tensors["directions"] = fusion.directions
+    library.filesystem.create_dir(library.path("runs", run.name), recursive=True)
+    with library.filesystem.open_output_stream(weights_path(library, run.name)) as stream:
+        stream.write(safetensors.numpy.save(tensors))
+    save_record(library, run)
+
+
+def load(library: Library, run: Run) -> Fusion:
+    with library.filesystem.open_input_stream(weights_path(library, run.name)) as stream:
+        tensors = safetensors.numpy.load(stream.read())
+    return Fusion(tensors["weights"], tensors.get("directions"))
+
+
+def embedded_members(library: Library, run: Run) -> list[EmbeddedTracks]:
+    """The tracks that each member of a run has embedded. Raises MissingInput where one is no more, or has
+    embedded none."""
+    return [EmbeddedTracks.of(library, member(library, run, name).name) for name in run.members]

@@ -1,0 +1,78 @@
+"""The scale of a model's vectors: the projection that a run fits on the vectors of its tracks."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from songray.library import Vectors
+
+WCCN_POWER = 0.75  # 0: no normalisation, 1: the within-class covariance becomes the identity
+MAX_COMPONENTS = 64
+
+
+def unit(vectors: Vectors) -> Vectors:
+    """Vectors, (rows, dimension), scaled to length 1."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    scaled: Vectors = (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
+    return scaled
+
+
+def standardise(pooled: Vectors) -> Vectors:
+    """The factors, (dimension,), by which each number gets a standard deviation of 1 over these vectors."""
+    deviation = pooled.std(axis=0, dtype=np.float64)
+    return (1 / np.where(deviation > 0, deviation, 1)).astype(np.float32)
+
+
+def centre(pooled: Vectors) -> Vectors:
+    """Factors of 1: vectors that were trained for their cosine are only centred."""
+    return np.ones(pooled.shape[1], np.float32)
+
+
+def whiten(pooled: Vectors) -> Vectors:
+    """The projection to the first principal components, each divided by its standard deviation. Otherwise the
+    one or two directions that have nearly all of a latent space's variance, such as loudness, decide every
+    cosine."""
+    directions, deviations = principal_components(pooled, tracks_per_component=4)
+    projection: Vectors = (directions / deviations).astype(np.float32)
+    return projection
+
+
+def wccn(pooled: Vectors, differences: Vectors) -> Vectors:
+    """The projection of within-class covariance normalisation (Hatch et al., 2006): numbers are standardised,
+    projected to principal components, and multiplied by the within-class covariance to the power
+    −WCCN_POWER / 2.
+
+    `differences`, (parts, dimension), are those between the vectors of a clip with and without a part of its
+    windows; their covariance is shrunk as by Ledoit and Wolf (2004). Of the powers 0.5, 0.75 and 1, and of
+    one component for every four, three and two tracks, these gave `contrastive` the most precise nearest
+    neighbours on real clips without a loss on the styles of synthetic songs.
+    """
+    from sklearn.covariance import ledoit_wolf  # loaded when called: it takes as long as torch
+
+    factors = standardise(pooled)
+    directions, deviations = principal_components(pooled * factors, tracks_per_component=3)
+    within = differences * factors @ directions
+    if not within.any():  # every clip has one window: the variance between tracks takes its place
+        within = np.diag(deviations)
+    values, vectors = np.linalg.eigh(ledoit_wolf(within, assume_centered=True)[0])
+    powers = np.maximum(values, 1e-6 * values.max()) ** (-WCCN_POWER / 2)
+    projection: Vectors = (factors[:, None] * (directions @ (vectors * powers @ vectors.T))).astype(
+        np.float32
+    )
+    return projection
+
+
+def principal_components(
+    pooled: Vectors, tracks_per_component: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The first principal directions of vectors, (dimension, components), and the standard deviation along
+    each. Their number is limited by that of the tracks, by the rank, and by MAX_COMPONENTS."""
+    centred = pooled - pooled.mean(axis=0, dtype=np.float64)
+    _, sizes, directions = np.linalg.svd(centred, full_matrices=False)
+    rank = int((sizes > 1e-6 * sizes[0]).sum())
+    kept = max(1, min(len(pooled) // tracks_per_component, MAX_COMPONENTS, rank))
+    return directions[:kept].T, np.maximum(sizes[:kept], 1e-12) / np.sqrt(len(pooled))
+
+
+SCALES = {"standardise": standardise, "whiten": whiten, "centre": centre}

@@ -1,0 +1,231 @@
+"""Runs that join others: their vectors, which tracks get one, and what is refused."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from functools import reduce
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from small_models import fit as fit_model
+from small_models import noise, small
+
+from songray.audio.excerpt import Excerpt
+from songray.audio.spectrograms import SPECS
+from songray.errors import InvalidOption, MissingInput
+from songray.keys import track_key
+from songray.learning import encoder, fuse, runs
+from songray.learning.embed import EmbedConfig, embed, embed_batch
+from songray.learning.encoder import fit_encoder
+from songray.learning.fuse import FusionConfig
+from songray.learning.fusion import EmbeddedTracks, Fusion, principal_directions
+from songray.learning.runs import Run
+from songray.learning.scale import unit
+from songray.learning.windows import jackknife_clips
+from songray.library import Library, Vectors, matrix
+
+MEMBERS = {"first": ("mfcc", "default"), "second": ("musicnn-msd", "second")}  # run: model, set
+
+
+def vectors_of(seed: int, *dimensions: int, tracks: int = 7) -> list[Vectors]:
+    random = np.random.default_rng(seed)
+    return [unit(random.normal(size=(tracks, dimension))) for dimension in dimensions]
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 9), st.floats(0.01, 100)), min_size=2, max_size=4),
+    st.integers(0, 99),
+)
+def test_the_cosine_of_joined_vectors_is_the_weighted_mean(
+    members: list[tuple[int, float]], seed: int
+) -> None:
+    vectors = vectors_of(seed, *(dimension for dimension, _ in members))
+    weights = np.array([weight for _, weight in members], np.float32)
+    joined = Fusion(weights).join(vectors)
+    expected = sum(w * (v @ v.T) for w, v in zip(weights / weights.sum(), vectors, strict=True))
+    assert np.allclose(joined @ joined.T, expected, atol=1e-5)
+
+
+@given(st.integers(1, 12), st.integers(0, 99))
+def test_the_directions_are_those_of_a_singular_value_decomposition(dimension: int, seed: int) -> None:
+    (joined,) = vectors_of(seed, 12, tracks=40)
+    directions = principal_directions(joined, dimension)
+    assert np.allclose(directions.T @ directions, np.eye(dimension), atol=1e-5)
+    left, sizes, right = np.linalg.svd(joined, full_matrices=False)
+    closest = (left[:, :dimension] * sizes[:dimension]) @ right[:dimension]
+    assert np.allclose(joined @ directions @ directions.T, closest, atol=1e-4)
+
+
+def test_directions_are_fitted_where_tracks_are_many(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for run, vectors in zip(("first", "second"), vectors_of(0, 6, 8, tracks=40), strict=True):
+        add_embeddings(library, run, range(40), vectors)
+    members = [EmbeddedTracks.of(library, run) for run in ("first", "second")]
+    config = FusionConfig(("first:1", "second:1"), dimension=8)
+    fitted, sample = fuse.fit(members, config)
+    assert fitted.directions is not None and fitted.directions.shape == (14, 8) and len(sample) == 40
+    monkeypatch.setattr(fuse, "TRACKS_PER_NUMBER", 6)
+    fitted, sample = fuse.fit(members, config)
+    assert fitted.directions is None and not len(sample)
+
+
+def keys_of(numbers: Sequence[int]) -> list[int]:
+    return [track_key(f"t:{number}", 0) for number in numbers]
+
+
+def add_embeddings(library: Library, run: str, numbers: Sequence[int], vectors: Vectors) -> None:
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
+    ids = [f"t:{number}" for number in numbers]
+    rows = pa.table({"track_key": pa.array(keys_of(numbers)), "track_id": ids, "embedding": column})
+    library.table("embeddings", run).append(rows, f"{numbers[0]:03}")
+
+
+def spectrogram_rows(spec: str, numbers: Sequence[int]) -> pa.Table:
+    """Noise of each track's own, as a set stores it."""
+    clips = []
+    for number in numbers:
+        level = np.random.default_rng(number).integers(40, 250)
+        clips.append(np.random.default_rng(number).integers(0, level, (400, SPECS[spec].bins), np.uint8))
+    return pa.table({
+        "track_key": pa.array(keys_of(numbers)),
+        "track_id": [f"t:{number}" for number in numbers],
+        spec: pa.array([clip.tobytes() for clip in clips], pa.binary()),
+        "error": pa.nulls(len(clips), pa.string()),
+    })  # fmt: skip
+
+
+def add_spectrograms(library: Library, set_name: str, spec: str, numbers: Sequence[int]) -> None:
+    library.table("spectrograms", set_name).append(spectrogram_rows(spec, numbers), f"{numbers[0]:03}")
+
+
+def save_members(library: Library) -> None:
+    for name, (model_name, set_name) in MEMBERS.items():
+        model = fit_model(small(model_name))
+        fitted = fit_encoder(model, jackknife_clips(model, noise(model, 400, 500, 600)))
+        options, tracks = asdict(small(model_name)), {"train": 3, "validation": 0}
+        encoder.save(library, Run(name, model_name, options, {}, set_name, tracks, "", {}, {}, []), fitted)
+
+
+def spec_of(library: Library, run: str) -> str:
+    (spec,) = encoder.load(library, runs.choose(library, run)).specs
+    return spec
+
+
+def encode_in_another_process(library: Library, run: str, numbers: Sequence[int]) -> Vectors:
+    torch.set_num_threads(1)
+    return encode(library, run, numbers)
+
+
+def encode(library: Library, run: str, numbers: Sequence[int]) -> Vectors:
+    """The vectors of tracks from their spectrograms, as uploads get them."""
+    loaded = encoder.load(library, runs.choose(library, run))
+    rows = reduce(
+        lambda rows, spec: rows.append_column(spec, spectrogram_rows(spec, numbers)[spec]),
+        loaded.specs[1:],
+        spectrogram_rows(loaded.specs[0], numbers),
+    )
+    return matrix(embed_batch(rows, loaded)["embedding"])
+
+
+@pytest.mark.usefixtures("cluster")
+def test_tracks_of_all_members_get_the_joined_vector_of_an_upload(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The members take different spectrograms, which lie in different sets. The second lacks two tracks."""
+    monkeypatch.setattr(fuse, "TRACKS_PER_NUMBER", 1)
+    save_members(library)
+    for name, (_, set_name) in MEMBERS.items():
+        add_spectrograms(library, set_name, spec_of(library, name), range(12 if name == "first" else 10))
+        embed(library, EmbedConfig(run=name, actors=1))
+    run = fuse.fuse(library, FusionConfig(("second:0.5", "first:1"), dimension=6))
+    assert run.members == {"first": 1, "second": 0.5}
+    assert fuse.fuse(library, FusionConfig(("first:1", "second:0.5"), dimension=6)) == run
+    assert "joins first (1), second (0.5); reduced to 6 numbers, fitted on 10 tracks" in str(run)
+    summary = embed(library, EmbedConfig(run=run.name))
+    assert (summary.rows, summary.existing, summary.done) == (10, 0, 10)
+    assert "2 tracks of other members are not in embeddings/second: run `songray embed --run second`" in str(
+        summary
+    )
+    add_spectrograms(library, "second", spec_of(library, "second"), range(10, 14))
+    embed(library, EmbedConfig(run="second", actors=1))
+    before = library.table("embeddings", run.name).files()
+    summary = embed(library, EmbedConfig(run=run.name, rows_per_file=1))
+    assert (summary.rows, summary.existing, summary.done) == (12, 10, 2)
+    assert set(before) < set(library.table("embeddings", run.name).files())
+    stored = EmbeddedTracks.of(library, run.name).vectors(np.array(keys_of(range(12))))
+    assert stored.shape == (12, 6) and np.allclose(np.linalg.norm(stored, axis=1), 1, atol=1e-5)
+    together = encode(library, run.name, range(12))
+    assert np.abs(together - stored).max() < 1e-5
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        alone = process.submit(encode_in_another_process, library, run.name, [3]).result()
+    assert np.abs(alone[0] - stored[3]).max() < 1e-5
+
+
+def test_vectors_are_found_by_track_in_any_file_and_the_newest_of_a_repeated_one(library: Library) -> None:
+    (vectors,) = vectors_of(0, 4, tracks=9)
+    for first in (0, 3, 6):
+        add_embeddings(library, "r", range(first, first + 3), vectors[first : first + 3])
+    add_embeddings(library, "r", [7, 1], vectors[[0, 2]])  # written once more
+    embedded = EmbeddedTracks.of(library, "r")
+    found = embedded.vectors(np.array(keys_of([8, 1, 4, 7])))
+    assert np.array_equal(found, vectors[[8, 2, 4, 0]])
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        (("first:1",), "--members first:1: name at least two runs"),
+        (("first:1", "first:2"), "--members first:2: the run first is named twice"),
+        (("first:1", "second"), "--members second: write RUN:WEIGHT"),
+        (("first:1", "second:0"), "--members second:0: write RUN:WEIGHT, with a weight above 0"),
+        (("first:1", "second:nan"), "--members second:nan: write RUN:WEIGHT"),
+        (("first:1", "third:1"), "--members third: no such run exists; the finished runs are first, second"),
+        ((), "--members is empty"),
+    ],
+)
+def test_members_that_cannot_be_joined_are_named(
+    members: tuple[str, ...], message: str, library: Library
+) -> None:
+    save_members(library)
+    with pytest.raises(InvalidOption, match=message):
+        fuse.fuse(library, FusionConfig(members))
+
+
+def test_members_without_common_tracks_are_named(library: Library) -> None:
+    save_members(library)
+    config = FusionConfig(("first:1", "second:1"))
+    with pytest.raises(
+        MissingInput, match="embeddings/first has no vectors: run `songray embed --run first`"
+    ):
+        fuse.fuse(library, config)
+    first, second = vectors_of(0, 4, 5, tracks=3)
+    add_embeddings(library, "first", range(3), first)
+    add_embeddings(library, "second", range(3, 6), second)
+    with pytest.raises(MissingInput, match="no track is in all of embeddings/first, embeddings/second"):
+        fuse.fuse(library, config)
+
+
+def test_a_member_that_is_no_more_is_named(library: Library) -> None:
+    save_members(library)
+    for name, vectors in zip(MEMBERS, vectors_of(0, 4, 5, tracks=3), strict=True):
+        add_embeddings(library, name, range(3), vectors)
+    run = fuse.fuse(library, FusionConfig(("first:1", "second:1")))
+    library.filesystem.delete_dir(library.path("runs", "second"))
+    with pytest.raises(MissingInput, match=f"run {run.name} joins the run second, which no longer exists"):
+        embed(library, EmbedConfig(run=run.name))
+
+
+def test_members_of_different_excerpts_are_refused(library: Library) -> None:
+    save_members(library)
+    for set_name, at in (("default", "middle"), ("second", "start")):
+        library.table("spectrograms", set_name).claim({"excerpt": asdict(Excerpt(30.0, at))})
+    with pytest.raises(InvalidOption, match=r"different excerpts of a track .*'middle'.*'start'.*--set"):
+        fuse.fuse(library, FusionConfig(("first:1", "second:1")))
