@@ -26,7 +26,7 @@ from songray.search.version import Version
 from songray.service.options import IngressConfig, ServeConfig
 
 # The members of the fusion and their weights, which tests/benchmarks/bench_fusion.py finds.
-MEMBERS = {"musicnn-msd": 1.0, "musicnn-mtt": 0.5, "mfcc": 0.25}
+MEMBERS = {"musicnn-msd": 1.0, "musicnn-mtt": 0.5, "mfcc": 0.25, "random": 0.5}
 EXAMPLES = 3  # tracks whose neighbours are printed
 NEIGHBOURS = 5
 
@@ -34,7 +34,7 @@ NEIGHBOURS = 5
 @dataclass(frozen=True)
 class PipelineConfig:
     model: Literal[(FUSION, *MODELS)] = FUSION  # type: ignore[valid-type]
-    """Model that turns sound into vectors; fusion joins two pretrained ones with a baseline."""
+    """Model that turns sound into vectors; fusion joins two pretrained ones with two baselines."""
     max_seconds: float = 600.0
     """Time limit of the training, in seconds, of models that are trained; `songray train` trains in full."""
     serve: bool = True
