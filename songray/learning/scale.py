@@ -11,7 +11,7 @@ WCCN_POWER = 0.75  # 0: no normalisation, 1: the within-class covariance becomes
 MAX_COMPONENTS = 64
 
 
-def unit(vectors: Vectors) -> Vectors:
+def unit(vectors: NDArray[np.floating]) -> Vectors:
     """Vectors, (rows, dimension), scaled to length 1."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     scaled: Vectors = (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)

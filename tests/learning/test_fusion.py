@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import asyncio
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
-from functools import reduce
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
+from conftest import tone
 from hypothesis import given
 from hypothesis import strategies as st
 from small_models import fit as fit_model
 from small_models import noise, small
 
 from songray.audio.excerpt import Excerpt
-from songray.audio.spectrograms import SPECS
+from songray.audio.transform import TransformConfig, transform
 from songray.errors import InvalidOption, MissingInput
 from songray.keys import track_key
-from songray.learning import encoder, fuse, runs
-from songray.learning.embed import EmbedConfig, embed, embed_batch
+from songray.learning import encoder, fuse
+from songray.learning.embed import EmbedConfig, embed
 from songray.learning.encoder import fit_encoder
 from songray.learning.fuse import FusionConfig
 from songray.learning.fusion import EmbeddedTracks, Fusion, principal_directions
+from songray.learning.models.build import build
 from songray.learning.runs import Run
 from songray.learning.scale import unit
 from songray.learning.windows import jackknife_clips
-from songray.library import Library, Vectors, matrix
+from songray.library import Library, Vectors
+from songray.service.uploads import EmbeddedUpload, UploadEncoder
 
 MEMBERS = {"first": ("mfcc", "default"), "second": ("musicnn-msd", "second")}  # run: model, set
 
@@ -88,22 +89,18 @@ def add_embeddings(library: Library, run: str, numbers: Sequence[int], vectors: 
     library.table("embeddings", run).append(rows, f"{numbers[0]:03}")
 
 
-def spectrogram_rows(spec: str, numbers: Sequence[int]) -> pa.Table:
-    """Noise of each track's own, as a set stores it."""
-    clips = []
-    for number in numbers:
-        level = np.random.default_rng(number).integers(40, 250)
-        clips.append(np.random.default_rng(number).integers(0, level, (400, SPECS[spec].bins), np.uint8))
-    return pa.table({
-        "track_key": pa.array(keys_of(numbers)),
-        "track_id": [f"t:{number}" for number in numbers],
-        spec: pa.array([clip.tobytes() for clip in clips], pa.binary()),
-        "error": pa.nulls(len(clips), pa.string()),
-    })  # fmt: skip
+def sound(folder: Path, number: int) -> bytes:
+    path = folder / f"{number}.flac"
+    return (path if path.exists() else tone(path, seconds=4.5, hertz=150 + 37 * number)).read_bytes()
 
 
-def add_spectrograms(library: Library, set_name: str, spec: str, numbers: Sequence[int]) -> None:
-    library.table("spectrograms", set_name).append(spectrogram_rows(spec, numbers), f"{numbers[0]:03}")
+def add_previews(library: Library, folder: Path, numbers: Sequence[int]) -> None:
+    table = library.table("previews")
+    rows = [
+        {"track_key": key, "track_id": f"t:{number}", "audio": sound(folder, number)}
+        for key, number in zip(keys_of(numbers), numbers, strict=True)
+    ]
+    table.append(pa.Table.from_pylist(rows, table.schema()), f"{numbers[0]:03}")
 
 
 def save_members(library: Library) -> None:
@@ -114,59 +111,52 @@ def save_members(library: Library) -> None:
         encoder.save(library, Run(name, model_name, options, {}, set_name, tracks, "", {}, {}, []), fitted)
 
 
-def spec_of(library: Library, run: str) -> str:
-    (spec,) = encoder.load(library, runs.choose(library, run)).specs
-    return spec
+def embed_member(library: Library, run: str) -> None:
+    """Compute what the set and the embeddings of a member lack."""
+    model, set_name = MEMBERS[run]
+    spec = build(small(model)).spec
+    transform(library, TransformConfig(set=set_name, specs=(spec,)))
+    embed(library, EmbedConfig(run=run, actors=1))
 
 
-def encode_in_another_process(library: Library, run: str, numbers: Sequence[int]) -> Vectors:
-    torch.set_num_threads(1)
-    return encode(library, run, numbers)
+def upload(library: Library, run: str, folder: Path, numbers: Sequence[int]) -> Vectors:
+    """The vectors that the service gives these uploads, which arrive at once."""
+    service = UploadEncoder(library, run)
 
+    async def embed_all() -> list[EmbeddedUpload]:
+        return await asyncio.gather(*(service.embed(sound(folder, number)) for number in numbers))
 
-def encode(library: Library, run: str, numbers: Sequence[int]) -> Vectors:
-    """The vectors of tracks from their spectrograms, as uploads get them."""
-    loaded = encoder.load(library, runs.choose(library, run))
-    rows = reduce(
-        lambda rows, spec: rows.append_column(spec, spectrogram_rows(spec, numbers)[spec]),
-        loaded.specs[1:],
-        spectrogram_rows(loaded.specs[0], numbers),
-    )
-    return matrix(embed_batch(rows, loaded)["embedding"])
+    return np.stack([embedded.vector for embedded in asyncio.run(embed_all())])
 
 
 @pytest.mark.usefixtures("cluster")
-def test_tracks_of_all_members_get_the_joined_vector_of_an_upload(
-    library: Library, monkeypatch: pytest.MonkeyPatch
+def test_tracks_that_all_members_embed_get_the_vector_of_an_upload(
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The members take different spectrograms, which lie in different sets. The second lacks two tracks."""
+    """The members take different spectrograms, which lie in different sets."""
     monkeypatch.setattr(fuse, "TRACKS_PER_NUMBER", 1)
     save_members(library)
-    for name, (_, set_name) in MEMBERS.items():
-        add_spectrograms(library, set_name, spec_of(library, name), range(12 if name == "first" else 10))
-        embed(library, EmbedConfig(run=name, actors=1))
+    add_previews(library, tmp_path, range(10))
+    embed_member(library, "second")
+    add_previews(library, tmp_path, range(10, 12))
+    embed_member(library, "first")
     run = fuse.fuse(library, FusionConfig(("second:0.5", "first:1"), dimension=6))
     assert run.members == {"first": 1, "second": 0.5}
     assert fuse.fuse(library, FusionConfig(("first:1", "second:0.5"), dimension=6)) == run
     assert "joins first (1), second (0.5); reduced to 6 numbers, fitted on 10 tracks" in str(run)
     summary = embed(library, EmbedConfig(run=run.name))
     assert (summary.rows, summary.existing, summary.done) == (10, 0, 10)
-    assert "2 tracks of other members are not in embeddings/second: run `songray embed --run second`" in str(
-        summary
-    )
-    add_spectrograms(library, "second", spec_of(library, "second"), range(10, 14))
-    embed(library, EmbedConfig(run="second", actors=1))
+    lacking = "2 tracks of other members are not in embeddings/second: run `songray embed --run second`"
+    assert lacking in str(summary)
+    embed_member(library, "second")
     before = library.table("embeddings", run.name).files()
     summary = embed(library, EmbedConfig(run=run.name, rows_per_file=1))
     assert (summary.rows, summary.existing, summary.done) == (12, 10, 2)
     assert set(before) < set(library.table("embeddings", run.name).files())
     stored = EmbeddedTracks.of(library, run.name).vectors(np.array(keys_of(range(12))))
     assert stored.shape == (12, 6) and np.allclose(np.linalg.norm(stored, axis=1), 1, atol=1e-5)
-    together = encode(library, run.name, range(12))
-    assert np.abs(together - stored).max() < 1e-5
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        alone = process.submit(encode_in_another_process, library, run.name, [3]).result()
-    assert np.abs(alone[0] - stored[3]).max() < 1e-5
+    for numbers in ([3], [11, 0, 3, 7, 5]):
+        assert np.abs(upload(library, run.name, tmp_path, numbers) - stored[numbers]).max() < 1e-5
 
 
 def test_vectors_are_found_by_track_in_any_file_and_the_newest_of_a_repeated_one(library: Library) -> None:
