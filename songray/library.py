@@ -9,7 +9,8 @@ A library is a folder, local or in object storage. Tables are Parquet files that
     previews/                   one row a track: its audio, or why there is none
     spectrograms/<set>/         one row a track, one column a spec
     factors/<method>/           one row a track that playlists hold: its collaborative factors
-    runs/<run>/                 a trained model: run.json, model.safetensors, loss curve, checkpoints
+    runs/<run>/                 a trained model, or the weights of runs that are joined: run.json,
+                                model.safetensors, loss curve, checkpoints
     embeddings/<run>/           one vector a track
     indexes/<run>/<version>/    a searchable index: manifest.json, which names its shards; reference.npy
     indexes/<run>/shards/       shared by versions: graph.hnsw, vectors.npy, tracks.arrow, names.sqlite

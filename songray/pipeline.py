@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -71,29 +72,38 @@ def pipeline(library: Library, source: Source, crawl_config: CrawlConfig, config
 
 def _embedded(library: Library, config: PipelineConfig) -> Run:
     """The run whose vectors are indexed; all tracks have them."""
+    models = tuple(MEMBERS) if config.model == FUSION else (config.model,)
+    sets = _transformed(library, models)
+    members = {model: _learn(library, model, sets[model], config.max_seconds) for model in models}
     if config.model != FUSION:
-        run = _learn(library, config.model, config.max_seconds)
-    else:
-        members = {_learn(library, model, config.max_seconds).name: MEMBERS[model] for model in MEMBERS}
-        weights = tuple(f"{name}:{weight:g}" for name, weight in members.items())
-        run = fuse(library, FusionConfig(weights))
-        _print(run)
-        _print(embed(library, EmbedConfig(run=run.name)))
+        return members[config.model]
+    weights = tuple(f"{members[model].name}:{weight:g}" for model, weight in MEMBERS.items())
+    run = fuse(library, FusionConfig(weights))
+    _print(run)
+    _print(embed(library, EmbedConfig(run=run.name)))
     return run
 
 
-def _learn(library: Library, name: str, max_seconds: float) -> Run:
-    """Compute the spectrograms that a model takes, train it, and compute the vectors of all tracks."""
+def _transformed(library: Library, models: Sequence[str]) -> dict[str, str]:
+    """Compute the spectrograms that the models take; returns the set of each. Where the default set, made by
+    an earlier version, lacks a spec, a second set has it."""
     from songray.learning.train import declared
 
-    options = MODELS[name]()
-    model = declared(options)
-    in_default = model.spec in specs_of(library, "default")
-    set_name, specs = ("default", ()) if in_default else (model.spec, (model.spec,))
-    _print(transform(library, TransformConfig(set=set_name, specs=specs)))
-    if model.target:
+    in_default = specs_of(library, "default")
+    specs = {model: declared(MODELS[model]()).spec for model in models}
+    sets = {model: "default" if spec in in_default else spec for model, spec in specs.items()}
+    for name in dict.fromkeys(sets.values()):
+        _print(transform(library, TransformConfig(set=name, specs=() if name == "default" else (name,))))
+    return sets
+
+
+def _learn(library: Library, name: str, set_name: str, max_seconds: float) -> Run:
+    """Train a model, and compute the vectors of all tracks."""
+    from songray.learning.train import declared
+
+    options, training = MODELS[name](), TrainConfig(set=set_name)
+    if declared(options).target:
         _print(factorize(library, FactorizeConfig()))
-    training = TrainConfig(set=set_name)
     if isinstance(options, LearningConfig):
         _print(f"train: for at most {max_seconds:g} s; `songray train {name}` trains in full")
         training = replace(training, max_seconds=max_seconds)

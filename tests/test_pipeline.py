@@ -29,6 +29,7 @@ from songray.learning.encoder import load
 from songray.learning.models import MODELS
 from songray.learning.train import TrainConfig, train
 from songray.library import Library, matrix
+from songray.pipeline import MEMBERS, PipelineConfig, pipeline
 from songray.search.build import IndexConfig, index
 from songray.service.app import served
 from songray.service.options import IngressConfig, ServeConfig
@@ -155,3 +156,28 @@ def test_real_music_as_a_folder(library: Library, clips: Path, tmp_path: Path) -
     found = scores(library)
     assert found["mfcc", "artist"].queries == 50
     assert found["mfcc", "artist"].first > 0.7
+
+
+def test_a_folder_is_served_by_several_models_together(library: Library, clips: Path, tmp_path: Path) -> None:
+    """Its default set of spectrograms, made by an earlier version, lacks one that a member takes."""
+    folder = tmp_path / "music"
+    folder.mkdir()
+    files = sorted(clips.glob("*.mp3"))
+    for file in files[:6]:
+        shutil.copyfile(file, folder / file.name)
+    source, config = FolderSource(folder), PipelineConfig(serve=False, port=free_port())
+    crawl(library, source, CrawlConfig())
+    download(library, DownloadConfig())
+    transform(library, TransformConfig(specs=("mel128",)))
+    pipeline(library, source, CrawlConfig(), config)
+    assert library.folders("spectrograms") == ["default", "mel96-16k"]
+    (name,) = (name for name in runs.finished(library) if runs.choose(library, name).members)
+    members = [runs.choose(library, member) for member in runs.choose(library, name).members]
+    assert {member.model for member in members} == set(MEMBERS)
+    before = {run: library.table("embeddings", run).files() for run in library.folders("embeddings")}
+    shutil.copyfile(files[6], folder / files[6].name)
+    pipeline(library, source, CrawlConfig(), config)
+    assert len(runs.finished(library)) == len(MEMBERS) + 1
+    for run, paths in before.items():
+        table = library.table("embeddings", run)
+        assert set(paths) < set(table.files()) and table.read(["track_key"]).num_rows == 7
