@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 from conftest import tone
 from hypothesis import given
 from hypothesis import strategies as st
+from ray import serve
 from small_models import fit as fit_model
 from small_models import noise, small
 
@@ -30,7 +30,8 @@ from songray.learning.runs import Run
 from songray.learning.scale import unit
 from songray.learning.windows import jackknife_clips
 from songray.library import Library, Vectors
-from songray.service.uploads import EmbeddedUpload, UploadEncoder
+from songray.service.app import QUIET, shut_down
+from songray.service.uploads import UploadEncoder
 
 MEMBERS = {"first": ("mfcc", "default"), "second": ("musicnn-msd", "second")}  # run: model, set
 
@@ -119,19 +120,25 @@ def embed_member(library: Library, run: str) -> None:
     embed(library, EmbedConfig(run=run, actors=1))
 
 
-def upload(library: Library, run: str, folder: Path, numbers: Sequence[int]) -> Vectors:
-    """The vectors that the service gives these uploads, which arrive at once."""
-    service = UploadEncoder(library, run)
+@pytest.fixture
+def uploads(cluster: None) -> Iterator[Callable[[Library, str, list[bytes]], Vectors]]:
+    """The vectors that the service's encoder gives some uploads, which arrive at once."""
+    serve.start(http_options={"location": "NoServer"}, logging_config=QUIET)
 
-    async def embed_all() -> list[EmbeddedUpload]:
-        return await asyncio.gather(*(service.embed(sound(folder, number)) for number in numbers))
+    def embed_uploads(library: Library, run: str, sounds: list[bytes]) -> Vectors:
+        encoder = serve.run(serve.deployment(UploadEncoder).bind(library, run), name="uploads")
+        responses = [encoder.embed.remote(sound) for sound in sounds]
+        return np.stack([response.result().vector for response in responses])
 
-    return np.stack([embedded.vector for embedded in asyncio.run(embed_all())])
+    yield embed_uploads
+    shut_down()
 
 
-@pytest.mark.usefixtures("cluster")
 def test_tracks_that_all_members_embed_get_the_vector_of_an_upload(
-    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    library: Library,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    uploads: Callable[[Library, str, list[bytes]], Vectors],
 ) -> None:
     """The members take different spectrograms, which lie in different sets."""
     monkeypatch.setattr(fuse, "TRACKS_PER_NUMBER", 1)
@@ -156,7 +163,8 @@ def test_tracks_that_all_members_embed_get_the_vector_of_an_upload(
     stored = EmbeddedTracks.of(library, run.name).vectors(np.array(keys_of(range(12))))
     assert stored.shape == (12, 6) and np.allclose(np.linalg.norm(stored, axis=1), 1, atol=1e-5)
     for numbers in ([3], [11, 0, 3, 7, 5]):
-        assert np.abs(upload(library, run.name, tmp_path, numbers) - stored[numbers]).max() < 1e-5
+        uploaded = uploads(library, run.name, [sound(tmp_path, number) for number in numbers])
+        assert np.abs(uploaded - stored[numbers]).max() < 1e-5
 
 
 def test_vectors_are_found_by_track_in_any_file_and_the_newest_of_a_repeated_one(library: Library) -> None:
