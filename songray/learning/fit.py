@@ -21,6 +21,7 @@ from songray.library import Library
 from songray.stages import dataset
 
 SCALE_TRACKS, SCALE_FILES = 1000, 64  # at most, on whose vectors the scale is fitted
+CENTRE_TRACKS = 200  # of which the mean is taken where nothing else is fitted; 25 gave the same neighbours
 
 
 def fit_baseline(library: Library, set_name: str, model: Embedder, parts: Split) -> Embedder:
@@ -48,7 +49,8 @@ def fit_scale(
     files = shuffled_files(spectrograms, model.spec)[:SCALE_FILES]
     keys = spectrograms.read(["track_key"], files=files)["track_key"]
     # Keys are sorted hashes: the first ones are a random sample.
-    sample = np.intersect1d(parts.train, keys)[:SCALE_TRACKS]
+    most = CENTRE_TRACKS if model.scale == "centre" else SCALE_TRACKS
+    sample = np.intersect1d(parts.train, keys)[:most]
     rows = dataset(spectrograms, ["track_key", model.spec], files)
     batch = partial(jackknife_batch, keys=ray.put(sample), model=ray.put(model.eval()), pooling=pooling)
     blocks = rows.map_batches(batch, batch_format="pyarrow", batch_size=READ_CLIPS).to_arrow_refs()
