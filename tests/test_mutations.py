@@ -17,7 +17,6 @@ from doors import Door
 from serving import RUN, LocalService, local_service, shared_library
 
 from songray.audio.spectrograms import SPECS, from_bytes
-from songray.learning.encoder import encode
 from songray.library import Library, Vectors
 from songray.service.api_keys import VARIABLE
 from songray.service.ingress import Ingress
@@ -67,8 +66,9 @@ def test_answers_of_sources(draw: random.Random, library: Library, door: object)
     check(door(draw, 9, library))
 
 
-async def encode_alone(encoder: UploadEncoder, spectrogram: bytes) -> Vectors:
-    return encode(encoder.encoder, [from_bytes(spectrogram, SPECS[encoder.spec])])[0]
+async def encode_alone(encoder: UploadEncoder, spectrograms: dict[str, bytes]) -> Vectors:
+    stored = {spec: [from_bytes(cell, SPECS[spec])] for spec, cell in spectrograms.items()}
+    return encoder.encoder.encode(stored)[0]
 
 
 class UploadService(LocalService):

@@ -191,14 +191,14 @@ def test_jobs_fit_the_scale_alone_and_embed_in_any_batches(library: Library) -> 
     store_noise(library, (400, 200, 100, 600))
     run = train(library, "musicnn-msd", MODELS["musicnn-msd"](), TrainConfig())
     assert embed(library, EmbedConfig(run=run.name, batch_tracks=3, actors=1)).done == 4
-    loaded = encoder.load(library, run)
+    loaded = encoder.load_model(library, run)
     assert (loaded.projection == 1).all()  # centred, not whitened
     published, fitted = model("musicnn-msd").state_dict(), loaded.model.state_dict()
     assert all(torch.equal(fitted[name], values) for name, values in published.items())
     written = library.table("embeddings", run.name).read().sort_by("track_key")
     stored = library.table("spectrograms", "default").read(["track_key", "mel96-16k"]).sort_by("track_key")
     for cell, vector in zip(stored["mel96-16k"], matrix(written["embedding"]), strict=True):
-        (alone,) = encoder.encode(loaded, [from_bytes(cell.as_py(), SPEC)])
+        (alone,) = loaded.encode({"mel96-16k": [from_bytes(cell.as_py(), SPEC)]})
         assert np.abs(alone - vector).max() < 1e-5
 
 
