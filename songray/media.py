@@ -54,7 +54,7 @@ class AudioFile:
 
     @property
     def descriptor(self) -> int | None:
-        """By which a decoder may read a file on disk; None for bytes in memory."""
+        """A decoder may read a file on disk by it; None for bytes in memory."""
         return self._file.fileno() if isinstance(self._file, io.FileIO) else None
 
 

@@ -84,7 +84,7 @@ def _read_file(file: AudioFile, excerpt: Excerpt) -> Recording:
 
 
 def _decode_file(file: AudioFile, excerpt: Excerpt, mix: Mix) -> Recording:
-    """By soundfile, else by FFmpeg, which also continues after corrupt packets. Raises AudioError."""
+    """Decode by soundfile, else by FFmpeg, which also continues after corrupt packets. Raises AudioError."""
     for read in (_read_soundfile, _read_av):
         file.seek(0)
         try:
