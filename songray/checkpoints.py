@@ -24,7 +24,7 @@ from __future__ import annotations
 import posixpath
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -33,7 +33,7 @@ import pyarrow.parquet
 
 from songray.errors import Conflict
 from songray.leases import Lease
-from songray.storage import create, list_files, storage_errors
+from songray.storage import create, delete, list_files, storage_errors
 
 SUFFIX, PENDING_SUFFIX = ".parquet", ".pending.parquet"
 RETAINED_SECONDS = 24 * 3600.0  # for which a task that was given up might still write its data
@@ -53,7 +53,7 @@ def unfinished_prefixes(filesystem: pa.fs.FileSystem, notes: Sequence[str]) -> t
     """Prefixes of the names of data files that are being written, or that a killed run left behind."""
     finished = set(committed(notes))
     return tuple(
-        posixpath.basename(note).removesuffix(PENDING_SUFFIX)
+        _prefix(note)
         for note in pending(notes)
         if _committed_note(note) not in finished or _has_no_row(filesystem, _committed_note(note))
     )
@@ -70,13 +70,13 @@ def clean(filesystem: pa.fs.FileSystem, folder: str, data_folder: str) -> None:
         if create(filesystem, path, _without_rows()) or _has_no_row(filesystem, path):
             given_up.append(note)
         else:
-            _delete(filesystem, note)
+            delete(filesystem, note)
     if not given_up:
         return
-    prefixes = tuple(posixpath.basename(note).removesuffix(PENDING_SUFFIX) for note in given_up)
+    prefixes = tuple(map(_prefix, given_up))
     for path in list_files(filesystem, data_folder):
         if posixpath.basename(path).startswith(prefixes):
-            _delete(filesystem, path)
+            delete(filesystem, path)
     for note in given_up:
         _forget(filesystem, note)
 
@@ -86,8 +86,13 @@ def _forget(filesystem: pa.fs.FileSystem, note: str) -> None:
     with storage_errors(note):
         created = filesystem.get_file_info(note).mtime
     if created is not None and time.time() - created.timestamp() > RETAINED_SECONDS:
-        _delete(filesystem, _committed_note(note))
-        _delete(filesystem, note)
+        delete(filesystem, _committed_note(note))
+        delete(filesystem, note)
+
+
+def _prefix(note: str) -> str:
+    """The prefix of the names of a task's data files."""
+    return posixpath.basename(note).removesuffix(PENDING_SUFFIX)
 
 
 def _committed_note(note: str) -> str:
@@ -104,11 +109,6 @@ def _has_no_row(filesystem: pa.fs.FileSystem, note: str) -> bool:
     with storage_errors(note):
         rows: int = pa.parquet.read_metadata(note, filesystem=filesystem).num_rows
     return rows == 0
-
-
-def _delete(filesystem: pa.fs.FileSystem, path: str) -> None:
-    with storage_errors(path), suppress(FileNotFoundError):
-        filesystem.delete_file(path)
 
 
 class Delegate(pa.fs.FileSystemHandler):  # type: ignore[misc]
@@ -186,7 +186,7 @@ class CommitHandler(Delegate):
         data must stay hidden."""
         if _has_no_row(self.filesystem, _committed_note(path)):
             raise Conflict(f"{path} was given up by a process that has taken over, so it is not committed")
-        _delete(self.filesystem, path)
+        delete(self.filesystem, path)
 
 
 @contextmanager

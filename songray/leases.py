@@ -27,7 +27,7 @@ from typing import Any
 import pyarrow.fs
 
 from songray.errors import Conflict, StorageError
-from songray.storage import create, list_files, read_json, storage_errors, write_json
+from songray.storage import create, delete, list_files, read_json, storage_errors, write_json
 
 RENEWAL_SECONDS = 10.0
 EXPIRY_SECONDS = 60.0
@@ -56,9 +56,12 @@ class Lease:
                 "finished is kept"
             )
 
+    def record(self, released: bool = False) -> dict[str, Any]:
+        """The content of its file, renewed now."""
+        return self.holder | {"renewed": time.time(), "released": released}
+
     def renew(self, released: bool = False) -> None:
-        record = self.holder | {"renewed": time.time(), "released": released}
-        write_json(self.filesystem, self.path, record)
+        write_json(self.filesystem, self.path, self.record(released))
 
 
 @contextmanager
@@ -94,11 +97,10 @@ def _acquire(filesystem: pyarrow.fs.FileSystem, folder: str, name: str, take_ove
                 "Wait until it has ended; --take-over stops it instead"
             )
         lease = Lease(filesystem, folder, name, newest + 1, _this_process())
-        record = lease.holder | {"renewed": time.time(), "released": False}
-        if create(filesystem, lease.path, json.dumps(record, indent=2).encode()):
+        if create(filesystem, lease.path, json.dumps(lease.record(), indent=2).encode()):
             for generation in generations:  # a large generation is never used again, so no lease reappears
                 with suppress(StorageError):
-                    _delete(filesystem, posixpath.join(folder, f"{generation:06d}.json"))
+                    delete(filesystem, posixpath.join(folder, f"{generation:06d}.json"))
             return lease
 
 
@@ -142,8 +144,8 @@ def _is_running(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except OSError:
-        return True
+    except OSError:  # it runs, as another user
+        pass
     return True
 
 
@@ -151,8 +153,3 @@ def _renew(lease: Lease, ended: threading.Event) -> None:
     while not ended.wait(RENEWAL_SECONDS):
         with suppress(StorageError):  # the next renewal may succeed
             lease.renew()
-
-
-def _delete(filesystem: pyarrow.fs.FileSystem, path: str) -> None:
-    with storage_errors(path):
-        filesystem.delete_file(path)

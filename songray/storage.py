@@ -8,7 +8,7 @@ import os
 import posixpath
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -61,14 +61,18 @@ def write_json(filesystem: pa.fs.FileSystem, path: str, content: Any) -> None:
         filesystem.move(f"{path}.part", path)
 
 
+def delete(filesystem: pa.fs.FileSystem, path: str) -> None:
+    """Delete a file, unless there is none."""
+    with storage_errors(path), suppress(FileNotFoundError):
+        filesystem.delete_file(path)
+
+
 def create(filesystem: pa.fs.FileSystem, path: str, content: bytes) -> bool:
     """Create a file, whole, in a folder that exists, unless there is one of that name. Of several processes
     that create it at once, one does. Returns whether the file now has this content: a request that was
     repeated because its answer got lost has succeeded."""
     with storage_errors(path):
-        if isinstance(
-            filesystem, pa.fs.PyFileSystem
-        ):  # a filesystem that songray itself wraps around another
+        if isinstance(filesystem, pa.fs.PyFileSystem):  # that songray itself wraps around another one
             created: bool = filesystem.handler.create(path, content)
         elif isinstance(filesystem, pa.fs.LocalFileSystem):
             created = _link(path, content)

@@ -16,6 +16,7 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from songray.checkpoints import clean, committed, unfinished_prefixes
+from songray.errors import MissingInput
 from songray.keys import (
     COMPLETENESS_MASK,
     LEFT,
@@ -128,6 +129,26 @@ class Table:
         if self.kind.newest == "crawl":
             last = last[keys[0][last] != LEFT]
         return Newest(whole.select(list(columns)).take(pa.array(last)), np.concatenate(file)[last], files)
+
+    def rows_of(
+        self, keys: Keys, file: NDArray[np.int32], files: Sequence[str], columns: Sequence[str]
+    ) -> pa.Table:
+        """Columns of the row of each of some sorted keys, in their order. Of rows that repeat a key it is the
+        one that `newest` chose, in the file that is given beside the key as an index in `files`. Only files
+        that hold one of them are read. Raises MissingInput where a row is missing."""
+        order = [column for column in ("track_key", self.kind.newest) if column]
+        rows = self.read(
+            list(dict.fromkeys([*order, "__filename", *columns])),
+            where=pa.compute.field("track_key").isin(pa.array(keys)),
+            files=[files[number] for number in np.unique(file)],
+        )
+        position = np.searchsorted(keys, rows["track_key"].to_numpy())
+        is_in_file = pa.compute.index_in(rows["__filename"], pa.array(files)).to_numpy() == file[position]
+        rows = rows.filter(pa.array(is_in_file)).sort_by([(column, "ascending") for column in order])
+        rows = rows.filter(pa.array(last_of_equal(rows["track_key"].to_numpy())))
+        if not np.array_equal(rows["track_key"].to_numpy(), keys):
+            raise MissingInput(f"{self.name} was changed by another job: run this one again")
+        return rows
 
     def scan(self, columns: Sequence[str], files: Sequence[str]) -> Iterator[pa.dataset.TaggedRecordBatch]:
         """The rows of some files in batches, each with the file that it comes from."""

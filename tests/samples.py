@@ -1,4 +1,4 @@
-"""Rows of previews, and what librosa makes of samples: shared by tests and benchmarks."""
+"""Previews, and what librosa makes of samples: shared by tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import numpy as np
 import pyarrow as pa
 
 from songray.audio.spectrograms import Spec
+from songray.audio.transform import TransformConfig, transform
+from songray.errors import SongrayError, songray_error
+from songray.library import Library
 
 
 def librosa_reference(samples: np.ndarray, spec: Spec) -> np.ndarray:
@@ -35,3 +38,22 @@ def previews(*sounds: bytes | str) -> pa.Table:
         for number, sound in enumerate(sounds)
     ]
     return pa.Table.from_pylist(rows)
+
+
+def add_previews(library: Library, sounds: list[bytes], numbers: list[int] | None = None) -> None:
+    """A file of previews of the tracks "a:<number>", by default counted from 0."""
+    rows = [
+        {"track_key": number << 8, "track_id": f"a:{number}", "audio": sound}
+        for number, sound in zip(numbers or range(len(sounds)), sounds, strict=True)
+    ]
+    table = library.table("previews")
+    table.append(pa.Table.from_pylist(rows, table.schema()), "first")
+
+
+def transform_error(library: Library) -> SongrayError | None:
+    """The error that the stage transform ends with, in files of 16 tracks; None where it succeeds."""
+    try:
+        transform(library, TransformConfig(rows_per_file=16))
+    except Exception as error:
+        return songray_error(error)
+    return None

@@ -7,12 +7,11 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 from conftest import tone
+from samples import add_previews, transform_error
 
-from songray.audio.transform import TransformConfig, transform
-from songray.errors import SongrayError, StorageError, songray_error
+from songray.errors import StorageError
 from songray.library import Library
 
 TRACKS = 32
@@ -30,37 +29,23 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
-def add_previews(library: Library, folder: Path) -> None:
-    sounds = [tone(folder / "sound.wav", 1, 200 + 10 * number).read_bytes() for number in range(TRACKS)]
-    rows = [
-        {"track_key": number << 8, "track_id": f"a:{number}", "audio": sound}
-        for number, sound in enumerate(sounds)
-    ]
-    previews = library.table("previews")
-    previews.append(pa.Table.from_pylist(rows, previews.schema()), "first")
-
-
-def failure(library: Library) -> SongrayError | None:
-    try:
-        transform(library, TransformConfig(rows_per_file=16))
-    except Exception as error:
-        return songray_error(error)
-    return None
+def sounds(folder: Path) -> list[bytes]:
+    return [tone(folder / "sound.wav", 1, 200 + 10 * number).read_bytes() for number in range(TRACKS)]
 
 
 @pytest.mark.usefixtures("cluster")
 def test_a_full_disk_is_a_sentence_and_loses_nothing(disk: Path, tmp_path: Path) -> None:
     library = Library.open(str(disk))
-    add_previews(library, tmp_path)
+    add_previews(library, sounds(tmp_path))
     output = library.table("spectrograms", "default")
     filler = disk / "filler"
     filler.write_bytes(b"0" * (space(disk) - 60_000))
-    error = failure(library)
+    error = transform_error(library)
     assert isinstance(error, StorageError) and "No space left on device" in str(error)
     keys = output.read(["track_key"])["track_key"].to_pylist()
     assert sorted(keys) == output.finished_keys().tolist()
     filler.unlink()
-    assert failure(library) is None
+    assert transform_error(library) is None
     keys = output.read(["track_key"])["track_key"].to_pylist()
     assert sorted(keys) == output.finished_keys().tolist() == [number << 8 for number in range(TRACKS)]
 
@@ -72,8 +57,8 @@ def space(disk: Path) -> int:
 
 def test_a_library_that_cannot_be_written_is_a_sentence(disk: Path, tmp_path: Path) -> None:
     library = Library.open(str(disk))
-    add_previews(library, tmp_path)
+    add_previews(library, sounds(tmp_path))
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
-    error = failure(library)
+    error = transform_error(library)
     assert isinstance(error, StorageError) and "Read-only file system" in str(error)
     assert str(error).startswith(f"the library cannot be used at {disk}/")

@@ -6,21 +6,20 @@ import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 from conftest import tone
 from fakes.object_storage import ObjectStorage, object_storage
+from samples import add_previews, transform_error
 
 from songray.amend import RemoveConfig, remove
 from songray.audio.download import DownloadConfig, download
 from songray.audio.transform import TransformConfig, transform
 from songray.catalogue.crawl import CrawlConfig, crawl
 from songray.catalogue.sources.manifest.source import ManifestSource
-from songray.errors import SongrayError, StorageError, songray_error
+from songray.errors import StorageError
 from songray.learning.embed import EmbedConfig, embed
 from songray.learning.models import MODELS
 from songray.learning.train import TrainConfig, train
-from songray.library import Library
 from songray.search.build import IndexConfig, index
 from songray.search.index import Index
 from songray.search.version import versions
@@ -34,32 +33,17 @@ def storage() -> Iterator[ObjectStorage]:
         yield storage
 
 
-def add_previews(library: Library, tmp_path: Path, count: int) -> None:
-    sound = tone(tmp_path / "sound.wav", seconds=1).read_bytes()
-    rows = [{"track_key": number << 8, "track_id": f"a:{number}", "audio": sound} for number in range(count)]
-    previews = library.table("previews")
-    previews.append(pa.Table.from_pylist(rows, previews.schema()), "first")
-
-
 def keys(table: Table) -> list[int]:
     return sorted(table.read(["track_key"])["track_key"].to_pylist())
-
-
-def run(library: Library) -> SongrayError | None:
-    try:
-        transform(library, TransformConfig(rows_per_file=16))
-    except Exception as error:
-        return songray_error(error)
-    return None
 
 
 @pytest.mark.usefixtures("cluster")
 def test_a_commit_whose_deletion_fails_is_a_commit(storage: ObjectStorage, tmp_path: Path) -> None:
     library = storage.library("deletion")
-    add_previews(library, tmp_path, 64)
+    add_previews(library, [tone(tmp_path / "sound.wav", seconds=1).read_bytes()] * 64)
     output = library.table("spectrograms", "default")
     storage.fault = lambda method, path: 403 if method == "DELETE" and "pending" in path else None
-    assert isinstance(run(library), StorageError)
+    assert isinstance(transform_error(library), StorageError)
     finished = output.finished_keys().tolist()
     assert len(finished) > 0 and keys(output) == finished
     storage.fault = lambda method, path: None
@@ -74,18 +58,18 @@ def test_storage_that_refuses_or_delays_requests_loses_nothing(
     storage: ObjectStorage, tmp_path: Path
 ) -> None:
     library = storage.library("overloaded")
-    add_previews(library, tmp_path, 32)
+    add_previews(library, [tone(tmp_path / "sound.wav", seconds=1).read_bytes()] * 32)
     output = library.table("spectrograms", "default")
     data = "/library/spectrograms/default/"
     storage.fault = lambda method, path: 503 if data in path and "made_by" not in path else None
-    error = run(library)
+    error = transform_error(library)
     assert isinstance(error, StorageError)
     assert str(error).startswith(f"the library cannot be used at {output.path}: ")
     storage.fault = lambda method, path: None
     assert keys(output) == output.finished_keys().tolist() == []
     every = iter(range(10**9))
     storage.fault = lambda method, path: 0.3 if next(every) % 5 == 0 else None  # slow, and right
-    assert run(library) is None
+    assert transform_error(library) is None
     storage.fault = lambda method, path: None
     assert keys(output) == output.finished_keys().tolist() == [number << 8 for number in range(32)]
 

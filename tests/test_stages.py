@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from conftest import job, tone
+from samples import add_previews
 
 from songray.audio.download import DownloadConfig, download
 from songray.audio.fetch import FetchConfig
@@ -124,9 +125,7 @@ def test_files_without_pending_rows_are_not_opened(library: Library, server: str
 @pytest.mark.usefixtures("cluster")
 def test_a_row_that_repeats_a_key_is_processed_once(library: Library, tmp_path: Path) -> None:
     sound = tone(tmp_path / "sound.wav", 1).read_bytes()
-    rows = [{"track_key": key << 8, "track_id": f"a:{key}", "audio": sound} for key in (1, 2, 1)]
-    previews = library.table("previews")
-    previews.append(pa.Table.from_pylist(rows, previews.schema()), "first")
+    add_previews(library, [sound] * 3, [1, 2, 1])
     assert transform(library, TransformConfig()).done == 2
     assert ids(library.table("spectrograms", "default")) == Counter({"a:1": 1, "a:2": 1})
 

@@ -21,6 +21,7 @@ from songray import web
 from songray.catalogue.sources.registry import DEFAULT_ISRC_SOURCE, AudioServices, IsrcSource
 from songray.errors import FetchError, InvalidOption
 from songray.library import Row
+from songray.media import AudioFile, open_container
 
 if TYPE_CHECKING:  # imported in functions: --help needs the options above them only
     import aiohttp
@@ -150,8 +151,8 @@ class Fetcher:
         if not body:
             raise FetchError("empty", f"{url} answered with an empty body", status)
         async with asyncio.timeout(PROBE_SECONDS):  # the thread of a probe that hangs is left behind
-            is_known = await asyncio.to_thread(is_audio, body)
-        if not is_known:
+            is_recognised = await asyncio.to_thread(is_audio, body)
+        if not is_recognised:
             raise FetchError("not_audio", f"{url} answered with {body[:40]!r}…, which is no audio", status)
         digest = hashlib.sha256(body).digest()
         return {"audio": body, "location": url, "status": status, "size_bytes": len(body), "sha256": digest}
@@ -227,8 +228,6 @@ def _file_columns(path: str) -> Row:
 
 def is_audio(body: bytes) -> bool:
     """Whether the bytes contain an audio stream, whatever their headers say."""
-    from songray.media import AudioFile, open_container
-
     try:
         # The default probe size decodes seconds of uncompressed audio.
         with open_container(AudioFile(io.BytesIO(body)), probesize="4096") as container:

@@ -153,9 +153,10 @@ class CrawlRun:
         crawls = library.table("crawls").read(["crawl"], pa.compute.field("source") == source.name)
         finished = pa.compute.max(crawls["crawl"]).as_py() or 0
         self._vanished = _vanished(source, of_source, listed)
-        unknown = pa.array(_with_their_tracks(of_source, self._vanished), pa.string())
-        known = of_source.filter(pa.compute.invert(pa.compute.is_in(of_source["page"], unknown)))
-        self.frontier = Frontier(known, finished, config.max_depth, config.refresh)
+        to_read_again = pa.array(_with_their_tracks(of_source, self._vanished), pa.string())
+        is_to_read = pa.compute.is_in(of_source["page"], to_read_again)
+        existing = of_source.filter(pa.compute.invert(is_to_read))
+        self.frontier = Frontier(existing, finished, config.max_depth, config.refresh)
         self.frontier.add(listed)
         self.catalog = CatalogWriter(library, source, number, self.frontier, lease)
         self._requested = 0  # pages

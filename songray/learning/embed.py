@@ -126,10 +126,10 @@ def _join(library: Library, run: Run, output: Table, config: EmbedConfig) -> Sum
                 .repartition(target_num_rows_per_block=stage.rows_per_file, strict=True)
                 .write_parquet(output.path, **stage.write_options())
             )
-    lacking = {member.table.name: len(np.setdiff1d(_all_keys(members), member.keys)) for member in members}
+    missing = {member.table.name: len(np.setdiff1d(_all_keys(members), member.keys)) for member in members}
     stage.summary.remarks += [
         f"{count} tracks of other members are not in {name}: run `songray embed --run {name.split('/')[1]}`"
-        for name, count in lacking.items()
+        for name, count in missing.items()
         if count
     ]
     return stage.summary

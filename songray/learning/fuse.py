@@ -90,7 +90,7 @@ def _member(library: Library, name: str) -> Run:
 
 
 def _check_excerpts(library: Library, members: list[Run]) -> None:
-    """Raise InvalidOption where members hear different parts of a track: an upload is decoded once."""
+    """Raise InvalidOption where members embed different parts of a track: an upload is decoded once."""
     first, *others = members
     excerpts = {run.name: made_by(library, run.set).get("excerpt") for run in members}
     for run in others:

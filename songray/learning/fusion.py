@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute
 import safetensors.numpy
 from numpy.typing import NDArray
 
@@ -67,14 +65,10 @@ class EmbeddedTracks:
 
     def vectors(self, keys: Keys) -> Vectors:
         """The vectors of some of the tracks, (keys, dimension). Only files that hold one of them are read."""
-        numbers = np.unique(self.file[np.searchsorted(self.keys, keys)])
-        wanted = pa.compute.field("track_key").isin(pa.array(keys))
-        files = [self.files[number] for number in numbers]
-        rows = self.table.read(["track_key", "embedding"], wanted, files)
-        stored = rows["track_key"].to_numpy()
-        order = np.argsort(stored, kind="stable")
-        last = order[np.searchsorted(stored[order], keys, side="right") - 1]  # of equal keys the newest row
-        return matrix(rows["embedding"].take(pa.array(last)))
+        order = np.argsort(keys)
+        file = self.file[np.searchsorted(self.keys, keys[order])]
+        rows = self.table.rows_of(keys[order], file, self.files, ["embedding"])
+        return matrix(rows["embedding"])[np.argsort(order)]
 
 
 def save(library: Library, run: Run, fusion: Fusion) -> None:

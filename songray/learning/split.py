@@ -13,7 +13,7 @@ from songray.errors import MissingInput
 from songray.keys import Keys, KeySet, sample_rank
 from songray.learning.runs import split_path
 from songray.library import Library, Row
-from songray.storage import write_parquet
+from songray.storage import delete, write_parquet
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,7 @@ def write_split(library: Library, run: str, parts: Split) -> None:
 
 def remove_from_split(library: Library, run: str, tracks: KeySet) -> int:
     """Write the stored split of a run without some tracks. Returns how many of them it had."""
-    half_written = f"{split_path(library, run)}.part"
-    if library.filesystem.get_file_info(half_written).is_file:
-        library.filesystem.delete_file(half_written)
+    delete(library.filesystem, f"{split_path(library, run)}.part")  # of a writer that was killed
     parts = read_split(library, run)
     if parts is None:
         return 0

@@ -206,9 +206,9 @@ def update(
     return the one before where nothing has changed."""
     live = [live_tracks(library, before.run, entry) for entry in before.shards]
     every = np.concatenate(live) if live else np.empty(0, LIVE)
-    lacking = target.select(~contains(every, target.rows))
-    missing = comparable(library, before.run, lacking)
-    left_out = len(lacking) - len(missing)
+    pending = target.select(~contains(every, target.rows))
+    missing = comparable(library, before.run, pending)
+    left_out = len(pending) - len(missing)
     obsolete = [tracks["label"][~contains(target.rows, tracks)] for tracks in live]
     deleted = sum(map(len, obsolete))
     if not len(missing) and not deleted:

@@ -10,10 +10,8 @@ import pyarrow as pa
 import pyarrow.compute
 from numpy.typing import NDArray
 
-from songray.errors import MissingInput
-from songray.keys import REVISION_BITS, Keys, last_of_equal
+from songray.keys import REVISION_BITS, Keys
 from songray.library import Library, Vectors, matrix
-from songray.table import Table
 
 TARGET = np.dtype(
     [
@@ -79,7 +77,7 @@ def contains(tracks: NDArray[np.void], others: NDArray[np.void]) -> NDArray[np.b
 def read_vectors(library: Library, run: str, target: Target) -> Vectors:
     """(tracks, dimension), in the order of the target. Raises MissingInput where one is missing."""
     table, keys = library.table("embeddings", run), target.rows["key"]
-    rows = _newest_rows(table, keys, target.rows["file"], target.embedding_files, ["embedding"])
+    rows = table.rows_of(keys, target.rows["file"], target.embedding_files, ["embedding"])
     return matrix(rows["embedding"])
 
 
@@ -97,26 +95,6 @@ def read_tracks(library: Library, target: Target, columns: Sequence[str]) -> pa.
     """`track_key` of the embedding, `checksum`, and columns of the newest row of each track, in the order of
     the target. Raises MissingInput where a row is missing."""
     table, keys = library.table("tracks"), target.rows["track_key"]
-    newest = _newest_rows(table, keys, target.rows["track_file"], target.track_files, columns)
+    newest = table.rows_of(keys, target.rows["track_file"], target.track_files, columns)
     selected = newest.select(list(columns)).add_column(0, "track_key", pa.array(target.rows["key"]))
     return selected.add_column(1, "checksum", pa.array(target.rows["checksum"]))
-
-
-def _newest_rows(
-    table: Table, keys: Keys, file: NDArray[np.int32], files: Sequence[str], columns: Sequence[str]
-) -> pa.Table:
-    """Columns of the row of each of some sorted keys, in their order: of rows that repeat a key that which
-    Table.newest chose, in the file that is given beside the key as an index in `files`."""
-    order = [column for column in ("track_key", table.kind.newest) if column]
-    rows = table.read(
-        list(dict.fromkeys([*order, "__filename", *columns])),
-        where=pa.compute.field("track_key").isin(pa.array(keys)),
-        files=[files[number] for number in np.unique(file)],
-    )
-    position = np.searchsorted(keys, rows["track_key"].to_numpy())
-    is_in_file = pa.compute.index_in(rows["__filename"], pa.array(files)).to_numpy() == file[position]
-    rows = rows.filter(pa.array(is_in_file)).sort_by([(column, "ascending") for column in order])
-    rows = rows.filter(pa.array(last_of_equal(rows["track_key"].to_numpy())))
-    if not np.array_equal(rows["track_key"].to_numpy(), keys):
-        raise MissingInput(f"{table.name} was changed by another job: run `songray index` again")
-    return rows

@@ -54,6 +54,14 @@ def encode(
 BY_FFMPEG = {"m4a": "aac", "opus": "libopus", "webm": "libopus", "aac": "aac"}
 
 
+def encode_aac(written: Path, path: Path, rate: int, layout: str) -> None:
+    with av.open(str(written)) as source, av.open(str(path), "w") as target:
+        stream = target.add_stream("aac", rate=rate, layout=layout)
+        for frame in source.decode(audio=0):
+            target.mux(stream.encode(frame))
+        target.mux(stream.encode(None))
+
+
 @pytest.mark.parametrize("suffix", ["mp3", "flac", "ogg", "wav", "aiff", *BY_FFMPEG])
 def test_formats_decode_to_the_same_sound(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a.{suffix}"
@@ -93,11 +101,7 @@ def test_an_excerpt_is_found_by_seeking(tmp_path: Path, suffix: str) -> None:
         for block in steps(300, rate):
             file.write(block)
     if suffix == "m4a":
-        with av.open(str(written)) as source, av.open(str(path), "w") as target:
-            stream = target.add_stream("aac", rate=rate, layout="mono")
-            for frame in source.decode(audio=0):
-                target.mux(stream.encode(frame))
-            target.mux(stream.encode(None))
+        encode_aac(written, path, rate, "mono")
     for at in ("middle", "start", "spread:3"):
         excerpt = Excerpt(6, at)
         samples = decode(str(path), excerpt).resampled(rate)
@@ -297,11 +301,7 @@ def test_of_channels_that_cancel_each_other_one_is_used(tmp_path: Path, suffix: 
         written if suffix == "m4a" else path, np.stack([first * wave, -first * wave], axis=1), rate
     )
     if suffix == "m4a":
-        with av.open(str(written)) as source, av.open(str(path), "w") as target:
-            stream = target.add_stream("aac", rate=rate, layout="stereo")
-            for frame in source.decode(audio=0):
-                target.mux(stream.encode(frame))
-            target.mux(stream.encode(None))
+        encode_aac(written, path, rate, "stereo")
     for sound in (str(path), path.read_bytes()):
         samples = decode(sound, Excerpt()).resampled(rate)
         assert pitch(samples, rate) == pytest.approx(440, abs=2)

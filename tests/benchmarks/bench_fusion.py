@@ -18,7 +18,7 @@ from functools import cached_property
 import numpy as np
 import pytest
 import torch
-from bench_pretrained import RESAMPLES, manifest, music  # noqa: F401  # a fixture
+from bench_pretrained import manifest, music, resampled  # noqa: F401  # a fixture
 from tabulate import tabulate
 
 from songray.audio.spectrograms import Spectrogram
@@ -72,12 +72,7 @@ class Music:
         return first, np.where(by_package.any(axis=1), by_package[:, :5].mean(axis=1), np.nan)
 
     def interval(self, values: np.ndarray, sign: str = "") -> str:
-        groups = [values[self.group == group] for group in np.unique(self.group)]
-        groups = [kept for group in groups if len(kept := group[np.isfinite(group)])]
-        random = np.random.default_rng(0)
-        draws = [random.integers(0, len(groups), len(groups)) for _ in range(RESAMPLES)]
-        means = [np.concatenate([groups[n] for n in draw]).mean() for draw in draws]
-        low, high = np.percentile(means, [2.5, 97.5])
+        _, low, high = resampled([values[self.group == group] for group in np.unique(self.group)])
         return f"{np.nanmean(values):{sign}.3f} ({low:{sign}.3f}…{high:{sign}.3f})"
 
     def halves(self) -> Iterable[tuple[np.ndarray, np.ndarray]]:

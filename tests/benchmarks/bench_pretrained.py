@@ -79,14 +79,20 @@ def precisions(ranked: np.ndarray, labels: Labels, k: int | None) -> np.ndarray:
     return values
 
 
-def interval(values: np.ndarray, artists: Labels) -> str:
-    """The mean, and the interval of 95 % of the means over resamples of the artists."""
-    groups = [values[[a == artist for a in artists]] for artist in sorted({*artists} - {""})]
+def resampled(groups: list[np.ndarray]) -> tuple[list[np.ndarray], float, float]:
+    """The finite values of groups, and the bounds of 95 % of their means over resamples of the groups."""
     groups = [kept for group in groups if len(kept := group[np.isfinite(group)])]
     random = np.random.default_rng(0)
     draws = [random.integers(0, len(groups), len(groups)) for _ in range(RESAMPLES)]
     means = [np.concatenate([groups[n] for n in draw]).mean() for draw in draws]
     low, high = np.percentile(means, [2.5, 97.5])
+    return groups, low, high
+
+
+def interval(values: np.ndarray, artists: Labels) -> str:
+    """The mean, and the interval of 95 % of the means over resamples of the artists."""
+    groups = [values[[a == artist for a in artists]] for artist in sorted({*artists} - {""})]
+    groups, low, high = resampled(groups)
     return f"{np.concatenate(groups).mean():.3f} ({low:.2f}…{high:.2f})"
 
 

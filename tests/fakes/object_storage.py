@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from threading import Thread
+from threading import Event, Thread
 
 import aiohttp
 import pyarrow.fs
@@ -26,22 +26,27 @@ class ObjectStorage:
     def __init__(self, server: str) -> None:
         self.server, self.fault = server, _none
         self.requests: list[str] = []
-        self.loop = asyncio.new_event_loop()
-        Thread(target=self.loop.run_forever, daemon=True).start()
-        self.port = asyncio.run_coroutine_threadsafe(self.start(), self.loop).result()
+        self.listening = Event()
+        self.thread = Thread(target=lambda: asyncio.run(self.serve()))
+        self.thread.start()
+        self.listening.wait()
 
-    async def start(self) -> int:
-        self.session = aiohttp.ClientSession(auto_decompress=False)
+    async def serve(self) -> None:
+        self.loop, self.stopped = asyncio.get_running_loop(), asyncio.Event()
         application = web.Application(client_max_size=1 << 30)
         application.router.add_route("*", "/{path:.*}", self.forward)
-        self.runner = web.AppRunner(application, access_log=None)
-        await self.runner.setup()
-        await web.TCPSite(self.runner, "127.0.0.1", 0).start()
-        return int(self.runner.addresses[0][1])
+        runner = web.AppRunner(application, access_log=None, shutdown_timeout=1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        self.port = int(runner.addresses[0][1])
+        async with aiohttp.ClientSession(auto_decompress=False) as self.session:
+            self.listening.set()
+            await self.stopped.wait()
+            await runner.cleanup()
 
-    async def stop(self) -> None:
-        await self.session.close()
-        await self.runner.cleanup()
+    def stop(self) -> None:
+        self.loop.call_soon_threadsafe(self.stopped.set)
+        self.thread.join()
 
     async def forward(self, request: web.Request) -> web.Response:
         body = await request.read()
@@ -90,6 +95,5 @@ def object_storage() -> Iterator[ObjectStorage]:
     try:
         yield storage
     finally:
-        asyncio.run_coroutine_threadsafe(storage.stop(), storage.loop).result()
-        storage.loop.call_soon_threadsafe(storage.loop.stop)
+        storage.stop()
         server.stop()
