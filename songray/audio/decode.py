@@ -169,8 +169,8 @@ def _read_excerpt(
         pieces = excerpt.pieces(total_seconds)
     parts = [read(*piece) for piece in pieces]
     samples = np.concatenate(parts) if len(parts) > 1 else parts[0]
-    if not len(samples):  # the file is so much shorter than it announces
-        samples = read(0.0, excerpt.seconds)
+    if len(samples) < announced * rate / 2:  # the file is so much shorter than it announces
+        samples = max(samples, read(0.0, excerpt.seconds), key=len)
     return Recording(samples, rate, round(max(0.0, announced - len(samples) / rate), 3))
 
 

@@ -35,10 +35,12 @@ class TransformConfig:
     specs: tuple[str, ...] = ()
     """Spectrograms to compute of each track, from one decoding: mel128, linear257, mel128-8k, mel96,
     mfcc20-8k, chroma12, mel96-16k. By default those that the set has; for a new set mel128 and mel96-16k."""
-    excerpt_seconds: float = Excerpt.seconds
-    """The longest excerpt of a track that is decoded, in seconds."""
-    excerpt_at: str = Excerpt.at
-    """Position of the excerpt: middle, start, or spread:n for n pieces that are joined."""
+    excerpt_seconds: float | None = None
+    """The longest excerpt of a track that is decoded, in seconds. By default that of the set; for a new set
+    that of the set default, and else 30."""
+    excerpt_at: str | None = None
+    """Position of the excerpt: middle, start, or spread:n for n pieces that are joined. By default that of
+    the set; for a new set that of the set default, and else spread:5."""
     seconds_per_track: float = 60.0
     """Time limit for decoding one track, in seconds; its process is ended beyond it."""
     rows_per_file: int = 256
@@ -54,9 +56,16 @@ class TransformConfig:
         if self.rows_per_file < 1:
             raise InvalidOption(f"rows_per_file is {self.rows_per_file}: must be at least 1")
 
+        self.within(Excerpt())
+
+    def within(self, excerpt: Excerpt) -> Excerpt:
+        """An excerpt, with what these options say about it in place of its own."""
+        options = {"seconds": self.excerpt_seconds, "at": self.excerpt_at}
+        return replace(excerpt, **{name: value for name, value in options.items() if value is not None})
+
     @property
     def excerpt(self) -> Excerpt:
-        return Excerpt(self.excerpt_seconds, self.excerpt_at)
+        return self.within(Excerpt())
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -66,9 +75,15 @@ class TransformConfig:
 def transform(library: Library, config: TransformConfig) -> Summary:
     """Compute the spectrograms of the previews that have none yet."""
     previews, spectrograms = library.table("previews"), library.table("spectrograms", config.set)
-    config = replace(config, specs=config.specs or specs_of(library, config.set))
+    excerpt = config.within(excerpt_of(library, config.set))
+    config = replace(
+        config,
+        specs=config.specs or specs_of(library, config.set),
+        excerpt_seconds=excerpt.seconds,
+        excerpt_at=excerpt.at,
+    )
     specs = {name: SPECS[name].settings for name in config.specs}
-    spectrograms.claim({"specs": specs, "excerpt": asdict(config.excerpt)})
+    spectrograms.claim({"specs": specs, "excerpt": asdict(excerpt)})
     with Stage("transform", library, previews, spectrograms, config.rows_per_file) as stage:
         if stage.has_pending:
             (
@@ -90,6 +105,13 @@ def transform(library: Library, config: TransformConfig) -> Summary:
 def specs_of(library: Library, set_name: str) -> tuple[str, ...]:
     """The spectrograms of a set; where it does not exist yet, those that it will have by default."""
     return tuple(made_by(library, set_name).get("specs", DEFAULT_SPECS))
+
+
+def excerpt_of(library: Library, set_name: str) -> Excerpt:
+    """The excerpt of the tracks of a set; where it does not exist yet, the one that it will have by default:
+    that of the set `default`, since only models that embed the same seconds can be joined."""
+    made = made_by(library, set_name) or made_by(library, TransformConfig.set)
+    return Excerpt(**made.get("excerpt", {}))
 
 
 def made_by(library: Library, set_name: str) -> dict[str, Any]:

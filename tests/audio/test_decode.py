@@ -81,7 +81,7 @@ def test_the_excerpt_comes_from_the_middle(tmp_path: Path) -> None:
     hertz = np.repeat([200.0, 400.0, 600.0], 10 * rate)
     path = tmp_path / "steps.flac"
     soundfile.write(path, 0.3 * np.sin(2 * np.pi * np.cumsum(hertz) / rate), rate)
-    samples = decode(str(path), Excerpt(seconds=5)).resampled(rate)
+    samples = decode(str(path), Excerpt(5, "middle")).resampled(rate)
     assert len(samples) == 5 * rate
     assert pitch(samples, rate) == pytest.approx(400, abs=1)
 
@@ -123,6 +123,12 @@ def test_pieces_follow_each_other_within_the_recording(seconds: float, at: str, 
     ends = [0.0, *(start + length for start, length in pieces)]
     starts = [*(start for start, _ in pieces), total]
     assert all(end <= start + 1e-6 * total for end, start in zip(ends, starts, strict=True))
+
+
+def test_pieces_that_nearly_touch_are_one() -> None:
+    """A preview of a little more than 30 s is not cut and joined."""
+    assert Excerpt(30, "spread:5").pieces(31) == [(0.5, 30.0)]
+    assert len(Excerpt(30, "spread:5").pieces(34)) == 5
 
 
 @pytest.mark.parametrize("at", ["end", "spread", "spread:0", "spread:-1", "spread:x"])
@@ -218,8 +224,9 @@ def test_what_a_file_announces_and_does_not_hold_is_told(clips: Path) -> None:
     assert decode(whole, Excerpt()).missing_seconds == 0
     half = decode(whole[: len(whole) // 2], Excerpt())
     assert half.missing_seconds == pytest.approx(30 - len(half.samples) / half.rate, abs=1e-3)
-    third = decode(whole[: len(whole) // 3], Excerpt(5))  # its middle is not there: the start will do
-    assert len(third.samples) / third.rate == 5
+    for at in ("middle", "spread:5"):  # most of which is not there: the start has more
+        third = decode(whole[: len(whole) // 3], Excerpt(5, at))
+        assert len(third.samples) / third.rate == 5
 
 
 def test_an_mp3_that_does_not_tell_its_length_is_read_to_its_end() -> None:

@@ -16,8 +16,8 @@ from samples import librosa_reference, previews
 from songray.audio.decode import decode
 from songray.audio.excerpt import Excerpt
 from songray.audio.spectrograms import SPECS, compute, from_bytes, quantise
-from songray.audio.transform import TransformConfig, transform, transform_batch
-from songray.errors import AudioError
+from songray.audio.transform import TransformConfig, excerpt_of, transform, transform_batch
+from songray.errors import AudioError, Conflict
 from songray.keys import track_key
 from songray.library import TABLES, Library
 
@@ -143,6 +143,18 @@ def mutated(sound: bytes, random: np.random.Generator) -> bytes:
         sound[:first] + random.bytes(999) + sound[first:],
     ]
     return variants[random.integers(len(variants))]
+
+
+def test_a_set_keeps_its_excerpt_and_new_sets_have_that_of_the_default_one(library: Library) -> None:
+    assert excerpt_of(library, "default") == Excerpt(30, "spread:5")
+    transform(library, TransformConfig(excerpt_seconds=10, excerpt_at="middle"))
+    transform(library, TransformConfig())
+    transform(library, TransformConfig(set="second"))
+    transform(library, TransformConfig(set="third", excerpt_at="start"))
+    assert excerpt_of(library, "default") == excerpt_of(library, "second") == Excerpt(10, "middle")
+    assert excerpt_of(library, "third") == Excerpt(10, "start")
+    with pytest.raises(Conflict, match="was made with"):
+        transform(library, TransformConfig(excerpt_at="start"))
 
 
 @pytest.mark.slow
