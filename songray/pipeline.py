@@ -1,12 +1,15 @@
-"""Runs all stages in order on one machine, and serves the result."""
+"""Runs all stages in order on one machine: serves a sample of the tracks first, and then all of them."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
+
+import tenacity
 
 from songray.audio.download import DownloadConfig, download
 from songray.audio.transform import TransformConfig, specs_of, transform
@@ -15,19 +18,23 @@ from songray.catalogue.sources.base import Source
 from songray.catalogue.sources.synthetic.source import SyntheticSource
 from songray.cluster import connect
 from songray.evaluation.evaluate import EvaluateConfig, evaluate
+from songray.learning import runs
 from songray.learning.embed import EmbedConfig, embed
 from songray.learning.factorize import FactorizeConfig, factorize
-from songray.learning.fuse import FusionConfig, fuse
+from songray.learning.fuse import TRACKS_PER_NUMBER, FusionConfig, fuse
 from songray.learning.models import MODELS, LearningConfig
 from songray.learning.runs import FUSION, Run
 from songray.learning.train import TrainConfig, train
 from songray.library import Library, Row
 from songray.search.build import IndexConfig, index
-from songray.search.version import Version
+from songray.search.version import Version, newest_version
 from songray.service.options import IngressConfig, ServeConfig
 
 # The members of the fusion and their weights, which tests/benchmarks/bench_fusion.py finds.
 MEMBERS = {"musicnn-msd": 1.0, "musicnn-mtt": 0.5, "mfcc": 0.25, "random": 0.5}
+FIRST_TRACKS = 100  # of a library without an index, which are served first
+GROWTH = 10  # factor between the numbers of tracks of the versions that follow
+FOLLOWED_SECONDS = 60.0  # after which a new version that the service does not serve is not waited for
 EXAMPLES = 3  # tracks whose neighbours are printed
 NEIGHBOURS = 5
 
@@ -50,7 +57,8 @@ class PipelineConfig:
 
 
 def pipeline(library: Library, source: Source, crawl_config: CrawlConfig, config: PipelineConfig) -> None:
-    """Crawl, download, transform, train, embed, index, evaluate; then print examples and serve."""
+    """Crawl; then download, transform, train, embed, index and serve a growing sample, and at last all
+    tracks; evaluate, and print examples."""
     from songray.catalogue.sources.synthetic import server
     from songray.service.api_keys import keys_for
     from songray.service.haproxy import haproxy_environment
@@ -60,28 +68,123 @@ def pipeline(library: Library, source: Source, crawl_config: CrawlConfig, config
         connect(contexts.enter_context(haproxy_environment()))
         if isinstance(source, SyntheticSource):
             contexts.enter_context(server.served(source))
+        service = Service(library, config, contexts)
         _print(crawl(library, source, crawl_config))
-        _print(download(library, DownloadConfig()))
-        run = _embedded(library, config)
-        indexed = index(library, IndexConfig(run=run.name))
-        _print(indexed)
+        indexed = service.serve_existing()
+        for sample in _samples(library, config, indexed):
+            run = _embedded(library, config, sample)
+            _print(updated := index(library, IndexConfig(run=run.name)))
+            service.serve(updated.version)
         _print(evaluate(library, EvaluateConfig(runs=(run.name, *run.members))))
-        _print(asyncio.run(examples(library, indexed.version)))
-        _serve(library, run.name, config)
+        _print(asyncio.run(examples(library, updated.version)))
+        service.wait()
 
 
-def _embedded(library: Library, config: PipelineConfig) -> Run:
-    """The run whose vectors are indexed; all tracks have them."""
+@dataclass
+class Service:
+    """What the pipeline serves, from its first index until the end of the context."""
+
+    library: Library
+    config: PipelineConfig
+    contexts: ExitStack
+    started: float = field(default_factory=time.monotonic)
+    address: str = ""
+    run: str = ""
+
+    def serve_existing(self) -> int:
+        """Serve the index with the most tracks that a run of the model has, and return their number."""
+        names = (name for name in runs.finished(self.library) if self._is_eligible(name))
+        existing = [version for name in names if (version := newest_version(self.library, name))]
+        if not existing:
+            return 0
+        version = max(existing, key=lambda version: version.tracks)
+        if self.config.serve:
+            self.serve(version)
+        return version.tracks
+
+    def _is_eligible(self, name: str) -> bool:
+        run = runs.find(self.library, name)
+        return run is not None and run.model == self.config.model
+
+    def serve(self, version: Version) -> None:
+        """Serve the run of a version; a service follows the versions of its run by itself."""
+        from songray.service.app import deploy, served
+
+        ingress = IngressConfig(run=version.run)
+        options = ServeConfig(self.config.host, self.config.port, open=self.config.open, ingress=ingress)
+        if not self.address:
+            self.address = self.contexts.enter_context(served(self.library, options))
+        elif version.run != self.run:
+            deploy(self.library, options)
+        self.run = version.run
+        ready, seconds = _ready(self.address, version), time.monotonic() - self.started
+        _print(f"serve: after {seconds:.0f} s {ready['tracks']} tracks at {self.address}, run {ready['run']}")
+
+    def wait(self) -> None:
+        """Print an example of a query, and serve until Ctrl-C where the options say so."""
+        import httpx
+
+        from songray.service.app import wait_for_end
+
+        first = httpx.get(f"{self.address}/v1/tracks?limit=1").json()["tracks"][0]["track_id"]
+        query = f"{self.address}/v1/tracks/{first}/similar?k=3"
+        _print(f"\n$ curl '{query}'\n{httpx.get(query).text}\n")
+        if self.config.serve:
+            wait_for_end(self.address)
+
+
+def _ready(address: str, version: Version) -> Row:
+    """The answer of /readyz once it names a version, or its last one where that takes too long."""
+    import httpx
+
+    def ask() -> Row:
+        answer: Row = httpx.get(f"{address}/readyz").json()
+        return answer
+
+    expected = (version.run, version.version)
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_result(lambda ready: (ready["run"], ready["version"]) != expected),
+        wait=tenacity.wait_fixed(0.2),
+        stop=tenacity.stop_after_delay(FOLLOWED_SECONDS),
+    )
+    try:
+        ready: Row = retrying(ask)
+    except tenacity.RetryError as error:
+        ready = error.last_attempt.result()
+    return ready
+
+
+def _samples(library: Library, config: PipelineConfig, indexed: int) -> Iterator[int | None]:
+    """The numbers of tracks of the versions that are built and served, each larger than the one before it;
+    None: all tracks. A model that is trained is trained on all."""
+    tracks = library.table("tracks").newest(["track_key"]).rows.num_rows
+    size = FIRST_TRACKS
+    while config.serve and config.model == FUSION and size < tracks:
+        if size > indexed:
+            yield size
+        size *= GROWTH
+    yield None
+
+
+def _embedded(library: Library, config: PipelineConfig, sample: int | None) -> Run:
+    """The run whose vectors are indexed; all tracks of the sample have them."""
+    _print(download(library, DownloadConfig(sample=sample)))
     models = tuple(MEMBERS) if config.model == FUSION else (config.model,)
     sets = _transformed(library, models)
     members = {model: _learn(library, model, sets[model], config.max_seconds) for model in models}
     if config.model != FUSION:
         return members[config.model]
     weights = tuple(f"{members[model].name}:{weight:g}" for model, weight in MEMBERS.items())
-    run = fuse(library, FusionConfig(weights))
+    run = fuse(library, FusionConfig(weights, _dimension(library, members.values())))
     _print(run)
     _print(embed(library, EmbedConfig(run=run.name)))
     return run
+
+
+def _dimension(library: Library, members: Iterable[Run]) -> int:
+    """The length of the joined vectors: they are not reduced, 0, until enough tracks have them."""
+    tracks = min(library.table("embeddings", run.name).finished_keys().size for run in members)
+    return FusionConfig.dimension if tracks >= TRACKS_PER_NUMBER * FusionConfig.dimension else 0
 
 
 def _transformed(library: Library, models: Sequence[str]) -> dict[str, str]:
@@ -111,20 +214,6 @@ def _learn(library: Library, name: str, set_name: str, max_seconds: float) -> Ru
     _print(run)
     _print(embed(library, EmbedConfig(run=run.name)))
     return run
-
-
-def _serve(library: Library, run: str, config: PipelineConfig) -> None:
-    import httpx
-
-    from songray.service.app import served, wait_for_end
-
-    options = ServeConfig(config.host, config.port, open=config.open, ingress=IngressConfig(run=run))
-    with served(library, options) as address:
-        first = httpx.get(f"{address}/v1/tracks?limit=1").json()["tracks"][0]["track_id"]
-        query = f"{address}/v1/tracks/{first}/similar?k=3"
-        _print(f"\n$ curl '{query}'\n{httpx.get(query).text}\n")
-        if config.serve:
-            wait_for_end(address)
 
 
 async def examples(library: Library, version: Version) -> str:

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from songray.audio.fetch import FetchConfig, Fetcher, Outcome
 from songray.errors import InvalidOption
+from songray.keys import Keys
 from songray.library import TABLES, Library, Row
 from songray.stages import Stage
 from songray.summary import Summary
@@ -36,17 +37,21 @@ class DownloadConfig:
     the audio of so many tracks in memory."""
     max_failed_share: float = 0.5
     """Exit with an error where more than this share of the tracks of a run fails."""
+    sample: int | None = None
+    """Number of tracks of a random sample of the catalogue, always the same one, to which the download is
+    restricted."""
 
     def __post_init__(self) -> None:
-        for name in ("workers", "rows_per_file"):
-            if getattr(self, name) < 1:
-                raise InvalidOption(f"{name} is {getattr(self, name)}: must be at least 1")
+        for name in ("workers", "rows_per_file", "sample"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise InvalidOption(f"{name} is {value}: must be at least 1")
 
 
 def download(library: Library, config: DownloadConfig) -> Summary:
     """Download the audio of the tracks that have no preview yet, and record permanent failures."""
     tracks, previews = library.table("tracks"), library.table("previews")
-    with Stage("download", library, tracks, previews, config.rows_per_file) as stage:
+    sample = None if config.sample is None else sample_keys(tracks, config.sample)
+    with Stage("download", library, tracks, previews, config.rows_per_file, sample) as stage:
         if stage.has_pending:
             from ray.data import TaskPoolStrategy
 
@@ -69,6 +74,12 @@ def download(library: Library, config: DownloadConfig) -> Summary:
         stage.summary.remarks.append(f"{repeated} tracks have the same audio bytes as another track")
     stage.summary.check(config.max_failed_share)
     return stage.summary
+
+
+def sample_keys(tracks: Table, size: int) -> Keys:
+    """The lowest keys of the tracks, which are hashes: a random sample."""
+    keys: Keys = tracks.newest(["track_key"]).rows["track_key"].to_numpy()[:size]
+    return keys
 
 
 def download_batch(

@@ -60,8 +60,8 @@ class TransformConfig:
 
     def within(self, excerpt: Excerpt) -> Excerpt:
         """An excerpt, with what these options say about it in place of its own."""
-        options = {"seconds": self.excerpt_seconds, "at": self.excerpt_at}
-        return replace(excerpt, **{name: value for name, value in options.items() if value is not None})
+        seconds = excerpt.seconds if self.excerpt_seconds is None else self.excerpt_seconds
+        return Excerpt(seconds, excerpt.at if self.excerpt_at is None else self.excerpt_at)
 
     @property
     def excerpt(self) -> Excerpt:

@@ -21,7 +21,7 @@ from songray.library import Library
 from songray.stages import dataset
 
 SCALE_TRACKS, SCALE_FILES = 1000, 64  # at most, on whose vectors the scale is fitted
-CENTRE_TRACKS = 200  # of which the mean is taken where nothing else is fitted; 25 gave the same neighbours
+CENTRE_TRACKS = 50  # of which the mean is taken where nothing else is fitted; 25 gave the same neighbours
 
 
 def fit_baseline(library: Library, set_name: str, model: Embedder, parts: Split) -> Embedder:

@@ -246,3 +246,4 @@ def test_the_stage_reports_failures_and_repeated_audio(library: Library, host: s
     again = download(library, DownloadConfig(FAST, max_failed_share=1))
     assert (again.existing, again.done, again.retryable) == (5, 1, {"http_500": 1})
     assert "2 tracks have the same audio bytes as another track" in str(again)
+    assert download(library, DownloadConfig(FAST, max_failed_share=1, sample=2)).rows == 2

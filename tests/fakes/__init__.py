@@ -9,6 +9,7 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from queue import Queue
 
 from aiohttp import web
 
@@ -16,17 +17,21 @@ from aiohttp import web
 @contextmanager
 def served(application: web.Application, port: int = 0) -> Iterator[str]:
     """Serve an application from a thread within the context; yields its URL."""
-    loop = asyncio.new_event_loop()
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
-    loop.run_until_complete(runner.setup())
-    site = web.TCPSite(runner, "127.0.0.1", port)
-    loop.run_until_complete(site.start())
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    addresses: Queue[int] = Queue()
+    ended = threading.Event()
+
+    async def serve() -> None:
+        runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", port).start()
+        addresses.put(runner.addresses[0][1])
+        await asyncio.to_thread(ended.wait)
+        await runner.cleanup()
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),), daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+        yield f"http://127.0.0.1:{addresses.get(timeout=10)}"
     finally:
-        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result()
-        loop.call_soon_threadsafe(loop.stop)
+        ended.set()
         thread.join()
-        loop.close()
