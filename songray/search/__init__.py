@@ -3,7 +3,7 @@
 hnsw          hnswlib graphs: build, measure recall, tune M
 text          text search over titles, artists and albums
 filters       which tracks a query may return
-reference     the sample of tracks behind hubness and the axes of the map
+reference     the sample of tracks that determines the axes of the map
 version       versions of an index in storage: list, read, publish, prune
 shard         one shard of an index, opened for reading
 shard_files   writes the files of a shard

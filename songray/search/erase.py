@@ -85,7 +85,7 @@ def rebuild(
     library: Library, before: Version, tracks: KeySet, shards: Sequence[str], every: bool, lease: Lease
 ) -> None:
     """Write a version of which some shards, or all, are built anew from their own files, without tracks that
-    are deleted. Where the reference changes, all are: hubness and the map are computed from one reference."""
+    are deleted. Where the reference changes, all are: a map has the axes of one reference."""
     connect()
     import ray
 

@@ -43,12 +43,9 @@ async def path(searcher: Searcher, start: str, end: str, steps: int, filters: Fi
 
 
 async def start_similarities(searcher: Searcher, track_ids: Sequence[str]) -> list[float]:
-    """For each track of a path its similarity to the first one, which is that to itself, 1. Raises
-    UnknownTrack."""
+    """The similarity of each track of a path to the first one, itself included. Raises UnknownTrack."""
     tracks = await find(searcher, track_ids)
-    values = similarity(tracks.vectors @ tracks.vectors[0], tracks.candidates["hubness"])
-    values[0] = 1
-    similarities: list[float] = values.tolist()
+    similarities: list[float] = similarity(tracks.vectors @ tracks.vectors[0]).tolist()
     return similarities
 
 
@@ -142,17 +139,17 @@ async def playlist(searcher: Searcher, seeds: Sequence[Seed], options: RankingOp
     recommended = await recommend(searcher, seeds, [], options)
     track_ids = [seeds[-1].track_id, *(item.track["track_id"] for item in recommended)]
     tracks = await find(searcher, track_ids)
-    order = continuation_order(tracks.vectors, tracks.candidates["hubness"])
+    order = continuation_order(tracks.vectors)
     return [recommended[position - 1].track for position in order]
 
 
-def continuation_order(vectors: Vectors, hubness: NDArray[np.floating]) -> list[int]:
+def continuation_order(vectors: Vectors) -> list[int]:
     """The rows of vectors but the first, each the most similar of the rest to the one before it."""
-    similarities = similarity(vectors @ vectors.T, hubness)  # (before, after)
+    cosines = vectors @ vectors.T  # (before, after)
     remaining = np.ones(len(vectors), bool)
     remaining[0] = False
     order = [0]
     while remaining.any():
-        order.append(int(np.where(remaining, similarities[order[-1]], -np.inf).argmax()))
+        order.append(int(np.where(remaining, cosines[order[-1]], -np.inf).argmax()))
         remaining[order[-1]] = False
     return order[1:]

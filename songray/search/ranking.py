@@ -82,20 +82,10 @@ class Seeds:
     vectors: Vectors  # (tracks, dimension)
 
 
-def ranking_score(cosine: NDArray[np.floating], hubness: NDArray[np.floating]) -> NDArray[np.float64]:
-    """cosine − hubness / 2, in −1.5…1.5: cross-domain similarity local scaling (Conneau et al. 2018), so that
-    no track is a neighbour of all others. Computed in float64 from the stored float32."""
-    score: NDArray[np.float64] = np.asarray(cosine, np.float64) - np.asarray(hubness, np.float64) / 2
-    return score
-
-
-def similarity(cosine: NDArray[np.floating], hubness: NDArray[np.floating]) -> NDArray[np.float64]:
-    """(cosine − hubness / 2 + 1.5) / 3, in 0…1, for arrays that broadcast.
-
-    It increases strictly with the score that ranks, cosine − hubness / 2, which is in −1.5…1.5, and is
-    comparable between queries. `hubness` is that of the track which is recommended.
-    """
-    return np.clip((ranking_score(cosine, hubness) + 1.5) / 3, 0, 1)
+def similarity(cosine: NDArray[np.floating]) -> NDArray[np.float64]:
+    """(cosine + 1) / 2, in 0…1: it increases strictly with the cosine, by which results are ranked, and is
+    comparable between queries. Computed in float64 from the stored float32."""
+    return np.clip((np.asarray(cosine, np.float64) + 1) / 2, 0, 1)
 
 
 async def find(searcher: Searcher, track_ids: Sequence[str]) -> Seeds:
@@ -115,7 +105,7 @@ async def similar(
     seeds = await find(searcher, [track_id])
     chosen, _ = await _choose(searcher, seeds.vectors[0], options, seeds.candidates)
     row, *rows = await searcher.rows(places(np.concatenate([seeds.candidates, chosen])))
-    similarities = similarity(chosen["cosine"], chosen["hubness"]).tolist()
+    similarities = similarity(chosen["cosine"]).tolist()
     return row, _recommendations(rows, chosen, [(track_id, value) for value in similarities])
 
 
@@ -152,7 +142,7 @@ async def nearest_to(
     if liked:
         if vectors is None:
             vectors = await searcher.vectors(places(chosen))
-        to_liked = similarity(vectors @ liked.vectors.T, chosen["hubness"][:, None])  # (chosen, liked)
+        to_liked = similarity(vectors @ liked.vectors.T)  # (chosen, liked)
         nearest_seeds = [(liked.ids[values.argmax()], float(values.max())) for values in to_liked]
     return _recommendations(rows, chosen, nearest_seeds)
 
@@ -160,7 +150,7 @@ async def nearest_to(
 def _recommendations(
     rows: Sequence[Row], chosen: Candidates, nearest_seeds: Sequence[NearestSeed]
 ) -> list[Recommendation]:
-    similarities = similarity(chosen["cosine"], chosen["hubness"]).tolist()
+    similarities = similarity(chosen["cosine"]).tolist()
     return [
         Recommendation(row, value, cosine, *seed)
         for row, value, cosine, seed in zip(
@@ -199,17 +189,16 @@ def pick(
     """Rows of the recommended candidates, in order: at most one of each recording, and none of the recordings
     of the first candidates, `excluded` in number.
 
-    The next one has the highest (1 − diversity) · score − diversity · cosine, where score is that of
-    `ranking_score`, and cosine is the highest to one before it (maximal marginal relevance, Carbonell and
-    Goldstein 1998).
+    The next one has the highest (1 − diversity) · cosine to the query − diversity · the highest cosine to one
+    before it (maximal marginal relevance, Carbonell and Goldstein 1998).
     """
-    scores = ranking_score(candidates["cosine"], candidates["hubness"])
-    to_picked = np.full_like(scores, -1)  # highest cosine to a candidate that was picked
+    cosines = candidates["cosine"].astype(np.float64)
+    to_picked = np.full_like(cosines, -1)  # highest cosine to a candidate that was picked
     eligible = ~np.isin(groups, groups[:excluded])
     limits = ((candidates["artist"], options.per_artist), (candidates["album"], options.per_album))
     picks: list[int] = []
     while len(picks) < options.k and eligible.any():
-        marginal = (1 - options.diversity) * scores - options.diversity * to_picked
+        marginal = (1 - options.diversity) * cosines - options.diversity * to_picked
         best = int(np.where(eligible, marginal, -np.inf).argmax())
         picks.append(best)
         eligible &= groups != groups[best]

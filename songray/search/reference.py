@@ -1,4 +1,4 @@
-"""The reference of an index: a random sample of tracks, from which hubness and the map are computed."""
+"""The reference of an index: a random sample of tracks, from which the axes of the map are computed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,6 @@ import numpy as np
 from songray.keys import Keys
 from songray.library import Vectors
 
-NEIGHBOURS = 10  # of each track in the reference, whose mean cosine is its hubness
-ROWS_AT_ONCE = 1024  # whose cosines fit in the processor's cache
-
 
 @dataclass(frozen=True)
 class Reference:
@@ -19,23 +16,6 @@ class Reference:
 
     tracks: Keys  # without revision, sorted
     vectors: Vectors  # (tracks, dimension)
-
-    def hubness(self, tracks: Keys, vectors: Vectors) -> Vectors:
-        """Mean cosine of each vector to its nearest in the reference, itself excluded, −1…1: high where a
-        track is near to everything (r in Conneau et al. 2018, Word translation without parallel data)."""
-        neighbours = min(NEIGHBOURS, len(self.tracks) - 1)
-        if neighbours < 1:
-            return np.zeros(len(vectors), np.float32)
-        position = np.minimum(np.searchsorted(self.tracks, tracks), len(self.tracks) - 1)
-        itself = self.tracks[position] == tracks
-        means = []
-        for start in range(0, len(vectors), ROWS_AT_ONCE):
-            part = slice(start, start + ROWS_AT_ONCE)
-            cosines = vectors[part] @ self.vectors.T  # (rows, reference)
-            rows = np.flatnonzero(itself[part])
-            cosines[rows, position[part][rows]] = -np.inf
-            means.append(np.partition(cosines, -neighbours, axis=1)[:, -neighbours:].mean(axis=1))
-        return np.concatenate(means)
 
     def axes(self) -> tuple[Vectors, Vectors]:
         """Mean, (dimension,), and the first two principal directions, (dimension, 2): the axes of the map.

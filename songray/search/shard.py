@@ -31,7 +31,7 @@ SHOWN = (
     "track_id", "source", "title", "artist_ids", "artist_names", "album_id", "album", "release_date",
     "release_date_precision", "duration_seconds", "genres", "isrc", "explicit", "recording", "location",
 )  # fmt: skip
-COMPUTED = {"hubness": "f4", "x": "f4", "y": "f4", "artist": "i8", "album": "i8", "recording": "i8",
+COMPUTED = {"x": "f4", "y": "f4", "artist": "i8", "album": "i8", "recording": "i8",
             "title": "i8", "duration": "f4", "year": "i2"}  # fmt: skip
 FACET_COLUMNS = {
     "genres": ("genres",),
@@ -44,7 +44,6 @@ CANDIDATE = np.dtype(
         ("shard", "i4"),
         ("label", "i4"),
         ("cosine", "f4"),
-        ("hubness", "f4"),  # mean cosine to the nearest of the reference
         ("artist", "i8"),  # hash of the first artist; hashes are 0 where the value is unknown
         ("album", "i8"),
         ("recording", "i8"),  # or the ISRC

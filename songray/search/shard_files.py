@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
 
-from songray.keys import REVISION_BITS, hash64
+from songray.keys import hash64
 from songray.library import Vectors
 from songray.search import text
 from songray.search.hnsw import GraphOptions, build_graph
@@ -43,7 +43,8 @@ def write_shard(
     np.save(folder / VECTORS, np.concatenate([existing, halves]))
     rows = with_computed_columns(tracks, vectors, reference)
     if before:
-        rows = pa.concat_tables([pa.Table.from_batches([read_rows(before)]), rows])
+        stored = pa.Table.from_batches([read_rows(before)])
+        rows = pa.concat_tables([stored.select(rows.schema.names), rows])  # earlier versions wrote more
         shutil.copy(before / TEXT, folder / TEXT)
     with pa.ipc.new_file(folder / TRACKS, rows.schema) as file:
         file.write_table(rows.combine_chunks())
@@ -54,20 +55,16 @@ def write_shard(
 def with_computed_columns(tracks: pa.Table, vectors: Vectors, reference: Reference) -> pa.Table:
     """The rows with the columns of COMPUTED, each named with an underscore before."""
     rows = tracks.select(["track_key", "checksum", *SHOWN])
-    columns = {**_positions(tracks, vectors, reference), **_hashes(tracks)}
+    columns = {**_positions(vectors, reference), **_hashes(tracks)}
     for name, dtype in COMPUTED.items():
         rows = rows.append_column(f"_{name}", pa.array(np.asarray(columns[name], dtype)))
     return rows
 
 
-def _positions(tracks: pa.Table, vectors: Vectors, reference: Reference) -> dict[str, Vectors]:
+def _positions(vectors: Vectors, reference: Reference) -> dict[str, Vectors]:
     mean, axes = reference.axes()
     x, y = ((vectors - mean) @ axes).T
-    return {
-        "hubness": reference.hubness(tracks["track_key"].to_numpy() >> REVISION_BITS, vectors),
-        "x": x,
-        "y": y,
-    }
+    return {"x": x, "y": y}
 
 
 def _hashes(tracks: pa.Table) -> dict[str, object]:

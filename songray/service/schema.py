@@ -13,9 +13,8 @@ from songray.search import filters, ranking
 MAX_RESULTS = 500
 MAX_VALUES = 200  # of one filter
 SIMILARITY = (
-    "similarity to the query: (cosine − hubness/2 + 3/2)/3, where hubness is the track's mean cosine to its "
-    "nearest neighbours. It rises strictly with the ranking score, cosine − hubness/2, and is comparable "
-    "between queries. With diversity above 0 the list is not sorted by it"
+    "similarity to the query: (cosine + 1)/2, comparable between queries. With diversity above 0 the list is "
+    "not sorted by it"
 )
 
 Id = Annotated[str, Field(min_length=1, max_length=500, examples=["deezer:3135556"])]

@@ -140,7 +140,7 @@ def built(vectors: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Iter
     table = [
         [name, seconds, min(raw_whole), min(raw_whole) / seconds]
         for name, seconds in {
-            "build: graph, vectors, hubness, map, recall (s)": min(whole) - rows_and_text,
+            "build: graph, vectors, map, recall (s)": min(whole) - rows_and_text,
             "build: with rows and text search (s)": min(whole),
         }.items()
     ]

@@ -93,7 +93,7 @@ class ExactSearcher:
     """A Searcher over vectors, by exact search. Track `n` has the number n; each shard has two tracks."""
 
     def __init__(self, vectors: np.ndarray, **columns: Sequence[float]) -> None:
-        """`columns` of CANDIDATE: artist, album, recording, title, duration or hubness of each track."""
+        """`columns` of CANDIDATE: artist, album, recording, title or duration of each track."""
         self.units = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
         self.candidates = np.zeros(len(vectors), CANDIDATE)
         self.candidates["shard"], self.candidates["label"] = np.divmod(np.arange(len(vectors)), 2)

@@ -44,33 +44,28 @@ def test_neighbours_of_a_track_are_all_others_by_cosine(vectors: np.ndarray) -> 
 unit_floats = st.floats(-1, 1, width=32)
 
 
-@given(unit_floats, unit_floats, unit_floats, unit_floats)
-def test_similarity_increases_with_the_ranking_score(a: float, b: float, c: float, d: float) -> None:
-    cosines, hubness = np.array([a, b], np.float32), np.array([c, d], np.float32)
-    values = similarity(cosines, hubness)
-    scores = [a - c / 2, b - d / 2]
+@given(unit_floats, unit_floats)
+def test_similarity_increases_with_the_cosine(a: float, b: float) -> None:
+    values = similarity(np.array([a, b], np.float32))
     assert values.dtype == np.float64 and (values >= 0).all() and (values <= 1).all()
-    assert values == pytest.approx([(score + 1.5) / 3 for score in scores], abs=1e-15)
-    if abs(scores[0] - scores[1]) > 1e-12:
-        assert (values[0] < values[1]) == (scores[0] < scores[1])
+    assert values == pytest.approx([(a + 1) / 2, (b + 1) / 2], abs=1e-15)
+    if abs(a - b) > 1e-12:
+        assert (values[0] < values[1]) == (a < b)
 
 
-@given(spaces, st.integers(0, 99), st.integers(1, 3))
-def test_without_diversity_similarity_never_rises_along_a_list(
-    vectors: np.ndarray, seed: int, likes: int
-) -> None:
-    hubness = np.random.default_rng(seed).uniform(-1, 1, len(vectors)).astype(np.float32)
-    searcher = ExactSearcher(vectors, hubness=hubness)
+@given(spaces, st.integers(1, 3))
+def test_without_diversity_similarity_never_rises_along_a_list(vectors: np.ndarray, likes: int) -> None:
+    searcher = ExactSearcher(vectors)
     liked = [str(number) for number in range(min(likes, len(vectors)))]
     items = asyncio.run(recommend(searcher, [Seed(track_id) for track_id in liked], [], UNLIMITED))
     values = [item.similarity for item in items]
     assert values == sorted(values, reverse=True)
     for item in items:
         number = int(item.track["track_id"])
-        assert item.similarity == similarity(np.float64(item.cosine), hubness[number])
+        assert item.similarity == similarity(np.float64(item.cosine))
         assert np.float32(item.cosine) == item.cosine  # exactly the value that was stored
         nearest = searcher.units[number] @ searcher.units[int(item.nearest_seed)]
-        assert item.nearest_seed_similarity == pytest.approx(similarity(nearest, hubness[number]), abs=1e-6)
+        assert item.nearest_seed_similarity == pytest.approx(similarity(nearest), abs=1e-6)
 
 
 def test_unknown_tracks_are_named_together() -> None:
@@ -150,11 +145,6 @@ def test_a_cover_of_the_same_length_is_another_recording() -> None:
     vectors = np.array([[1, 0, 0], [1, 1, 0], [1, 0, 1]])
     searcher = ExactSearcher(vectors, title=[3, 3, 3], duration=[200, 200, 200])
     assert track_ids(neighbours(searcher, "0", UNLIMITED)) == ["1", "2"]
-
-
-def test_hubs_rank_lower() -> None:
-    searcher = ExactSearcher(np.array([[1, 0], [0.99, 0.1], [0.98, 0.12]]), hubness=[0.2, 0.9, 0.3])
-    assert track_ids(neighbours(searcher, "0", UNLIMITED)) == ["2", "1"]
 
 
 @given(spaces)

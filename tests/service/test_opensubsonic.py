@@ -73,7 +73,8 @@ def test_the_extension_sonic_similarity(url: str, use_get: bool, use_views: bool
     path = connection.find_sonic_path("t:0", "t:23", count=6)
     ids = [match.entry.id for match in path]
     assert (len(set(ids)), ids[0], ids[-1]) == (6, "t:0", "t:23")
-    assert path[0].similarity == 1 and all(0 <= match.similarity < 1 for match in path[1:])
+    assert path[0].similarity == pytest.approx(1, abs=1e-6)
+    assert all(0 <= match.similarity < 1 for match in path[1:])
     to_start = {match.entry.id: match.similarity for match in connection.get_sonic_similar_tracks("t:0", 400)}
     for match in path[1:]:
         assert match.similarity == pytest.approx(to_start.get(match.entry.id, match.similarity), abs=1e-5)
