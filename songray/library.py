@@ -184,6 +184,7 @@ TABLES = {
             "track_key": pa.int64(),
             "track_id": pa.string(),
             "embedding": pa.list_(pa.float32()),  # unit vector, fixed size
+            "tags": pa.list_(pa.float16()),  # probabilities of the run's tags, in their order; or null
         },
     ),
 }

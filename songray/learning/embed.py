@@ -1,5 +1,5 @@
-"""Reads spectrograms and a run, writes embeddings: one unit vector a track. Those of a run that joins others
-are joined from the embeddings of these."""
+"""Reads spectrograms and a run, writes embeddings: one unit vector a track, and the probabilities of the
+run's tags. Those of a run that joins others are joined from the embeddings of these."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from songray.audio.spectrograms import SPECS, from_bytes
 from songray.keys import Keys
 from songray.learning import runs
 from songray.learning.runs import Run
-from songray.library import Library, Vectors, matrix
+from songray.library import TABLES, Library, Vectors, matrix
 from songray.stages import RETAIN_MEMORY, Stage
 from songray.summary import Summary
 from songray.table import Table
@@ -22,8 +23,10 @@ from songray.table import Table
 if TYPE_CHECKING:  # Ray and torch are imported in functions: jobs import this module for its options
     import ray
 
-    from songray.learning.encoder import Encoder
-    from songray.learning.fusion import EmbeddedTracks, Fusion
+    from songray.learning.encoder import ModelEncoder
+    from songray.learning.fusion import EmbeddedTracks, Fusion, JoinedTags
+
+TAGS_TYPE = TABLES["embeddings"].columns["tags"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ def _encode(library: Library, run: Run, output: Table, config: EmbedConfig) -> S
                 .map_batches(
                     EmbedWorker,
                     fn_constructor_args=(library, run.name, config, stage.tally),
-                    batch_size=config.batch_tracks,
+                    batch_size=min(config.batch_tracks, stage.rows_per_file),
                     batch_format="pyarrow",
                     num_gpus=1 if config.gpu else None,
                     compute=ray.data.ActorPoolStrategy(min_size=1, max_size=config.actors),
@@ -91,17 +94,31 @@ class EmbedWorker:
         return embeddings
 
 
-def embed_batch(rows: pa.Table, encoder: Encoder) -> pa.Table:
+def embed_batch(rows: pa.Table, encoder: ModelEncoder) -> pa.Table:
     """Rows of spectrograms → rows of embeddings."""
     spectrograms = {
         spec: [from_bytes(cell.as_py(), SPECS[spec]) for cell in rows[spec]] for spec in encoder.specs
     }
-    return _with_vectors(rows, encoder.encode(spectrograms))
+    return _embeddings(rows, *encoder.encode_with_tags(spectrograms))
 
 
-def _with_vectors(rows: pa.Table, vectors: Vectors) -> pa.Table:
-    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
-    return pa.table({"track_key": rows["track_key"], "track_id": rows["track_id"], "embedding": column})
+def _embeddings(rows: pa.Table, vectors: Vectors, tags: Vectors | None) -> pa.Table:
+    """Rows of embeddings: vectors, (tracks, dimension), and tags, (tracks, tags), NaN where unknown."""
+    return pa.table(
+        {
+            "track_key": rows["track_key"],
+            "track_id": rows["track_id"],
+            "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1]),
+            "tags": pa.nulls(len(vectors), TAGS_TYPE) if tags is None else _lists(tags.astype(np.float16)),
+        }
+    )
+
+
+def _lists(tags: NDArray[np.float16]) -> pa.ListArray:
+    """A list for each row of tags; null where they are unknown."""
+    offsets = np.arange(len(tags) + 1, dtype=np.int32) * tags.shape[1]
+    is_unknown = pa.array(np.isnan(tags).any(axis=1))
+    return pa.ListArray.from_arrays(offsets, tags.ravel(), mask=is_unknown)
 
 
 def _join(library: Library, run: Run, output: Table, config: EmbedConfig) -> Summary:
@@ -109,6 +126,7 @@ def _join(library: Library, run: Run, output: Table, config: EmbedConfig) -> Sum
     from songray.learning import fusion
 
     members = fusion.embedded_members(library, run)
+    tags = fusion.JoinedTags([runs.tags_of(library, runs.member(library, run, name)) for name in run.members])
     common = reduce(np.intersect1d, (member.keys for member in members))
     first, *others = members
     with Stage(f"embed {run.name}", library, first.table, output, config.rows_per_file, common) as stage:
@@ -119,7 +137,7 @@ def _join(library: Library, run: Run, output: Table, config: EmbedConfig) -> Sum
                 stage.read()
                 .map_batches(
                     _join_block,
-                    fn_args=(fusion.load(library, run), ray.put(others), stage.tally),
+                    fn_args=(fusion.load(library, run), tags, ray.put(others), stage.tally),
                     batch_size=stage.rows_per_file,
                     batch_format="pyarrow",
                 )
@@ -140,17 +158,18 @@ def _all_keys(members: list[EmbeddedTracks]) -> Keys:
 
 
 def _join_block(
-    rows: pa.Table, fusion: Fusion, others: ray.ObjectRef, tally: ray.actor.ActorHandle
+    rows: pa.Table, fusion: Fusion, tags: JoinedTags, others: ray.ObjectRef, tally: ray.actor.ActorHandle
 ) -> pa.Table:
     import ray
 
-    joined = join_batch(rows, fusion, ray.get(others))
+    joined = join_batch(rows, fusion, tags, ray.get(others))
     ray.get(tally.add.remote(joined.num_rows))  # counted before the stage ends
     return joined
 
 
-def join_batch(rows: pa.Table, fusion: Fusion, others: list[EmbeddedTracks]) -> pa.Table:
+def join_batch(rows: pa.Table, fusion: Fusion, tags: JoinedTags, others: list[EmbeddedTracks]) -> pa.Table:
     """Rows of the embeddings of the first member → rows of joined embeddings."""
     keys = rows["track_key"].to_numpy()
-    vectors = [matrix(rows["embedding"]), *(member.vectors(keys) for member in others)]
-    return _with_vectors(rows, fusion.join(vectors))
+    tables = [rows, *(member.rows(keys, ["embedding", "tags"]) for member in others)]
+    vectors = fusion.join([matrix(table["embedding"]) for table in tables])
+    return _embeddings(rows, vectors, tags.join([table["tags"] for table in tables]))

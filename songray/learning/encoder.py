@@ -18,7 +18,7 @@ from songray.learning.models.build import build
 from songray.learning.models.formats import current_parameters
 from songray.learning.runs import Pooling, Run, member, model_config, save_record, weights_path
 from songray.learning.scale import SCALES, unit, wccn
-from songray.learning.windows import embed_clips
+from songray.learning.windows import embed_windows, pool_clips, tag_clips
 from songray.library import Library, Vectors
 
 MODEL_PREFIX = "model."  # of the names of the model's parameters in model.safetensors
@@ -46,13 +46,20 @@ class ModelEncoder:
     projection: Vectors  # (dimension, components), or (dimension,): a factor for each number
     pooling: Pooling = "mean"
     half: bool = False  # embed by automatic mixed precision with float16
+    has_tags: bool = False
 
     @property
     def specs(self) -> tuple[str, ...]:
         return (self.model.spec,)
 
     def encode(self, spectrograms: Spectrograms) -> Vectors:
-        return self.normalise(embed_clips(self.model, spectrograms[self.model.spec], self.pooling, self.half))
+        return self.encode_with_tags(spectrograms)[0]
+
+    def encode_with_tags(self, spectrograms: Spectrograms) -> tuple[Vectors, Vectors | None]:
+        """The vectors, and the probabilities of the tags, (recordings, tags), where the model gives some."""
+        clips = embed_windows(self.model, spectrograms[self.model.spec], self.half)
+        tags = tag_clips(self.model, clips) if self.has_tags else None
+        return self.normalise(pool_clips(clips, self.pooling)), tags
 
     def normalise(self, pooled: Vectors) -> Vectors:
         """Pooled vectors, (clips, dimension) → centred, projected and scaled to length 1."""
@@ -112,4 +119,5 @@ def load_model(library: Library, run: Run) -> ModelEncoder:
     weights = {name.removeprefix(MODEL_PREFIX): tensor for name, tensor in tensors.items()}
     model = build(model_config(run))
     model.load_state_dict(current_parameters(run.model, weights))
-    return ModelEncoder(model.eval(), mean, projection, run.pooling)
+    has_tags = bool(model_config(run).tags)
+    return ModelEncoder(model.eval(), mean, projection, run.pooling, has_tags=has_tags)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import safetensors.numpy
 from numpy.typing import NDArray
 
@@ -38,6 +39,41 @@ class Fusion:
         return unit(joined if self.directions is None else joined @ self.directions)
 
 
+@dataclass(frozen=True)
+class JoinedTags:
+    """The tags of several runs together: each label once, with the mean of the probabilities that the runs
+    which have the label give it."""
+
+    members: Sequence[Sequence[str]]  # the labels of each run
+
+    @property
+    def labels(self) -> list[str]:
+        return list(dict.fromkeys(label for labels in self.members for label in labels))
+
+    def join(self, members: Sequence[pa.ChunkedArray]) -> Vectors | None:
+        """The columns `tags` of each run, → (tracks, labels), NaN where a run that has labels knows none of a
+        track; None where no run has labels."""
+        column = {label: number for number, label in enumerate(self.labels)}
+        if not column:
+            return None
+        total, count = np.zeros((len(members[0]), len(column)), np.float32), np.zeros(len(column))
+        for labels, tags in zip(self.members, members, strict=True):
+            columns = [column[label] for label in labels]
+            total[:, columns] += tag_matrix(tags, len(labels))
+            count[columns] += 1
+        means: Vectors = (total / count).astype(np.float32)
+        return means
+
+
+def tag_matrix(tags: pa.ChunkedArray, count: int) -> Vectors:
+    """A column of tags as one array, (tracks, count), NaN where they are unknown."""
+    matrix = np.full((len(tags), count), np.nan, np.float32)
+    if count and tags.null_count < len(tags):
+        is_known = tags.is_valid().to_numpy()
+        matrix[is_known] = tags.combine_chunks().flatten().to_numpy().reshape(-1, count)
+    return matrix
+
+
 def principal_directions(joined: Vectors, dimension: int) -> Vectors:
     """The first right singular vectors of vectors that are not centred, (numbers, dimension): the projection
     to them keeps as much of all inner products as one to so many numbers can."""
@@ -63,12 +99,16 @@ class EmbeddedTracks:
             raise MissingInput(f"{table.name} has no vectors: run `songray embed --run {run}` first")
         return cls(table, newest.rows["track_key"].to_numpy(), newest.file, newest.files)
 
-    def vectors(self, keys: Keys) -> Vectors:
-        """The vectors of some of the tracks, (keys, dimension). Only files that hold one of them are read."""
+    def rows(self, keys: Keys, columns: Sequence[str]) -> pa.Table:
+        """Columns of some of the tracks, in their order. Only files that hold one of them are read."""
         order = np.argsort(keys)
         file = self.file[np.searchsorted(self.keys, keys[order])]
-        rows = self.table.rows_of(keys[order], file, self.files, ["embedding"])
-        return matrix(rows["embedding"])[np.argsort(order)]
+        rows = self.table.rows_of(keys[order], file, self.files, columns)
+        return rows.take(pa.array(np.argsort(order)))
+
+    def vectors(self, keys: Keys) -> Vectors:
+        """The vectors of some of the tracks, (keys, dimension)."""
+        return matrix(self.rows(keys, ["embedding"])["embedding"])
 
 
 def save(library: Library, run: Run, fusion: Fusion) -> None:

@@ -16,6 +16,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -111,6 +112,15 @@ def member(library: Library, run: Run, name: str) -> Run:
     if (found := find(library, name)) is None:
         raise MissingInput(f"run {run.name} joins the run {name}, which no longer exists: join others anew")
     return found
+
+
+def tags_of(library: Library, run: Run) -> tuple[str, ...]:
+    """The tags of the sound whose probabilities a run gives, in the order of the column `tags` of its
+    embeddings: those of its model; where it joins runs, those of all of them, each once."""
+    if not run.members:
+        return MODELS[run.model].tags if run.model in MODELS else ()
+    members = [tags_of(library, member(library, run, name)) for name in run.members]
+    return tuple(dict.fromkeys(chain.from_iterable(members)))
 
 
 def save_record(library: Library, run: Run) -> None:

@@ -120,15 +120,22 @@ def to_float(windows: torch.Tensor) -> torch.Tensor:
 def embed_clips(
     model: Embedder, spectrograms: Sequence[Spectrogram], pooling: Pooling = "mean", half: bool = False
 ) -> Vectors:
-    """One vector a clip, pooled over its windows: (clips, dimension), or twice that with deviations.
+    """One vector a clip, pooled over its windows: (clips, dimension), or twice that with deviations."""
+    return pool_clips(embed_windows(model, spectrograms, half), pooling)
 
-    Windows are embedded in batches of one size, the last one padded with silence: kernels round differently
-    for other sizes, and the vector of a clip must not depend on its batch. Where a window is a whole clip,
-    clips are embedded one by one.
-    """
-    clips = _embed_windows(model, spectrograms, half)
+
+def pool_clips(clips: Sequence[torch.Tensor], pooling: Pooling) -> Vectors:
+    """The vectors of clips from those of their windows."""
     vectors: Vectors = torch.stack([pool(windows, pooling) for windows in clips]).numpy()
     return vectors
+
+
+@torch.inference_mode()
+def tag_clips(model: Embedder, clips: Sequence[torch.Tensor]) -> Vectors:
+    """The mean probability of each tag over the windows of a clip, given by their vectors: (clips, tags)."""
+    probabilities = [model.tag(windows.to(_device(model))).mean(0) for windows in clips]
+    tags: Vectors = torch.stack(probabilities).cpu().numpy()
+    return tags
 
 
 @torch.inference_mode()
@@ -140,7 +147,7 @@ def jackknife_clips(
     estimate the sampling variance of the vector of a clip (the jackknife)."""
     return [
         torch.stack([pool(windows, pooling) for windows in (clip, *_leave_one_out(model, clip))]).numpy()
-        for clip in _embed_windows(model, spectrograms)
+        for clip in embed_windows(model, spectrograms)
     ]
 
 
@@ -151,10 +158,16 @@ def _leave_one_out(model: Embedder, windows: torch.Tensor) -> list[torch.Tensor]
     return [torch.cat([*parts[:left], *parts[left + 1 :]]) for left in range(len(parts))]
 
 
-def _embed_windows(
+@torch.inference_mode()
+def embed_windows(
     model: Embedder, spectrograms: Sequence[Spectrogram], half: bool = False
 ) -> list[torch.Tensor]:
-    """For each clip the vectors of its windows, (windows, dimension)."""
+    """For each clip the vectors of its windows, (windows, dimension).
+
+    Windows are embedded in batches of one size, the last one padded with silence: kernels round differently
+    for other sizes, and the vector of a clip must not depend on its batch. Where a window is a whole clip,
+    clips are embedded one by one.
+    """
     tiles = [tile(clip, model.frames, model.hop, model.padding) for clip in spectrograms]
     size = model.batch_windows if _device(model).type == "cpu" else GPU_BATCH_WINDOWS
     batches = tiles if model.frames is None else _batches(tiles, size)

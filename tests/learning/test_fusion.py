@@ -20,16 +20,17 @@ from songray.audio.excerpt import Excerpt
 from songray.audio.transform import TransformConfig, transform
 from songray.errors import InvalidOption, MissingInput
 from songray.keys import track_key
-from songray.learning import encoder, fuse
+from songray.learning import encoder, fuse, runs
 from songray.learning.embed import EmbedConfig, embed
 from songray.learning.encoder import fit_encoder
 from songray.learning.fuse import FusionConfig
-from songray.learning.fusion import EmbeddedTracks, Fusion, principal_directions
+from songray.learning.fusion import EmbeddedTracks, Fusion, JoinedTags, principal_directions
+from songray.learning.models import labels
 from songray.learning.models.build import build
 from songray.learning.runs import Run
 from songray.learning.scale import unit
 from songray.learning.windows import jackknife_clips
-from songray.library import Library, Vectors
+from songray.library import TABLES, Library, Vectors
 from songray.service.app import QUIET, shut_down
 from songray.service.uploads import UploadEncoder
 
@@ -77,6 +78,20 @@ def test_directions_are_fitted_where_tracks_are_many(
     monkeypatch.setattr(fuse, "TRACKS_PER_NUMBER", 6)
     fitted, sample = fuse.fit(members, config)
     assert fitted.directions is None and not len(sample)
+
+
+def test_a_tag_of_several_members_has_the_mean_of_their_probabilities() -> None:
+    kind = TABLES["embeddings"].columns["tags"]
+    first = pa.chunked_array([pa.array([[0.5, 0.25], [0.5, 0.5]], kind)])
+    second = pa.chunked_array([pa.array([[1.0, 0.75], None], kind)])
+    none = pa.chunked_array([pa.nulls(2, kind)])
+    joined = JoinedTags([("rock", "piano"), (), ("piano", "flute")])
+    assert joined.labels == ["rock", "piano", "flute"]
+    tags = joined.join([first, none, second])
+    assert tags is not None
+    assert tags[0].tolist() == [0.5, 0.625, 0.75]
+    assert tags[1, 0] == 0.5 and np.isnan(tags[1, 1:]).all()  # the second member does not know the track
+    assert JoinedTags([(), ()]).join([none, none]) is None
 
 
 def keys_of(numbers: Sequence[int]) -> list[int]:
@@ -162,6 +177,12 @@ def test_tracks_that_all_members_embed_get_the_vector_of_an_upload(
     assert set(before) < set(library.table("embeddings", run.name).files())
     stored = EmbeddedTracks.of(library, run.name).vectors(np.array(keys_of(range(12))))
     assert stored.shape == (12, 6) and np.allclose(np.linalg.norm(stored, axis=1), 1, atol=1e-5)
+    assert runs.tags_of(library, run) == labels.MSD
+    of_run, of_member = (
+        library.table("embeddings", name).read(["track_key", "tags"]).sort_by("track_key")["tags"]
+        for name in (run.name, "second")
+    )
+    assert of_run.null_count == 0 and of_run.to_pylist() == of_member.to_pylist()
     for numbers in ([3], [11, 0, 3, 7, 5]):
         uploaded = uploads(library, run.name, [sound(tmp_path, number) for number in numbers])
         assert np.abs(uploaded - stored[numbers]).max() < 1e-5

@@ -197,9 +197,11 @@ def test_jobs_fit_the_scale_alone_and_embed_in_any_batches(library: Library) -> 
     assert all(torch.equal(fitted[name], values) for name, values in published.items())
     written = library.table("embeddings", run.name).read().sort_by("track_key")
     stored = library.table("spectrograms", "default").read(["track_key", "mel96-16k"]).sort_by("track_key")
-    for cell, vector in zip(stored["mel96-16k"], matrix(written["embedding"]), strict=True):
-        (alone,) = loaded.encode({"mel96-16k": [from_bytes(cell.as_py(), SPEC)]})
+    rows = zip(stored["mel96-16k"], matrix(written["embedding"]), written["tags"].to_pylist(), strict=True)
+    for cell, vector, tags in rows:
+        (alone,), (probabilities,) = loaded.encode_with_tags({"mel96-16k": [from_bytes(cell.as_py(), SPEC)]})
         assert np.abs(alone - vector).max() < 1e-5
+        assert np.abs(probabilities - np.array(tags)).max() < 1e-3  # they are stored in half precision
 
 
 @pytest.mark.usefixtures("cluster")

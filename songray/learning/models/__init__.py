@@ -2,6 +2,7 @@
 
 In reading order:
 
+labels       the tags that the pretrained models give; without torch
 options      the options of every model, and MODELS, the registry by name; without torch
 formats      names of parameters and options in runs that an earlier version stored; without torch
 base         Embedder, the interface

@@ -54,6 +54,11 @@ class Embedder(nn.Module):
         """(batch, frames, bins) → (batch, dimension)"""
         raise NotImplementedError
 
+    def tag(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Vectors of windows, (batch, dimension) → probabilities of the tags in the model's options, (batch,
+        tags)."""
+        raise TypeError(f"{type(self).__name__} gives no tags")
+
     def fit(self, windows: Iterable[torch.Tensor]) -> None:
         """Fit in one pass over batches of windows, where `is_fitted`."""
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
+
+from songray.learning.models import labels
 
 
 class ModelConfig:
     """Options of a model, a frozen dataclass. The first line of its docstring describes the model."""
+
+    tags: ClassVar[tuple[str, ...]] = ()  # of the sound, whose probabilities the model gives beside a vector
 
 
 class LearningConfig(ModelConfig):
@@ -225,6 +229,7 @@ class MusicnnMSDConfig(MusicnnConfig):
     """Pretrained: musicnn, trained on 200,000 songs of the Million Song Dataset to predict Last.fm's tags."""
 
     weights = "msd.safetensors"
+    tags = labels.MSD
 
 
 @dataclass(frozen=True)
@@ -232,6 +237,7 @@ class MusicnnMTTConfig(MusicnnConfig):
     """Pretrained: musicnn, trained on the 25,000 clips of MagnaTagATune to predict their tags."""
 
     weights = "mtt.safetensors"
+    tags = labels.MTT
 
 
 MODELS: dict[str, type[ModelConfig]] = {

@@ -65,6 +65,10 @@ class Musicnn(Embedder):
         vectors: torch.Tensor = self.dense(pooled @ self.dense.signed_kernel().T)
         return vectors
 
+    def tag(self, vectors: torch.Tensor) -> torch.Tensor:
+        probabilities: torch.Tensor = self.tags(vectors).sigmoid()
+        return probabilities
+
     def front(self, levels: torch.Tensor) -> torch.Tensor:
         """The timbral and temporal features, (batch, frames, channels), of a spectrogram in 0…255.
 
