@@ -246,3 +246,12 @@ def matrix(column: pa.ChunkedArray) -> Vectors:
         return np.empty((0, 0), np.float32)
     flat: Vectors = column.combine_chunks().flatten().to_numpy()
     return flat.reshape(len(column), -1)
+
+
+def tag_matrix(tags: pa.ChunkedArray, count: int) -> Vectors:
+    """A column of tags as one array, (tracks, count), NaN where they are unknown."""
+    values = np.full((len(tags), count), np.nan, np.float32)
+    if count and tags.null_count < len(tags):
+        is_known = tags.is_valid().to_numpy()
+        values[is_known] = tags.combine_chunks().flatten().to_numpy().reshape(-1, count)
+    return values

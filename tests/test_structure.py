@@ -30,8 +30,8 @@ WITHOUT_RAY = {
     "audio": ["excerpt", "spectrograms", "decode"],
     "learning": ["models", "models.options", "models.formats", "runs", "split", "windows", "scale", "fusion",
                  "encoder", "loop"],
-    "search": ["hnsw", "text", "filters", "reference", "version", "shard", "shard_files", "index", "ranking",
-               "paths", "target"],
+    "search": ["hnsw", "text", "tags", "words", "filters", "reference", "candidates", "version", "shard",
+               "shard_files", "index", "ranking", "paths", "target"],
     "evaluation": ["metrics", "clusters", "evaluate"],
     "service": ["options", "schema", "problems", "snapshots", "responses", "playlists", "api_keys"],
 }  # fmt: skip

@@ -15,7 +15,7 @@ from songray.errors import MissingInput
 from songray.keys import Keys
 from songray.learning.runs import Run, member, save_record, weights_path
 from songray.learning.scale import unit
-from songray.library import Library, Vectors, matrix
+from songray.library import Library, Vectors, matrix, tag_matrix
 from songray.table import Table
 
 
@@ -63,15 +63,6 @@ class JoinedTags:
             count[columns] += 1
         means: Vectors = (total / count).astype(np.float32)
         return means
-
-
-def tag_matrix(tags: pa.ChunkedArray, count: int) -> Vectors:
-    """A column of tags as one array, (tracks, count), NaN where they are unknown."""
-    matrix = np.full((len(tags), count), np.nan, np.float32)
-    if count and tags.null_count < len(tags):
-        is_known = tags.is_valid().to_numpy()
-        matrix[is_known] = tags.combine_chunks().flatten().to_numpy().reshape(-1, count)
-    return matrix
 
 
 def principal_directions(joined: Vectors, dimension: int) -> Vectors:

@@ -2,8 +2,11 @@
 
 hnsw          hnswlib graphs: build, measure recall, tune M
 text          text search over titles, artists and albums
+tags          tags of the sound: how they are stored, and how well tracks fit a description by them
+words         words about music → tags
 filters       which tracks a query may return
 reference     the sample of tracks that determines the axes of the map
+candidates    what a search in a shard finds: candidates and points, sorted and merged
 version       versions of an index in storage: list, read, publish, prune
 shard         one shard of an index, opened for reading
 shard_files   writes the files of a shard

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-import uuid
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.fs
 
 from songray.cluster import connect
 from songray.errors import InvalidOption, MissingInput
@@ -26,15 +23,15 @@ from songray.search.target import (
     contains,
     find_target,
     keys_without_direction,
+    read_levels,
     read_tracks,
     read_vectors,
+    tag_statistics,
 )
 from songray.search.version import (
-    FILES,
     LIVE,
     ShardEntry,
     Version,
-    checksum,
     live_tracks,
     local_copy,
     mark_deleted,
@@ -43,8 +40,9 @@ from songray.search.version import (
     prune,
     publish,
     read_reference,
+    shard_name,
+    store_shard,
 )
-from songray.storage import storage_errors
 
 # Ray, and the modules that load hnswlib, are imported in functions: `--help` needs neither.
 
@@ -152,7 +150,7 @@ def build(
     import ray
 
     prepared = ray.remote(prepare).options(num_cpus=config.threads).remote(library, run, config, target)
-    reference, parameters = ray.get(prepared)
+    reference, parameters, tags = ray.get(prepared)
     dimension = reference.vectors.shape[1]
     version = Version(
         run=run,
@@ -165,6 +163,7 @@ def build(
         recall_target=config.recall,
         shards=[],
         made_with=runs.software_versions(),
+        tags=tags,
     )
     parts = target.split(config.shard_capacity(dimension, parameters["M"]))
     built = build_shards(library, version, config.threads, reference, [(None, part) for part in parts])
@@ -186,9 +185,9 @@ def comparable(library: Library, run: str, target: Target) -> Target:
 
 def prepare(
     library: Library, run: str, config: IndexConfig, target: Target
-) -> tuple[Reference, dict[str, int]]:
-    """Worker: the reference of a new index, and hnswlib's parameters. M is tuned on a sample where it is not
-    given."""
+) -> tuple[Reference, dict[str, int], dict[str, list[float]]]:
+    """Worker: the reference of a new index, hnswlib's parameters, and the statistics of the run's tags. M is
+    tuned on a sample where it is not given."""
     from songray.search.hnsw import tune_m
 
     # Keys are sorted hashes: the first ones are a random sample.
@@ -196,7 +195,8 @@ def prepare(
     vectors = read_vectors(library, run, sample)
     tracks = sample.rows["key"][:REFERENCE_TRACKS] >> REVISION_BITS
     m = config.links or tune_m(vectors, config.ef_construction, config.recall)
-    return Reference(tracks, vectors[:REFERENCE_TRACKS]), {"M": m, "ef_construction": config.ef_construction}
+    parameters = {"M": m, "ef_construction": config.ef_construction}
+    return Reference(tracks, vectors[:REFERENCE_TRACKS]), parameters, tag_statistics(library, run, sample)
 
 
 def update(
@@ -255,11 +255,6 @@ def build_shards(
     return entries
 
 
-def shard_name(version: Version, number: int) -> str:
-    """A name that no other process gives, should it build the same version."""
-    return f"{version.version}-{number:04d}-{uuid.uuid4().hex[:8]}"
-
-
 def build_shard(
     library: Library,
     version: Version,
@@ -272,11 +267,14 @@ def build_shard(
     """Worker: build a shard, and copy its files into the library. Memory: that of the shard, and its vectors
     once more."""
     from songray.search.hnsw import GraphOptions
-    from songray.search.shard import SHOWN
-    from songray.search.shard_files import write_shard
+    from songray.search.shard import SHOWN, TAGS
+    from songray.search.shard_files import level_column, write_shard
 
     vectors = read_vectors(library, version.run, target)
     tracks = read_tracks(library, target, SHOWN)
+    if version.tags:
+        levels = read_levels(library, version.run, target, len(version.tags))
+        tracks = tracks.append_column(TAGS, level_column(levels))
     options = GraphOptions(version.parameters, version.recall_target, threads)
     with tempfile.TemporaryDirectory(prefix="songray-shard-") as temporary:
         folder = Path(temporary)
@@ -289,12 +287,3 @@ def build_shard(
         checksums = store_shard(library, version.run, name, folder)
     deleted = before.deleted if before else []
     return ShardEntry(name, len(target) + (before.tracks if before else 0), deleted, ef, recall, checksums)
-
-
-def store_shard(library: Library, run: str, name: str, folder: Path) -> dict[str, str]:
-    """Copy the files of a shard into the library. Returns their checksums."""
-    destination = library.path("indexes", run, "shards", name)
-    with storage_errors(destination):
-        library.filesystem.create_dir(destination, recursive=True)
-        pa.fs.copy_files(str(folder), destination, pa.fs.LocalFileSystem(), library.filesystem)
-    return {file: checksum(folder / file) for file in FILES}

@@ -15,7 +15,7 @@ from songray.cluster import connect
 from songray.keys import REVISION_BITS, Keys, KeySet
 from songray.leases import Lease
 from songray.library import Library
-from songray.search.build import REFERENCE_TRACKS, IndexConfig, comparable, shard_name, store_shard
+from songray.search.build import REFERENCE_TRACKS, IndexConfig, comparable
 from songray.search.reference import Reference
 from songray.search.target import find_target, read_vectors
 from songray.search.version import (
@@ -30,6 +30,8 @@ from songray.search.version import (
     prune,
     publish,
     read_reference,
+    shard_name,
+    store_shard,
     version_names,
 )
 

@@ -17,13 +17,14 @@ class Facets:
     albums: tuple[str, ...] = ()  # ids or names
     sources: tuple[str, ...] = ()
     tracks: tuple[str, ...] = ()  # ids
+    tags: tuple[str, ...] = ()  # of the sound, labels of the index
 
 
 @dataclass(frozen=True)
 class Filters:
     """Conditions that a track must satisfy; the default is satisfied by all."""
 
-    include: Facets = field(default_factory=Facets)  # for each attribute with values: any of them
+    include: Facets = field(default_factory=Facets)  # for each attribute with values: any of them; all tags
     exclude: Facets = field(default_factory=Facets)  # none of the values
     years: tuple[int | None, int | None] = (None, None)  # from, to; a track without a year fails any bound
     duration_seconds: tuple[float | None, float | None] = (None, None)

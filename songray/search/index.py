@@ -8,8 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from songray.library import Library, Row, Vectors
+from songray.search.candidates import Box, Candidates, Place, Points, by_cosine, merge, merge_points
 from songray.search.filters import EVERYTHING, Filters
-from songray.search.shard import Box, Candidates, Place, Points, Shard, merge, merge_points
+from songray.search.shard import Shard
+from songray.search.tags import Tags
 from songray.search.version import Version, local_copy
 
 
@@ -24,11 +26,11 @@ class Index:
     @classmethod
     def open(cls, library: Library, version: Version, numbers: Sequence[int] | None = None) -> Index:
         """Verify and open the shards of a version, or those with some numbers. Raises CorruptData."""
-        shards = []
+        shards, tags = [], Tags(version.tags)
         for number in range(len(version.shards)) if numbers is None else numbers:
             entry = version.shards[number]
             with local_copy(library, version.run, entry) as folder:
-                shards.append(Shard(folder, entry.deleted, number))
+                shards.append(Shard(folder, entry.deleted, number, tags))
         return cls(version, shards)
 
     def __len__(self) -> int:
@@ -62,6 +64,11 @@ class Index:
             calls = (asyncio.to_thread(shard.nearest, queries, k, filters, ef) for shard in shards)
             parts = await asyncio.gather(*calls)
         return merge(parts, len(queries), k) if len(parts) != 1 else parts[0]
+
+    async def described(self, weights: dict[str, float], k: int, filters: Filters = EVERYTHING) -> Candidates:
+        """The k tracks that match the filters and whose tags fit best: see Shard.described."""
+        calls = (asyncio.to_thread(shard.described, weights, k, filters) for shard in self.shards.values())
+        return by_cosine(await asyncio.gather(*calls), k)
 
     async def rows(self, places: Sequence[Place]) -> list[Row]:
         """The catalogue's description of each track."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from songray.errors import NotEnoughTracks
 from songray.library import Row, Vectors
+from songray.search.candidates import Candidates
 from songray.search.filters import Filters
 from songray.search.ranking import (
     RankingOptions,
@@ -25,7 +26,6 @@ from songray.search.ranking import (
     recordings,
     similarity,
 )
-from songray.search.shard import Candidates
 
 PATH_BREADTH = 16  # candidates a step
 

@@ -3,8 +3,9 @@ candidates, and these functions choose among them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -14,8 +15,8 @@ from numpy.typing import NDArray
 
 from songray.errors import QueryError, UnknownTrack
 from songray.library import Row, Vectors
+from songray.search.candidates import CANDIDATE, Candidates, Place
 from songray.search.filters import Filters
-from songray.search.shard import CANDIDATE, Candidates, Place
 
 SAME_COSINE = 0.995  # least cosine of two ids of one recording, where title and duration agree
 SAME_SECONDS = 3.0
@@ -35,6 +36,10 @@ class Searcher(Protocol):
     async def nearest(self, queries: Vectors, k: int, filters: Filters) -> list[Candidates]:
         """For each query, (queries, dimension), the k nearest that match the filters, nearest first, or all
         where fewer match."""
+
+    async def described(self, weights: dict[str, float], k: int, filters: Filters) -> Candidates:
+        """The k tracks that match the filters and whose tags fit best, best first; Tags.score takes the place
+        of the cosine."""
 
     async def rows(self, places: Sequence[Place]) -> list[Row]:
         """The catalogue's description of each track."""
@@ -68,7 +73,7 @@ NearestSeed = tuple[str | None, float | None]  # id, similarity to it
 class Recommendation:
     track: Row
     similarity: float  # to the query, 0…1: see `similarity`
-    cosine: float  # to the query
+    cosine: float | None  # to the query; None where it is a description
     nearest_seed: str | None  # the liked track with the highest similarity
     nearest_seed_similarity: float | None
 
@@ -103,7 +108,8 @@ async def similar(
 ) -> tuple[Row, list[Recommendation]]:
     """The row of a track, and the tracks most similar to it, itself excluded. Raises UnknownTrack."""
     seeds = await find(searcher, [track_id])
-    chosen, _ = await _choose(searcher, seeds.vectors[0], options, seeds.candidates)
+    nearest = partial(_nearest, searcher, seeds.vectors[0], options.filters)
+    chosen, _ = await _choose(searcher, nearest, options, seeds.candidates)
     row, *rows = await searcher.rows(places(np.concatenate([seeds.candidates, chosen])))
     similarities = similarity(chosen["cosine"]).tolist()
     return row, _recommendations(rows, chosen, [(track_id, value) for value in similarities])
@@ -136,7 +142,8 @@ async def nearest_to(
     """The tracks most similar to a vector, but for those of `without` and other ids of their recordings. Each
     names its nearest seed among the liked tracks. Raises QueryError where the vector has no direction."""
     excluded = np.empty(0, CANDIDATE) if without is None else distinct(without)
-    chosen, vectors = await _choose(searcher, normalise(query), options, excluded)
+    nearest = partial(_nearest, searcher, normalise(query), options.filters)
+    chosen, vectors = await _choose(searcher, nearest, options, excluded)
     rows = await searcher.rows(places(chosen))
     nearest_seeds: list[NearestSeed] = [(None, None)] * len(rows)
     if liked:
@@ -159,16 +166,41 @@ def _recommendations(
     ]
 
 
+async def described(
+    searcher: Searcher, weights: dict[str, float], options: RankingOptions
+) -> list[Recommendation]:
+    """The tracks whose tags fit a description best, by the weights of labels; their similarity is to the
+    description."""
+    best = partial(_best_described, searcher, weights, options.filters)
+    chosen, _ = await _choose(searcher, best, options, np.empty(0, CANDIDATE))
+    rows = await searcher.rows(places(chosen))
+    return [replace(item, cosine=None) for item in _recommendations(rows, chosen, [(None, None)] * len(rows))]
+
+
+async def _nearest(searcher: Searcher, query: Vectors, filters: Filters, depth: int) -> Candidates:
+    (near,) = await searcher.nearest(query[None], depth, filters)
+    return near
+
+
+async def _best_described(
+    searcher: Searcher, weights: dict[str, float], filters: Filters, depth: int
+) -> Candidates:
+    return await searcher.described(weights, depth, filters)
+
+
 async def _choose(
-    searcher: Searcher, query: Vectors, options: RankingOptions, excluded: Candidates
+    searcher: Searcher,
+    best: Callable[[int], Awaitable[Candidates]],  # so many of the best, by descending score
+    options: RankingOptions,
+    excluded: Candidates,
 ) -> tuple[Candidates, Vectors | None]:
     """The candidates that are recommended, in order, and their vectors where they were needed.
 
-    Requests more neighbours until k are chosen or the index has no more.
+    Requests more candidates until k are chosen or the index has no more.
     """
     depth = 4 * options.k + 2 * len(excluded) + 16
     while True:
-        (near,) = await searcher.nearest(query[None], depth, options.filters)
+        near = await best(depth)
         candidates = distinct(excluded, near)
         pairs = possible_pairs(candidates)
         vectors = await searcher.vectors(places(candidates)) if options.diversity or len(pairs) else None

@@ -2,14 +2,14 @@
 
 graph.hnsw      hnswlib, cosine space; a label is a row number of the other files
 vectors.npy     float16, (tracks, dimension), length 1; mapped: vectors of seeds, and exact search
-tracks.arrow    Arrow IPC, mapped: SHOWN, and COMPUTED under names with an underscore before
+tracks.arrow    Arrow IPC, mapped: SHOWN, COMPUTED under names with an underscore before, and, where the run
+                gives tags, their levels as _tags (songray/search/tags.py)
 names.sqlite    text search (songray/search/text.py)
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
 
@@ -23,8 +23,10 @@ from numpy.typing import NDArray
 from songray.keys import MAX_PROBES, NUMBERS, REVISION_BITS, track_number
 from songray.library import Row, Vectors
 from songray.search import text
-from songray.search.filters import CACHED_CHARACTERS, CACHED_FILTERS, EVERYTHING, Facets, Filters
+from songray.search.candidates import CANDIDATE, POINT, Box, Candidates, Points, by_cosine
+from songray.search.filters import CACHED_CHARACTERS, CACHED_FILTERS, EVERYTHING, Filters
 from songray.search.hnsw import K
+from songray.search.tags import Levels, Tags
 from songray.search.version import GRAPH, TEXT, TRACKS, VECTORS
 
 SHOWN = (
@@ -33,45 +35,32 @@ SHOWN = (
 )  # fmt: skip
 COMPUTED = {"x": "f4", "y": "f4", "artist": "i8", "album": "i8", "recording": "i8",
             "title": "i8", "duration": "f4", "year": "i2"}  # fmt: skip
+TAGS = "_tags"  # column of the levels of the tags
 FACET_COLUMNS = {
     "genres": ("genres",),
     "artists": ("artist_ids", "artist_names"),
     "albums": ("album_id", "album"),
     "sources": ("source",),
 }
-CANDIDATE = np.dtype(
-    [
-        ("shard", "i4"),
-        ("label", "i4"),
-        ("cosine", "f4"),
-        ("artist", "i8"),  # hash of the first artist; hashes are 0 where the value is unknown
-        ("album", "i8"),
-        ("recording", "i8"),  # or the ISRC
-        ("title", "i8"),  # without the name of an edition
-        ("duration", "f4"),  # seconds, or nan
-    ]
-)
-POINT = np.dtype([("shard", "i4"), ("label", "i4"), ("x", "f4"), ("y", "f4"), ("sample_rank", "i8")])
-
+NO_TAGS = Tags()
 EXACT_ROWS = 12  # whose cosines take as long as one more neighbour in the graph
 GRAPH_MARGIN = 1.5  # neighbours requested from the graph, relative to the mean that a filter needs
 ROWS_AT_ONCE = 1 << 13  # whose vectors fit in the processor's cache
 SPARE = 10  # further candidates of a search by float16, whose rounding may exchange neighbours
 
-Candidates = NDArray[np.void]  # of CANDIDATE
-Points = NDArray[np.void]  # of POINT
 Labels = NDArray[np.int64]
-Place = tuple[int, int]  # the shard's number in its version, and the label
-Box = tuple[float, float, float, float]  # left, bottom, right, top
 
 
 class Shard:
     """A shard, read-only. Threads may share it."""
 
-    def __init__(self, folder: Path, deleted: Sequence[int] = (), number: int = 0) -> None:
+    def __init__(
+        self, folder: Path, deleted: Sequence[int] = (), number: int = 0, tags: Tags = NO_TAGS
+    ) -> None:
         """`deleted` are labels; `number` is that of the shard in its version, which candidates contain."""
-        self.number = number
+        self.number, self.tags = number, tags
         self._tracks = read_rows(folder)
+        self._levels = tag_levels(self._tracks, len(tags.labels))
         self._vectors = np.load(folder / VECTORS, mmap_mode="r")
         self._graph = hnswlib.Index(space="cosine", dim=self._vectors.shape[1])
         self._graph.load_index(str(folder / GRAPH))
@@ -141,6 +130,17 @@ class Shard:
             for row, query in zip(matches, queries, strict=True)
         ]
 
+    def described(self, weights: dict[str, float], k: int, filters: Filters = EVERYTHING) -> Candidates:
+        """The k live tracks that match and whose tags fit best, best first: Tags.score takes the place of the
+        cosine. Tracks whose tags are unknown are left out."""
+        mask = self._live if filters == EVERYTHING else self._mask(filters)
+        labels = np.flatnonzero(mask)
+        scores = self.tags.score(self._levels[labels], weights)
+        is_known = ~np.isnan(scores)
+        candidates = self._candidates[labels[is_known]]
+        candidates["cosine"] = scores[is_known]
+        return by_cosine([candidates], k)
+
     def _search_graph(self, queries: Vectors, depth: int, ef: int) -> Candidates | None:
         """At least `depth` candidates for each query, (queries, candidates), nearest first; None where the
         graph returns fewer."""
@@ -188,11 +188,15 @@ class Shard:
     def _match(self, filters: Filters) -> NDArray[np.uint8]:
         """A mask of the live tracks that match, one bit each."""
         mask = self._live.copy()
-        for facet in fields(Facets):
-            if included := getattr(filters.include, facet.name):
-                mask &= self._has(facet.name, included)
-            if excluded := getattr(filters.exclude, facet.name):
-                mask &= ~self._has(facet.name, excluded)
+        for facet in FACET_COLUMNS:
+            if included := getattr(filters.include, facet):
+                mask &= self._has(facet, included)
+            if excluded := getattr(filters.exclude, facet):
+                mask &= ~self._has(facet, excluded)
+        for label in filters.include.tags:
+            mask &= self.tags.has(self._levels, label)
+        for label in filters.exclude.tags:
+            mask &= ~self.tags.has(self._levels, label)
         bounds = {"year": filters.years, "duration": filters.duration_seconds}
         for name, (least, most) in bounds.items():
             column = self._column[name]
@@ -222,10 +226,11 @@ class Shard:
         return mask
 
     def rows(self, labels: Sequence[int] | Labels) -> list[Row]:
-        """The columns of SHOWN."""
-        taken = self._tracks.select(list(SHOWN)).take(pa.array(np.asarray(labels, np.int64)))
-        rows: list[Row] = taken.to_pylist()
-        return rows
+        """The columns of SHOWN, and `tags`: see Tags.shown."""
+        positions = np.asarray(labels, np.int64)
+        taken = self._tracks.select(list(SHOWN)).take(pa.array(positions))
+        tags = self.tags.shown(self._levels[positions])
+        return [row | {"tags": shown} for row, shown in zip(taken.to_pylist(), tags, strict=True)]
 
     def points(self, bbox: Box | None, limit: int) -> Points:
         """A sample of the points of the map in a box, by ascending sample rank: a smaller box contains all
@@ -255,6 +260,13 @@ def read_rows(folder: Path) -> pa.RecordBatch:
     return pa.ipc.open_file(pa.memory_map(str(folder / TRACKS))).get_batch(0)
 
 
+def tag_levels(rows: pa.RecordBatch, count: int) -> Levels:
+    """The levels of the tags, (tracks, count), mapped; 0, unknown, in an index of an earlier version."""
+    if TAGS not in rows.schema.names:
+        return np.zeros((rows.num_rows, count), np.uint8)
+    return np.frombuffer(rows[TAGS].buffers()[1], np.uint8).reshape(-1, count)
+
+
 def unit_vectors(halves: NDArray[np.float16]) -> Vectors:
     """Stored vectors, (tracks, dimension), as float32, scaled to length 1 after rounding, as in the graph."""
     vectors = to_float32(halves)
@@ -280,20 +292,3 @@ def _top(cosines: Vectors, labels: Labels, k: int) -> tuple[Vectors, Labels]:
         return cosines, labels
     chosen = np.argpartition(cosines, -k, axis=1)[:, -k:]
     return np.take_along_axis(cosines, chosen, axis=1), np.take_along_axis(labels, chosen, axis=1)
-
-
-def by_cosine(parts: Sequence[Candidates], k: int) -> Candidates:
-    """The first k of lists of candidates, by descending cosine, then place."""
-    every = np.concatenate([np.empty(0, CANDIDATE), *parts])
-    return every[np.lexsort((every["label"], every["shard"], -every["cosine"]))[:k]]
-
-
-def merge(parts: Sequence[list[Candidates]], queries: int, k: int) -> list[Candidates]:
-    """Merge what shards, which may be none, return for the same queries: for each query, the k nearest."""
-    return [by_cosine([part[query] for part in parts], k) for query in range(queries)]
-
-
-def merge_points(parts: Sequence[Points], limit: int) -> Points:
-    """Merge the points of shards: by ascending sample rank."""
-    every = np.concatenate([np.empty(0, POINT), *parts])
-    return every[np.argsort(every["sample_rank"], kind="stable")[:limit]]

@@ -16,7 +16,8 @@ from songray.library import Vectors
 from songray.search import text
 from songray.search.hnsw import GraphOptions, build_graph
 from songray.search.reference import Reference
-from songray.search.shard import COMPUTED, SHOWN, read_rows, unit_vectors
+from songray.search.shard import COMPUTED, SHOWN, TAGS, read_rows, unit_vectors
+from songray.search.tags import Levels
 from songray.search.version import GRAPH, TEXT, TRACKS, VECTORS
 
 
@@ -33,8 +34,8 @@ def write_shard(
     options: GraphOptions,
     before: Path | None = None,
 ) -> Measured:
-    """Write a shard of unit vectors, (tracks, dimension), and their rows (`track_key`, `checksum`, SHOWN),
-    appended to those of the shard in the folder `before`, if given."""
+    """Write a shard of unit vectors, (tracks, dimension), and their rows (`track_key`, `checksum`, SHOWN and,
+    where the run gives tags, TAGS), appended to those of the shard in the folder `before`, if given."""
     halves = vectors.astype(np.float16)
     existing = np.load(before / VECTORS) if before else halves[:0]
     old_graph = (before / GRAPH, unit_vectors(existing)) if before else None
@@ -58,7 +59,13 @@ def with_computed_columns(tracks: pa.Table, vectors: Vectors, reference: Referen
     columns = {**_positions(vectors, reference), **_hashes(tracks)}
     for name, dtype in COMPUTED.items():
         rows = rows.append_column(f"_{name}", pa.array(np.asarray(columns[name], dtype)))
-    return rows
+    return rows.append_column(TAGS, tracks[TAGS]) if TAGS in tracks.schema.names else rows
+
+
+def level_column(levels: Levels) -> pa.FixedSizeBinaryArray:
+    """The column TAGS: a cell of bytes a track."""
+    kind = pa.binary(levels.shape[1])
+    return pa.FixedSizeBinaryArray.from_buffers(kind, len(levels), [None, pa.py_buffer(levels.tobytes())])
 
 
 def _positions(vectors: Vectors, reference: Reference) -> dict[str, Vectors]:

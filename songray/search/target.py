@@ -11,7 +11,9 @@ import pyarrow.compute
 from numpy.typing import NDArray
 
 from songray.keys import REVISION_BITS, Keys
-from songray.library import Library, Vectors, matrix
+from songray.learning import runs
+from songray.library import Library, Vectors, matrix, tag_matrix
+from songray.search.tags import Levels, statistics, to_levels
 
 TARGET = np.dtype(
     [
@@ -79,6 +81,21 @@ def read_vectors(library: Library, run: str, target: Target) -> Vectors:
     table, keys = library.table("embeddings", run), target.rows["key"]
     rows = table.rows_of(keys, target.rows["file"], target.embedding_files, ["embedding"])
     return matrix(rows["embedding"])
+
+
+def read_levels(library: Library, run: str, target: Target, count: int) -> Levels:
+    """The levels of `count` tags, (tracks, count), in the order of the target. Raises MissingInput where a
+    track is missing."""
+    table, keys = library.table("embeddings", run), target.rows["key"]
+    tags = table.rows_of(keys, target.rows["file"], target.embedding_files, ["tags"])["tags"]
+    return to_levels(tag_matrix(tags, count))
+
+
+def tag_statistics(library: Library, run: str, sample: Target) -> dict[str, list[float]]:
+    """Of each tag that the run gives, see `tags.statistics`; empty where no track of the sample has any."""
+    if not (labels := runs.tags_of(library, runs.choose(library, run))):
+        return {}
+    return statistics(labels, read_levels(library, run, sample, len(labels)))
 
 
 def keys_without_direction(library: Library, run: str, target: Target) -> Keys:

@@ -14,9 +14,10 @@ import io
 import json
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,7 @@ class Version:
     recall_target: float
     shards: list[ShardEntry]
     made_with: dict[str, str]  # versions of the software that built it
+    tags: dict[str, list[float]] = field(default_factory=dict)  # see songray/search/tags.py
 
 
 def newest_version(library: Library, run: str) -> Version | None:
@@ -210,6 +212,20 @@ def seconds_since_change(library: Library, run: str, shard: str) -> float:
 def _delete_folder(library: Library, path: str) -> None:
     with storage_errors(path), suppress(FileNotFoundError):
         library.filesystem.delete_dir(path)
+
+
+def shard_name(version: Version, number: int) -> str:
+    """A name that no other process gives, should it build the same version."""
+    return f"{version.version}-{number:04d}-{uuid.uuid4().hex[:8]}"
+
+
+def store_shard(library: Library, run: str, name: str, folder: Path) -> dict[str, str]:
+    """Copy the files of a shard into the library. Returns their checksums."""
+    destination = library.path("indexes", run, "shards", name)
+    with storage_errors(destination):
+        library.filesystem.create_dir(destination, recursive=True)
+        pa.fs.copy_files(str(folder), destination, pa.fs.LocalFileSystem(), library.filesystem)
+    return {file: checksum(folder / file) for file in FILES}
 
 
 @contextmanager

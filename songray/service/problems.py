@@ -12,11 +12,13 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from songray.errors import QueryError, UnknownTrack
 
 logger = logging.getLogger("ray.serve")
 MEDIA_TYPE = "application/problem+json"
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 RETRY_AFTER_SECONDS = 1  # after which an overloaded service accepts another request
 
 
@@ -47,7 +49,16 @@ def unavailable(detail: str, retry_after_seconds: float = RETRY_AFTER_SECONDS) -
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    return problem_response(error.status_code, str(error.detail), error.headers)
+    headers = _allowed(request) if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED else error.headers
+    return problem_response(error.status_code, str(error.detail), headers)
+
+
+def _allowed(request: Request) -> dict[str, str]:
+    """The methods of all routes of a path; Starlette names those of the first one."""
+    scopes = {method: {**request.scope, "method": method} for method in METHODS}
+    routes = request.app.routes
+    allowed = [m for m, scope in scopes.items() if any(r.matches(scope)[0] == Match.FULL for r in routes)]
+    return {"Allow": ", ".join(allowed)}
 
 
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from collections.abc import Collection
+from dataclasses import fields, replace
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from songray.catalogue.sources.registry import SearchableSource
 from songray.search import filters, ranking
+from songray.search.words import parse_tags
 
 MAX_RESULTS = 500
 MAX_VALUES = 200  # of one filter
 SIMILARITY = (
     "similarity to the query: (cosine + 1)/2, comparable between queries. With diversity above 0 the list is "
     "not sorted by it"
+)
+
+TAGS = (
+    "tags of the sound, one or several with commas: all of them. A track has a tag where its probability is "
+    "at least 0.5, or at least 0.05 and a standard deviation (of logits) above the mean of the catalogue"
 )
 
 Id = Annotated[str, Field(min_length=1, max_length=500, examples=["deezer:3135556"])]
@@ -24,8 +31,13 @@ Year = Annotated[int, Field(ge=1, le=9999)]
 Seconds = Annotated[float, Field(ge=0, le=1e6)]
 
 
+class Tag(BaseModel):
+    tag: str = Field(examples=["piano"])
+    probability: float = Field(ge=0, le=1, description="as the run's pretrained models estimate it")
+
+
 class Track(BaseModel):
-    """A track as the catalogue describes it."""
+    """A track as the catalogue describes it, and the tags of its sound."""
 
     track_id: Id
     source: str = Field(examples=["deezer"])
@@ -41,6 +53,7 @@ class Track(BaseModel):
     isrc: str | None
     explicit: bool | None
     recording: str | None = Field(description="the same for all ids of one recording")
+    tags: list[Tag] = Field(description="the tags of its sound that the filter `tags` accepts, at most 5")
     preview: str | None = Field(description="URL of the audio, where it is public")
 
 
@@ -56,7 +69,9 @@ class Tracks(IndexResponse):
 class Match(BaseModel):
     track: Track
     similarity: float = Field(ge=0, le=1, description=SIMILARITY)
-    cosine: float = Field(description="cosine of the angle between the track's vector and the query's")
+    cosine: float | None = Field(
+        description="cosine of the angle between the track's vector and the query's; null for a text"
+    )
     nearest_seed: str | None = Field(description="the liked track with the highest similarity to this one")
     nearest_seed_similarity: float | None = Field(ge=0, le=1, description="that similarity")
 
@@ -71,6 +86,12 @@ class SimilarToTrack(Matches):
 
 class SimilarToAudio(Matches):
     query: str = Field(description="name of the file, or id of the track that the source returned")
+
+
+class SimilarToText(Matches):
+    weights: dict[str, float] = Field(
+        description="the tags that the words ask for; negative: that they exclude", examples=[{"piano": 1.0}]
+    )
 
 
 class Point(BaseModel):
@@ -129,11 +150,13 @@ class Filters(BaseModel):
     albums: Names = Field(default=[], description="ids or names")
     sources: Names = []
     tracks: Names = Field(default=[], description="only these")
+    tags: Names = Field(default=[], description=TAGS)
     not_genres: Names = []
     not_artists: Names = []
     not_albums: Names = []
     not_sources: Names = []
     not_tracks: Names = []
+    not_tags: Names = Field(default=[], description="none of these")
     year_from: Year | None = None
     year_to: Year | None = None
     seconds_from: Seconds | None = Field(default=None, description="minimum duration")
@@ -148,11 +171,16 @@ class Filters(BaseModel):
                 raise ValueError(f"{name}_from {first} is above {name}_to {last}")
         return self
 
-    def to_filters(self) -> filters.Filters:
+    def to_filters(self, labels: Collection[str]) -> filters.Filters:
+        """The filters, for an index that has these labels of tags. Raises QueryError for other tags."""
         names = [facet.name for facet in fields(filters.Facets)]
+        include, exclude = (
+            filters.Facets(**{name: tuple(getattr(self, f"{prefix}{name}")) for name in names})
+            for prefix in ("", "not_")
+        )
         return filters.Filters(
-            include=filters.Facets(**{name: tuple(getattr(self, name)) for name in names}),
-            exclude=filters.Facets(**{name: tuple(getattr(self, f"not_{name}")) for name in names}),
+            include=replace(include, tags=parse_tags(include.tags, labels)),
+            exclude=replace(exclude, tags=parse_tags(exclude.tags, labels)),
             years=(self.year_from, self.year_to),
             duration_seconds=(self.seconds_from, self.seconds_to),
             explicit=self.explicit,
@@ -167,14 +195,19 @@ class Ranking(BaseModel):
     per_artist: int = Field(default=3, ge=0, le=MAX_RESULTS, description="maximum per artist; 0: no limit")
     per_album: int = Field(default=2, ge=0, le=MAX_RESULTS, description="maximum per album; 0: no limit")
 
-    def to_options(self, restriction: Filters) -> ranking.RankingOptions:
+    def to_options(self, restriction: Filters, labels: Collection[str]) -> ranking.RankingOptions:
+        """The options, for an index that has these labels of tags. Raises QueryError for other tags."""
         return ranking.RankingOptions(
-            self.k, restriction.to_filters(), self.diversity, self.per_artist, self.per_album
+            self.k, restriction.to_filters(labels), self.diversity, self.per_artist, self.per_album
         )
 
 
 class SimilarParameters(Ranking, Filters):
     """Both, as query parameters."""
+
+
+class TextParameters(SimilarParameters):
+    text: str = Field(min_length=1, max_length=200, examples=["calm piano without voice"])
 
 
 class PathParameters(Filters):

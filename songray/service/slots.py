@@ -19,9 +19,9 @@ from ray.serve.handle import DeploymentHandle
 from songray.errors import SongrayError
 from songray.learning import runs
 from songray.library import Library, Row, Vectors
+from songray.search.candidates import Box, Candidates, Place, Points, by_cosine, merge, merge_points
 from songray.search.filters import Filters
 from songray.search.index import Index
-from songray.search.shard import Box, Candidates, Place, Points, merge, merge_points
 from songray.search.version import Version
 from songray.service.problems import unavailable
 from songray.service.snapshots import Snapshots
@@ -76,6 +76,9 @@ class SlottedIndex:
 
     async def nearest(self, queries: Vectors, k: int, filters: Filters) -> list[Candidates]:
         return merge(await self._call_all("nearest", queries, k, filters), len(queries), k)
+
+    async def described(self, weights: dict[str, float], k: int, filters: Filters) -> Candidates:
+        return by_cosine(await self._call_all("described", weights, k, filters), k)
 
     async def rows(self, places: Sequence[Place]) -> list[Row]:
         rows: dict[int, Row] = {}

@@ -9,8 +9,8 @@ from typing import Generic, Protocol, TypeVar
 
 from songray.errors import InvalidOption, MissingInput, SongrayError
 from songray.library import Library
+from songray.search.candidates import Box, Place, Points
 from songray.search.ranking import Searcher
-from songray.search.shard import Box, Place, Points
 from songray.search.version import Version, read_version, version_names, versions
 from songray.service.problems import unavailable
 

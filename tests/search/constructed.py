@@ -15,11 +15,11 @@ from songray.keys import REVISION_BITS, track_key
 from songray.learning import runs
 from songray.learning.runs import Run
 from songray.library import TABLES, Library, Row, Vectors
+from songray.search.candidates import CANDIDATE, Candidates, Place
 from songray.search.filters import Filters
 from songray.search.hnsw import GraphOptions
 from songray.search.ranking import RankingOptions, Recommendation
 from songray.search.reference import Reference
-from songray.search.shard import CANDIDATE, Candidates, Place
 from songray.search.shard_files import write_shard
 
 RUN = "mfcc-x"
@@ -57,8 +57,14 @@ def shard_folder(
     return folder
 
 
-def add_tracks(library: Library, vectors: np.ndarray, first: int = 0, revision: int = 0) -> None:
-    """Add tracks `a:<n>` with vectors, as the stages before `index` do."""
+def add_tracks(
+    library: Library,
+    vectors: np.ndarray,
+    first: int = 0,
+    revision: int = 0,
+    tags: list[list[float] | None] | None = None,
+) -> None:
+    """Add tracks `a:<n>` with vectors, and probabilities of tags, as the stages before `index` do."""
     ids = [f"a:{number}" for number in range(first, first + len(vectors))]
     keys = [track_key(track_id, revision) for track_id in ids]
     table = library.table("tracks")
@@ -79,13 +85,15 @@ def add_tracks(library: Library, vectors: np.ndarray, first: int = 0, revision: 
     table.append(pa.Table.from_pylist(described, table.schema()), f"{first}")
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.astype(np.float32).ravel()), vectors.shape[1])
     embedded = {"track_key": pa.array(keys, pa.int64()), "track_id": ids, "embedding": column}
+    if tags is not None:
+        embedded["tags"] = pa.array(tags, TABLES["embeddings"].columns["tags"])
     library.table("embeddings", RUN).append(pa.table(embedded), f"{first}")
 
 
-def add_run(library: Library) -> Library:
+def add_run(library: Library, model: str = "mfcc") -> Library:
     """Add the record of a finished run; an index needs nothing else of it."""
     counts = {"train": 1, "validation": 1}
-    runs.save_record(library, Run(RUN, "mfcc", {"coefficients": 4}, {}, "default", counts, "", {}, {}, []))
+    runs.save_record(library, Run(RUN, model, {}, {}, "default", counts, "", {}, {}, []))
     return library
 
 

@@ -132,7 +132,7 @@ def test_equal_cosines_are_sorted_by_label(tmp_path: Path) -> None:
 def test_tracks_are_found_by_id_and_shown_as_stored(folders: dict[int, Path]) -> None:
     shard = Shard(folders[SMALL], [7])
     assert shard.find(["a:5", "a:7", "b:5", "a:399"]) == {"a:5": 5, "a:399": 399}
-    expected = [{name: rows(SMALL)[n].get(name) for name in SHOWN} for n in (399, 5)]
+    expected = [{name: rows(SMALL)[n].get(name) for name in SHOWN} | {"tags": []} for n in (399, 5)]
     assert shard.rows([399, 5]) == expected
     assert shard.vectors([399, 5]) == pytest.approx(units(SMALL)[[399, 5]], abs=1e-3)
     assert set(SHOWN) <= set(TABLES["tracks"].columns)

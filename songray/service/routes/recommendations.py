@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 
 from songray.search import paths, ranking
+from songray.search.words import parse_question
 from songray.service import playlists
 from songray.service.dependencies import CurrentService, CurrentSnapshot, Service
 from songray.service.problems import problem_responses
@@ -24,7 +25,9 @@ from songray.service.schema import (
     RecommendRequest,
     SimilarParameters,
     SimilarToAudio,
+    SimilarToText,
     SimilarToTrack,
+    TextParameters,
     Tracks,
 )
 
@@ -70,7 +73,7 @@ async def similar(track_id: TrackId, request: Request, snapshot: CurrentSnapshot
     """Tracks similar to a track, most similar first, without the track itself and other ids of its
     recording."""
     parameters = parse_query(SimilarParameters, request)
-    options = parameters.to_options(parameters)
+    options = parameters.to_options(parameters, snapshot.version.tags)
     row, recommendations = await ranking.similar(snapshot, track_id, options)
     return index_response(snapshot, track=track_json(row), similar=matches_json(recommendations))
 
@@ -81,8 +84,27 @@ async def recommend(body: RecommendRequest, snapshot: CurrentSnapshot) -> Respon
     of the liked tracks, minus those of the disliked ones."""
     like = [seed.to_seed() for seed in body.like]
     unlike = [seed.to_seed() for seed in body.unlike]
-    recommendations = await ranking.recommend(snapshot, like, unlike, body.to_options(body.filters))
+    labels = snapshot.version.tags
+    recommendations = await ranking.recommend(snapshot, like, unlike, body.to_options(body.filters, labels))
     return index_response(snapshot, similar=matches_json(recommendations))
+
+
+@router.get(
+    "/v1/similar",
+    response_model=SimilarToText,
+    responses=problem_responses(422),
+    openapi_extra=document_query(TextParameters),
+)
+async def similar_to_text(request: Request, snapshot: CurrentSnapshot) -> Response:
+    """Tracks that sound as words describe, such as "calm piano without voice". The words are looked up in a
+    list of synonyms of the index's tags; "no", "not" and "without" exclude. `similarity` is the logistic
+    function of the mean, by the weights, of the tags' logits, each in standard deviations from the mean of
+    the catalogue."""
+    parameters = parse_query(TextParameters, request)
+    labels = snapshot.version.tags
+    weights = parse_question(parameters.text, labels)
+    recommendations = await ranking.described(snapshot, weights, parameters.to_options(parameters, labels))
+    return index_response(snapshot, weights=weights, similar=matches_json(recommendations))
 
 
 @router.post(
@@ -100,8 +122,8 @@ async def similar_to_audio(
     The audio is not stored."""
     query, content = await query_audio(request, parameters, audio, service)
     snapshot = service.snapshot()
-    vector = await service.embed(content)
-    recommendations = await ranking.nearest_to(snapshot, vector, parameters.to_options(parameters))
+    options = parameters.to_options(parameters, snapshot.version.tags)
+    recommendations = await ranking.nearest_to(snapshot, await service.embed(content), options)
     return index_response(snapshot, query=query, similar=matches_json(recommendations))
 
 
@@ -128,7 +150,8 @@ async def path(parameters: Annotated[PathParameters, Query()], snapshot: Current
     start, end = parameters.start, parameters.end
     if start == end:
         raise HTTPException(422, f"from and to are both {start}: a path needs two tracks")
-    rows = await paths.path(snapshot, start, end, parameters.steps, parameters.to_filters())
+    filters = parameters.to_filters(snapshot.version.tags)
+    rows = await paths.path(snapshot, start, end, parameters.steps, filters)
     return index_response(snapshot, tracks=[track_json(row) for row in rows])
 
 
@@ -148,7 +171,7 @@ async def playlist(
 ) -> Response:
     """Tracks that continue a playlist, each similar to the one before it."""
     seeds = [seed.to_seed() for seed in body.seeds]
-    rows = await paths.playlist(snapshot, seeds, body.to_options(body.filters))
+    rows = await paths.playlist(snapshot, seeds, body.to_options(body.filters, snapshot.version.tags))
     tracks = [track_json(row) for row in rows]
     chosen = format or playlists.accepted_format(accept)
     if chosen == "json":
