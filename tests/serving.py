@@ -58,18 +58,23 @@ def copied_library(temporary: pytest.TempPathFactory) -> tuple[Library, Path]:
 def build_library(folder: Path) -> Library:
     """Tracks `t:<n>`: tones, four an artist, embedded by the functions of the batch jobs, and indexed."""
     library = Library.open(str(folder / "library"))
-    model = build(MODELS["mfcc"](coefficients=4))
-    sizes = {"train": 1, "validation": 1}
-    run = Run(RUN, "mfcc", {"coefficients": 4}, {}, "default", sizes, "", {}, {"loss": 0.5}, [])
-    projection = np.random.default_rng(0).normal(size=(8, 8)).astype(np.float32)
-    save(library, run, ModelEncoder(model, np.full(8, -20, np.float32), projection))
+    save_run(library, RUN, coefficients=4)
     add_tracks(library, folder, range(CLIPS))
     index(library, IndexConfig(links=8))
     return library
 
 
+def save_run(library: Library, name: str, coefficients: int) -> None:
+    """A run whose vectors have twice as many numbers as coefficients."""
+    model, sizes = build(MODELS["mfcc"](coefficients=coefficients)), {"train": 1, "validation": 1}
+    run = Run(name, "mfcc", {"coefficients": coefficients}, {}, "default", sizes, "", {}, {"loss": 0.5}, [])
+    numbers = 2 * coefficients
+    projection = np.random.default_rng(0).normal(size=(numbers, numbers)).astype(np.float32)
+    save(library, run, ModelEncoder(model, np.full(numbers, -20, np.float32), projection))
+
+
 def add_tracks(library: Library, folder: Path, numbers: range) -> None:
-    vectors = embed_clips([clip(folder, number) for number in numbers], library)
+    """Add rows of tracks, and their embeddings by RUN."""
     ids = [f"t:{number}" for number in numbers]
     keys = [track_key(track_id, 0) for track_id in ids]
     table = library.table("tracks")
@@ -90,9 +95,16 @@ def add_tracks(library: Library, folder: Path, numbers: range) -> None:
         for number, key, track_id in zip(numbers, keys, ids, strict=True)
     ]
     table.append(pa.Table.from_pylist(rows, table.schema()), f"{numbers[0]}")
+    add_embeddings(library, folder, numbers, RUN)
+
+
+def add_embeddings(library: Library, folder: Path, numbers: range, run: str) -> None:
+    vectors = embed_clips([clip(folder, number) for number in numbers], library, run)
+    ids = [f"t:{number}" for number in numbers]
+    keys = [track_key(track_id, 0) for track_id in ids]
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
     embedded = pa.table({"track_key": pa.array(keys, pa.int64()), "track_id": ids, "embedding": column})
-    library.table("embeddings", RUN).append(embedded, f"{numbers[0]}")
+    library.table("embeddings", run).append(embedded, f"{numbers[0]}")
 
 
 def clip(folder: Path, number: int) -> bytes:
@@ -101,7 +113,7 @@ def clip(folder: Path, number: int) -> bytes:
     return (path if path.exists() else tone(path, hertz=150 + 37 * number)).read_bytes()
 
 
-def embed_clips(clips: list[bytes], library: Library) -> Vectors:
+def embed_clips(clips: list[bytes], library: Library, run: str = RUN) -> Vectors:
     """The vectors that the batch jobs compute, (clips, dimension)."""
     names = ("track_key", "track_id", "audio", "location")
     schema = pa.schema({name: TABLES["previews"].columns[name] for name in names})
@@ -109,7 +121,7 @@ def embed_clips(clips: list[bytes], library: Library) -> Vectors:
         {"track_key": number, "track_id": str(number), "audio": audio} for number, audio in enumerate(clips)
     ]
     spectrograms, _ = transform_batch(pa.Table.from_pylist(rows, schema), TransformConfig())
-    embedded = embed_batch(spectrograms, load(library, runs.choose(library, RUN)))
+    embedded = embed_batch(spectrograms, load(library, runs.choose(library, run)))
     return np.array(embedded["embedding"].to_pylist(), np.float32)
 
 
@@ -123,7 +135,7 @@ class LocalService:
     def snapshot(self) -> Index:
         return self.index
 
-    async def embed(self, audio: bytes) -> Vectors:
+    async def embed(self, audio: bytes, run: str) -> Vectors:
         if self.vector is None:
             raise HTTPException(415, "this service has no encoder")
         return self.vector

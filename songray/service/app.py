@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -63,13 +64,14 @@ def __getattr__(name: str) -> serve.Application:
 
 
 def bind(library: Library, config: IngressConfig, version: str, keys: ApiKeys) -> serve.Application:
-    """The application. The version is the `user_config` of its deployments: a change of it restarts no
-    replica."""
+    """The application. The run and the version are the `user_config` of its deployments: a change of them
+    restarts no replica."""
     limits = {"max_ongoing_requests": config.max_ongoing, "max_queued_requests": config.max_queued}
-    options = {**COMMON, **limits, "user_config": {"version": version}}
+    served, config = {"run": config.run, "version": version}, replace(config, run="")
+    options = {**COMMON, **limits, "user_config": served}
     slots = [
         serve.deployment(Slot, name=f"slot-{number}", num_replicas=config.slot_replicas, **options).bind(
-            library, config.run, number, config.slots, config.watch_seconds
+            library, number, config.slots, config.watch_seconds
         )
         for number in range(config.slots)
     ]
@@ -85,26 +87,26 @@ def bind(library: Library, config: IngressConfig, version: str, keys: ApiKeys) -
     ingress = serve.deployment(
         serve.ingress(api)(Ingress), name="ingress", autoscaling_config=scaling, **options
     )
-    return ingress.bind(library, config, _bind_encoder(library, config), slots)
+    return ingress.bind(library, config, _bind_encoder(library, config.encoders, served), slots)
 
 
-def _bind_encoder(library: Library, config: IngressConfig) -> serve.Application | None:
-    if not config.encoders:
+def _bind_encoder(library: Library, replicas: int, served: dict[str, str]) -> serve.Application | None:
+    if not replicas:
         return None
     from songray.service.uploads import UploadEncoder  # loads torch, which nothing else needs
 
     limits = {"max_ongoing_requests": MAX_UPLOADS, "max_queued_requests": MAX_UPLOADS}
     encoder = serve.deployment(
-        UploadEncoder, name="encoder", num_replicas=config.encoders, **COMMON, **limits
+        UploadEncoder, name="encoder", num_replicas=replicas, user_config=served, **COMMON, **limits
     )
-    return encoder.bind(library, config.run)
+    return encoder.bind(library)
 
 
 @contextmanager
 def served(library: Library, config: ServeConfig) -> Iterator[str]:
     """Serve within the context, which is the URL of the service. Ray must be connected."""
     keys_for(config.host, config.open)
-    find_version(library, runs.choose(library, config.ingress.run).name, config.version)
+    check_index(library, config)
     check_port(config.host, config.port)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     http = {"host": config.host, "port": config.port, "location": "HeadOnly"}
@@ -117,8 +119,10 @@ def served(library: Library, config: ServeConfig) -> Iterator[str]:
 
 
 def deploy(library: Library, config: ServeConfig) -> None:
-    """Start the application, or, where it runs, change it to these settings; a change of the version
-    interrupts no request. A Serve that runs already keeps the host that it listens on."""
+    """Start the application, or, where it runs, change it to these settings; a change of the run or the
+    version interrupts no request. A Serve that runs already keeps the host that it listens on. Raises
+    MissingInput or InvalidOption where there is no such index."""
+    check_index(library, config)
     controller = ray.get_actor(CONTROLLER, namespace="serve")
     keys = keys_for(ray.get(controller.get_http_config.remote()).host, config.open)
     serve.run(bind(library, config.ingress, config.version, keys), name=NAME)
@@ -138,6 +142,11 @@ def shut_down() -> None:
     serve.shutdown()  # drops this process's client; shuts down where the call above could not
 
 
+def check_index(library: Library, config: ServeConfig) -> None:
+    """Raise MissingInput or InvalidOption where the index that the options name does not exist."""
+    find_version(library, runs.choose(library, config.ingress.run).name, config.version)
+
+
 def check_port(host: str, port: int) -> None:
     """Raise InvalidOption where the port is in use."""
     with socket.socket() as probe:
@@ -155,7 +164,8 @@ def serve_forever(library: Library, config: ServeConfig) -> None:
     and return."""
     if NAME in serve.status().applications:
         deploy(library, config)
-        print(f"the running service now serves {config.version or 'the newest version'}", flush=True)
+        version = config.version or "the newest version"
+        print(f"the running service now serves {version} of {config.ingress.run or 'its run'}", flush=True)
         return
     with served(library, config) as address:
         wait_for_end(address)

@@ -19,8 +19,9 @@ class Service(Protocol):
     def snapshot(self) -> IndexSnapshot:
         """Raises HTTPException while no version is loaded."""
 
-    async def embed(self, audio: bytes) -> Vectors:
-        """(dimension,), of length 1. Raises HTTPException where the audio cannot be embedded."""
+    async def embed(self, audio: bytes, run: str) -> Vectors:
+        """The vector that a run gives audio, (dimension,), of length 1. Raises HTTPException where the audio
+        cannot be embedded."""
 
     async def first_preview(self, source: SearchableSource, words: str) -> tuple[str, bytes]:
         """Id and audio of the first result of an external source. Raises HTTPException."""

@@ -38,21 +38,32 @@ class Ingress:
     ) -> None:
         self.library, self.config, self.encoder, self.slots = library, config, encoder, slots
         self.external = ExternalSources(config.external, max(1, config.max_ongoing // EXTERNAL_SHARE))
-        run = runs.choose(library, config.run).name
-        self.snapshots = Snapshots(library, run, self._load, config.watch_seconds)
+        self.snapshots: Snapshots[Index | Version] | None = None
 
     async def reconfigure(self, config: dict[str, str]) -> None:
-        await self.snapshots.serve(config["version"])
+        """Serve a version of a run. Another run replaces the current one once it is loaded; requests in
+        progress keep the snapshot that they began with."""
+        run, current = runs.choose(self.library, config["run"]).name, self.snapshots
+        if current and current.run == run:
+            await current.serve(config["version"])
+            return
+        snapshots = Snapshots(self.library, run, self._load, self.config.watch_seconds)
+        await snapshots.serve(config["version"])
+        self.snapshots = snapshots
+        if current:
+            current.stop()
 
     def snapshot(self) -> IndexSnapshot:
+        if self.snapshots is None:
+            raise unavailable("the index is being loaded")
         current = self.snapshots.current
         return SlottedIndex(current, self.slots) if isinstance(current, Version) else current
 
-    async def embed(self, audio: bytes) -> Vectors:
+    async def embed(self, audio: bytes, run: str) -> Vectors:
         if self.encoder is None:
             raise unavailable("this service accepts no uploads: it runs with --encoders 0")
         try:
-            upload: EmbeddedUpload = await call_replica(self.encoder.embed, audio)
+            upload: EmbeddedUpload = await call_replica(self.encoder.embed, audio, run)
         except UNREACHABLE as error:
             raise unavailable("too many uploads are being embedded") from error
         if upload.vector is None:
@@ -66,6 +77,6 @@ class Ingress:
         """The index; where slots have it, its version, once all of them have loaded it."""
         if not self.slots:
             return await asyncio.to_thread(Index.open, self.library, version)
-        calls = (call_replica(slot.call, version.version, "find", []) for slot in self.slots)
+        calls = (call_replica(slot.call, version.run, version.version, "find", []) for slot in self.slots)
         await asyncio.gather(*calls)
         return version

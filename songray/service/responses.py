@@ -18,8 +18,10 @@ def json_response(content: Mapping[str, Any]) -> Response:
 
 
 def index_response(snapshot: IndexSnapshot, **content: Any) -> Response:
-    """Content with the version of the index that it comes from."""
-    return json_response({**content, "version": snapshot.version.version, "partial": snapshot.partial})
+    """Content with the run and the version of the index that it comes from."""
+    version = snapshot.version
+    source = {"run": version.run, "version": version.version, "partial": snapshot.partial}
+    return json_response({**content, **source})
 
 
 def track_json(row: Row) -> dict[str, Any]:

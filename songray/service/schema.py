@@ -58,6 +58,7 @@ class Track(BaseModel):
 
 
 class IndexResponse(BaseModel):
+    run: str = Field(description="name of the run whose index answered")
     version: str = Field(examples=["000001"], description="version of the index")
     partial: bool = Field(description="a part of the index did not answer: better results may be missing")
 

@@ -1,7 +1,7 @@
 """An index that is spread over several processes, the slots.
 
 The shards of a slot follow from its number and the version: a larger index needs no other slots. A call names
-its version: while a new one is loaded, slots answer from both.
+its run and its version: while a new one is loaded, slots answer from both.
 """
 
 from __future__ import annotations
@@ -37,16 +37,27 @@ logger = logging.getLogger("ray.serve")
 class Slot:
     """Deployment: has some of the shards."""
 
-    def __init__(self, library: Library, run: str, number: int, slots: int, watch_seconds: float) -> None:
-        self.library, self.number, self.slots = library, number, slots
-        self.snapshots = Snapshots(library, runs.choose(library, run).name, self._load, watch_seconds)
+    def __init__(self, library: Library, number: int, slots: int, watch_seconds: float) -> None:
+        self.library, self.number, self.slots, self.watch_seconds = library, number, slots, watch_seconds
+        self.snapshots: dict[str, Snapshots[Index]] = {}  # of the run that is served and of one other
 
     async def reconfigure(self, config: dict[str, str]) -> None:
-        await self.snapshots.serve(config["version"])
+        run = runs.choose(self.library, config["run"]).name
+        await self._of(run).serve(config["version"])
+        for other in self.snapshots.keys() - {run}:
+            self.snapshots[other].stop()
 
-    async def call(self, version: str, method: str, *arguments: Any) -> Any:
-        """Call a method of the Index of a version."""
-        return await getattr(await self.snapshots.named(version), method)(*arguments)
+    async def call(self, run: str, version: str, method: str, *arguments: Any) -> Any:
+        """Call a method of the Index of a version of a run."""
+        return await getattr(await self._of(run).named(version), method)(*arguments)
+
+    def _of(self, run: str) -> Snapshots[Index]:
+        """The snapshots of a run, and from then on of no other run but the one used before it."""
+        snapshots = self.snapshots.pop(run, None)
+        if snapshots is None:
+            snapshots = Snapshots(self.library, run, self._load, self.watch_seconds)
+        self.snapshots = {**dict(list(self.snapshots.items())[-1:]), run: snapshots}
+        return snapshots
 
     async def _load(self, version: Version) -> Index:
         numbers = range(self.number, len(version.shards), self.slots)
@@ -96,7 +107,7 @@ class SlottedIndex:
     async def _call_all(self, method: str, *arguments: Any) -> list[Any]:
         """The results of the slots with shards that answer in time. Raises HTTPException where none does."""
         with_shards = self.slots[: len(self.version.shards)]
-        calls = (call_in_time(slot, self.version.version, method, *arguments) for slot in with_shards)
+        calls = (self._call(slot, method, *arguments) for slot in with_shards)
         results = await asyncio.gather(*calls)
         present = [result for result in results if result is not None]
         self.partial |= len(present) < len(results)
@@ -110,13 +121,16 @@ class SlottedIndex:
         for position, (shard, _) in enumerate(places):
             positions_of.setdefault(shard % len(self.slots), []).append(position)
         calls = (
-            call_in_time(self.slots[slot], self.version.version, method, [places[i] for i in positions])
+            self._call(self.slots[slot], method, [places[i] for i in positions])
             for slot, positions in positions_of.items()
         )
         results = await asyncio.gather(*calls)
         if any(result is None for result in results):
             raise unavailable("a part of the index no longer answers")
         return zip(positions_of.values(), results, strict=True)
+
+    async def _call(self, slot: DeploymentHandle, method: str, *arguments: Any) -> Any:
+        return await call_in_time(slot, self.version.run, self.version.version, method, *arguments)
 
 
 async def call_in_time(slot: DeploymentHandle, *arguments: Any) -> Any:

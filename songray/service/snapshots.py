@@ -61,8 +61,7 @@ class Snapshots(Generic[Loaded]):
     async def serve(self, name: str) -> None:
         """Load and serve a version; "": the newest that can be opened, from now on. Raises MissingInput or
         InvalidOption, and what opening raised where nothing is served yet."""
-        if self._watching:
-            self._watching.cancel()
+        self.stop()
         if name:
             version = await asyncio.to_thread(find_version, self.library, self.run, name)
             await self._load(version)
@@ -70,6 +69,11 @@ class Snapshots(Generic[Loaded]):
         else:
             await self._serve_newest()
             self._watching = asyncio.create_task(self._watch())
+
+    def stop(self) -> None:
+        """Follow no new versions any more."""
+        if self._watching:
+            self._watching.cancel()
 
     async def named(self, name: str) -> Loaded:
         """A version by name, loaded now where it is not yet."""

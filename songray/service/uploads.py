@@ -7,7 +7,9 @@ together with what other requests upload at the time.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
+from threading import Lock
 
 import ray
 from ray import serve
@@ -15,7 +17,7 @@ from ray import serve
 from songray.audio.spectrograms import SPECS, from_bytes
 from songray.audio.transform import TransformConfig, made_by
 from songray.learning import runs
-from songray.learning.encoder import load
+from songray.learning.encoder import Encoder, load
 from songray.library import Library, Vectors
 from songray.service.decoding import decode
 from songray.service.options import UPLOAD_BATCH
@@ -36,31 +38,65 @@ class EmbeddedUpload:
 
 
 class UploadEncoder:
-    """Deployment: has the encoder of a run."""
+    """Deployment: has the encoder of the run that is served, and that of the one before or after it."""
 
-    def __init__(self, library: Library, run_name: str) -> None:
-        run = runs.choose(library, run_name)
-        self.encoder = load(library, run)
-        settings = made_by(library, run.set).get("excerpt", {})
-        excerpt = {f"excerpt_{name}": value for name, value in settings.items()}
-        self.config = TransformConfig(specs=self.encoder.specs, seconds_per_track=DECODE_SECONDS, **excerpt)
+    def __init__(self, library: Library) -> None:
+        self.library = library
+        self.loaded: dict[str, LoadedEncoder] = {}  # by run, the one that was used last at the end
+        self.loading = Lock()
         self.decoders = asyncio.Semaphore(DECODERS)
         self.decode = ray.remote(num_cpus=0, max_retries=0, max_calls=MAX_DECODES)(decode)
 
-    async def embed(self, audio: bytes) -> EmbeddedUpload:
+    async def reconfigure(self, config: dict[str, str]) -> None:
+        await asyncio.to_thread(self._of, runs.choose(self.library, config["run"]).name)
+
+    async def embed(self, audio: bytes, run: str) -> EmbeddedUpload:
+        loaded = await asyncio.to_thread(self._of, run)
         try:
             async with self.decoders:
-                spectrograms, error, detail = await self.decode.remote(audio, self.config)
+                spectrograms, error, detail = await self.decode.remote(audio, loaded.config)
         except ray.exceptions.WorkerCrashedError:
             detail = f"the decoder crashed, or took longer than {DECODE_SECONDS:g} s"
             return EmbeddedUpload(None, "decoder_died", detail)
         if error:
             return EmbeddedUpload(None, error, detail)
-        return EmbeddedUpload(await self.encode(spectrograms))
+        return EmbeddedUpload(await self.encode((loaded.encoder, spectrograms)))
 
     @serve.batch(max_batch_size=UPLOAD_BATCH, batch_wait_timeout_s=BATCH_WAIT_SECONDS)  # type: ignore[untyped-decorator]
-    async def encode(self, uploads: list[dict[str, bytes]]) -> list[Vectors]:
+    async def encode(self, uploads: list[tuple[Encoder, dict[str, bytes]]]) -> list[Vectors]:
+        return await asyncio.to_thread(encode_uploads, uploads)
+
+    def _of(self, run: str) -> LoadedEncoder:
+        """The encoder of a run; that of one other run is kept, which requests in progress may need."""
+        with self.loading:
+            loaded = self.loaded.pop(run, None) or load_encoder(self.library, run)
+            self.loaded = {**dict(list(self.loaded.items())[-1:]), run: loaded}
+        return loaded
+
+
+@dataclass(frozen=True)
+class LoadedEncoder:
+    encoder: Encoder
+    config: TransformConfig  # how an upload is decoded for it
+
+
+def load_encoder(library: Library, name: str) -> LoadedEncoder:
+    run = runs.choose(library, name)
+    encoder = load(library, run)
+    settings = made_by(library, run.set).get("excerpt", {})
+    excerpt = {f"excerpt_{name}": value for name, value in settings.items()}
+    config = TransformConfig(specs=encoder.specs, seconds_per_track=DECODE_SECONDS, **excerpt)
+    return LoadedEncoder(encoder, config)
+
+
+def encode_uploads(uploads: Sequence[tuple[Encoder, dict[str, bytes]]]) -> list[Vectors]:
+    """The vector of each upload by its encoder; uploads of one encoder are encoded together."""
+    vectors: dict[int, Vectors] = {}
+    for encoder in {id(encoder): encoder for encoder, _ in uploads}.values():
+        numbers = [number for number, (other, _) in enumerate(uploads) if other is encoder]
         spectrograms = {
-            spec: [from_bytes(upload[spec], SPECS[spec]) for upload in uploads] for spec in self.encoder.specs
+            spec: [from_bytes(uploads[number][1][spec], SPECS[spec]) for number in numbers]
+            for spec in encoder.specs
         }
-        return list(await asyncio.to_thread(self.encoder.encode, spectrograms))
+        vectors |= dict(zip(numbers, encoder.encode(spectrograms), strict=True))
+    return [vectors[number] for number in range(len(uploads))]

@@ -141,8 +141,8 @@ def uploads(cluster: None) -> Iterator[Callable[[Library, str, list[bytes]], Vec
     serve.start(http_options={"location": "NoServer"}, logging_config=QUIET)
 
     def embed_uploads(library: Library, run: str, sounds: list[bytes]) -> Vectors:
-        encoder = serve.run(serve.deployment(UploadEncoder).bind(library, run), name="uploads")
-        responses = [encoder.embed.remote(sound) for sound in sounds]
+        encoder = serve.run(serve.deployment(UploadEncoder).bind(library), name="uploads")
+        responses = [encoder.embed.remote(sound, run) for sound in sounds]
         return np.stack([response.result().vector for response in responses])
 
     yield embed_uploads

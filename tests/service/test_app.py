@@ -22,7 +22,17 @@ from conftest import free_port
 from fakes.deezer import FakeDeezer
 from fakes.itunes import FakeItunes
 from ray.serve.schema import ServeDeploySchema
-from serving import CLIPS, add_tracks, clip, copied_library, embed_clips, problem
+from serving import (
+    CLIPS,
+    RUN,
+    add_embeddings,
+    add_tracks,
+    clip,
+    copied_library,
+    embed_clips,
+    problem,
+    save_run,
+)
 
 from songray.catalogue.sources.deezer import DeezerApi
 from songray.catalogue.sources.itunes import ItunesApi
@@ -235,3 +245,31 @@ def test_a_service_needs_an_index(library: Library, growing: Library) -> None:
         served(growing, absent),
     ):
         pass
+
+
+@pytest.mark.slow
+def test_another_run_is_deployed_without_a_failed_request(
+    client: httpx.Client, growing: Library, config: ServeConfig, folder: Path
+) -> None:
+    """Its vectors have another length. Each answer, also to an upload, is of one run."""
+    save_run(growing, "second", coefficients=3)
+    add_embeddings(growing, folder, range(CLIPS), "second")
+    index(growing, IndexConfig(run="second", links=8))
+    other = replace(config, ingress=replace(config.ingress, run="second"))
+    upload = {"files": {"audio": ("seven.flac", clip(folder, 7))}, "params": {"k": 100, "per_artist": 0}}
+    uploads = []
+    with requests_during(client, "/v1/tracks/t:3/similar?k=100&per_artist=0") as responses:
+        for step in (lambda: None, lambda: deploy(growing, other), lambda: None):
+            step()
+            uploads += [client.post("/v1/similar", **upload) for _ in range(3)]
+        absent = replace(config, ingress=replace(config.ingress, run="third"))
+        with pytest.raises(InvalidOption, match="--run third: no such run exists"):
+            deploy(growing, absent)
+    assert {response.status_code for response in (*responses, *uploads)} == {200}
+    for several in (responses, uploads):
+        served_runs = [run for run, _ in groupby(response.json()["run"] for response in several)]
+        assert served_runs == [RUN, "second"]
+    for response in uploads:  # its own track is the nearest, by the vector of the run that answers
+        first = response.json()["similar"][0]
+        assert (first["track"]["track_id"], first["cosine"]) == ("t:7", pytest.approx(1, abs=1e-3))
+    assert client.get("/readyz").json()["run"] == client.get("/v1/stats").json()["run"] == "second"

@@ -132,7 +132,7 @@ def test_every_route_that_answers_get_answers_head(indexed: Library) -> None:
 def test_the_name_of_an_upload_is_text_whatever_charset_is_claimed(
     indexed: Library, monkeypatch: pytest.MonkeyPatch, charset: str, place: str
 ) -> None:
-    async def embed(service: LocalService, audio: bytes) -> Vectors:
+    async def embed(service: LocalService, audio: bytes, run: str) -> Vectors:
         return np.eye(8, dtype=np.float32)[0]
 
     monkeypatch.setattr(LocalService, "embed", embed)

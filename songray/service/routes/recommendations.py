@@ -123,7 +123,8 @@ async def similar_to_audio(
     query, content = await query_audio(request, parameters, audio, service)
     snapshot = service.snapshot()
     options = parameters.to_options(parameters, snapshot.version.tags)
-    recommendations = await ranking.nearest_to(snapshot, await service.embed(content), options)
+    vector = await service.embed(content, snapshot.version.run)
+    recommendations = await ranking.nearest_to(snapshot, vector, options)
     return index_response(snapshot, query=query, similar=matches_json(recommendations))
 
 
