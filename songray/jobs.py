@@ -18,11 +18,12 @@ from songray.catalogue.crawl import CrawlConfig, crawl
 from songray.catalogue.sources.registry import SOURCES
 from songray.catalogue.sources.synthetic.source import SyntheticSource
 from songray.evaluation.evaluate import EvaluateConfig, evaluate
+from songray.learning.adapt import AdaptationConfig, adapt
 from songray.learning.embed import EmbedConfig, embed
 from songray.learning.factorize import FactorizeConfig, factorize
 from songray.learning.fuse import FusionConfig, fuse
 from songray.learning.models import MODELS
-from songray.learning.runs import FUSION
+from songray.learning.runs import ADAPTATION, FUSION
 from songray.learning.train import TrainConfig, train
 from songray.library import DEFAULT_LIBRARY, Library
 from songray.pipeline import PipelineConfig, pipeline
@@ -92,6 +93,10 @@ def _train(name: str) -> Main:
 
 def _fuse(config: FusionConfig = FusionConfig(), library: WritableLibrary = DEFAULT) -> None:
     print(fuse(library.open(), config))
+
+
+def _adapt(config: AdaptationConfig = AdaptationConfig(), library: WritableLibrary = DEFAULT) -> None:
+    print(adapt(library.open(), config))
 
 
 def _embed(config: EmbedConfig = EmbedConfig(), library: WritableLibrary = DEFAULT) -> None:
@@ -170,7 +175,8 @@ JOBS = {
     "factorize": Job("Factorise playlists into collaborative vectors of tracks.", _factorize),
     "train": Job(
         "Train a model on spectrograms; a training that was interrupted continues after its last epoch.",
-        {name: _train(name) for name in MODELS} | {FUSION: _described(_fuse, FusionConfig)},
+        {name: _train(name) for name in MODELS}
+        | {FUSION: _described(_fuse, FusionConfig), ADAPTATION: _described(_adapt, AdaptationConfig)},
     ),
     "embed": Job("Compute one vector a track by a trained run, for the tracks that have none yet.", _embed),
     "index": Job("Update the search index of a run, as a new version.", _index),

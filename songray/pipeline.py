@@ -19,11 +19,12 @@ from songray.catalogue.sources.synthetic.source import SyntheticSource
 from songray.cluster import connect
 from songray.evaluation.evaluate import EvaluateConfig, evaluate
 from songray.learning import runs
+from songray.learning.adapt import AdaptationConfig, adapt
 from songray.learning.embed import EmbedConfig, embed
 from songray.learning.factorize import FactorizeConfig, factorize
 from songray.learning.fuse import TRACKS_PER_NUMBER, FusionConfig, fuse
 from songray.learning.models import MODELS, LearningConfig
-from songray.learning.runs import FUSION, Run
+from songray.learning.runs import ADAPTATION, FUSION, Run
 from songray.learning.train import TrainConfig, train
 from songray.library import Library, Row
 from songray.search.build import IndexConfig, index
@@ -75,6 +76,10 @@ def pipeline(library: Library, source: Source, crawl_config: CrawlConfig, config
             run = _embedded(library, config, sample)
             _print(updated := index(library, IndexConfig(run=run.name)))
             service.serve(updated.version)
+        if config.model == FUSION and (adapted := _adapted(library, run)):
+            run = adapted
+            _print(updated := index(library, IndexConfig(run=run.name)))
+            service.serve(updated.version)
         _print(evaluate(library, EvaluateConfig(runs=(run.name, *run.members))))
         _print(asyncio.run(examples(library, updated.version)))
         service.wait()
@@ -104,7 +109,8 @@ class Service:
 
     def _is_eligible(self, name: str) -> bool:
         run = runs.find(self.library, name)
-        return run is not None and run.model == self.config.model
+        models = (FUSION, ADAPTATION) if self.config.model == FUSION else (self.config.model,)
+        return run is not None and run.model in models
 
     def serve(self, version: Version) -> None:
         """Serve the run of a version; a service follows the versions of its run by itself."""
@@ -179,6 +185,15 @@ def _embedded(library: Library, config: PipelineConfig, sample: int | None) -> R
     _print(run)
     _print(embed(library, EmbedConfig(run=run.name)))
     return run
+
+
+def _adapted(library: Library, base: Run) -> Run | None:
+    """The run that adapts another to the artists of the library; None where held-out artists show no gain."""
+    adaptation = adapt(library, AdaptationConfig(base=base.name))
+    _print(adaptation)
+    if adaptation.run:
+        _print(embed(library, EmbedConfig(run=adaptation.run.name)))
+    return adaptation.run
 
 
 def _dimension(library: Library, members: Iterable[Run]) -> int:

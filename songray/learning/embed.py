@@ -128,8 +128,7 @@ def _join(library: Library, run: Run, output: Table, config: EmbedConfig) -> Sum
     members = fusion.embedded_members(library, run)
     tags = fusion.JoinedTags([runs.tags_of(library, runs.member(library, run, name)) for name in run.members])
     common = reduce(np.intersect1d, (member.keys for member in members))
-    first, *others = members
-    with Stage(f"embed {run.name}", library, first.table, output, config.rows_per_file, common) as stage:
+    with Stage(f"embed {run.name}", library, members[0].table, output, config.rows_per_file, common) as stage:
         if stage.has_pending:
             import ray
 
@@ -137,7 +136,7 @@ def _join(library: Library, run: Run, output: Table, config: EmbedConfig) -> Sum
                 stage.read()
                 .map_batches(
                     _join_block,
-                    fn_args=(fusion.load(library, run), tags, ray.put(others), stage.tally),
+                    fn_args=(fusion.load(library, run), tags, ray.put(members), stage.tally),
                     batch_size=stage.rows_per_file,
                     batch_format="pyarrow",
                 )
@@ -158,18 +157,19 @@ def _all_keys(members: list[EmbeddedTracks]) -> Keys:
 
 
 def _join_block(
-    rows: pa.Table, fusion: Fusion, tags: JoinedTags, others: ray.ObjectRef, tally: ray.actor.ActorHandle
+    rows: pa.Table, fusion: Fusion, tags: JoinedTags, members: ray.ObjectRef, tally: ray.actor.ActorHandle
 ) -> pa.Table:
     import ray
 
-    joined = join_batch(rows, fusion, tags, ray.get(others))
+    joined = join_batch(rows, fusion, tags, ray.get(members))
     ray.get(tally.add.remote(joined.num_rows))  # counted before the stage ends
     return joined
 
 
-def join_batch(rows: pa.Table, fusion: Fusion, tags: JoinedTags, others: list[EmbeddedTracks]) -> pa.Table:
-    """Rows of the embeddings of the first member → rows of joined embeddings."""
+def join_batch(rows: pa.Table, fusion: Fusion, tags: JoinedTags, members: list[EmbeddedTracks]) -> pa.Table:
+    """Rows of tracks that all members have embedded → rows of joined embeddings. Those of the first member
+    are read again: files of earlier versions have no tags."""
     keys = rows["track_key"].to_numpy()
-    tables = [rows, *(member.rows(keys, ["embedding", "tags"]) for member in others)]
+    tables = [member.rows(keys, ["embedding", "tags"]) for member in members]
     vectors = fusion.join([matrix(table["embedding"]) for table in tables])
     return _embeddings(rows, vectors, tags.join([table["tags"] for table in tables]))

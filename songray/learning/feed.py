@@ -18,8 +18,8 @@ import torch
 from songray.audio.spectrograms import SPECS, from_bytes
 from songray.errors import MissingInput
 from songray.keys import Keys
-from songray.learning.factorize import newest_version
 from songray.learning.models.base import Batch, Embedder
+from songray.learning.targets import targets_of
 from songray.learning.windows import Clips, learning_batch, learning_batches, to_device
 from songray.library import Library
 from songray.stages import dataset
@@ -42,7 +42,7 @@ def clip_rows(
     if model.target is None:
         rows = rows.map_batches(select_batch, fn_args=(ray.put(keys),), batch_format="pyarrow")
     else:
-        targets = ray.put(_targets(library, model.target, keys))
+        targets = ray.put(targets_of(library, model, keys))
         rows = rows.map_batches(_join_targets_batch, fn_args=(targets,), batch_format="pyarrow")
     return rows.map_batches(_add_recording_batch, fn_args=(ray.put(same_recording),), batch_format="pyarrow")
 
@@ -63,14 +63,6 @@ def shuffled_files(spectrograms: Table, spec: str) -> list[str]:
     return shuffled
 
 
-def _targets(library: Library, name: str, keys: Keys) -> pa.Table:
-    rows = newest_version(library.table(name))
-    targets = rows.filter(pa.compute.is_in(rows["track_key"], pa.array(keys)))
-    if not targets.num_rows:
-        raise MissingInput(f"{name} has none of the tracks to learn from: run `songray factorize` first")
-    return targets
-
-
 def select_batch(rows: pa.Table, keys: ray.ObjectRef) -> pa.Table:
     """The rows that have one of the keys."""
     return rows.filter(pa.compute.is_in(rows["track_key"], pa.array(ray.get(keys))))
@@ -79,7 +71,7 @@ def select_batch(rows: pa.Table, keys: ray.ObjectRef) -> pa.Table:
 def _join_targets_batch(rows: pa.Table, reference: ray.ObjectRef) -> pa.Table:
     targets: pa.Table = ray.get(reference)
     position = pa.compute.index_in(rows["track_key"], targets["track_key"].combine_chunks())
-    joined = rows.append_column("target", targets["factors"].take(position))
+    joined = rows.append_column("target", targets["target"].take(position))
     return joined.filter(position.is_valid())
 
 

@@ -117,11 +117,9 @@ def fit(members: list[EmbeddedTracks], config: FusionConfig) -> tuple[Fusion, Ke
 
 
 def _sample(members: list[EmbeddedTracks]) -> Keys:
-    """Keys of tracks that all members have, in a few files of the first. Keys are hashes: the lowest ones are
-    a random sample."""
+    """Keys of tracks that all members have, in a few files of the first."""
     first, *others = members
-    files = np.random.default_rng(0).permutation(len(first.files))[:SAMPLE_FILES]
-    keys = first.keys[np.isin(first.file, files)]
+    keys = first.sample(len(first.keys), SAMPLE_FILES)
     common: Keys = reduce(np.intersect1d, (member.keys for member in others), keys)[:SAMPLE_TRACKS]
     if not common.size:
         names = ", ".join(member.table.name for member in members)

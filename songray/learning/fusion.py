@@ -90,6 +90,13 @@ class EmbeddedTracks:
             raise MissingInput(f"{table.name} has no vectors: run `songray embed --run {run}` first")
         return cls(table, newest.rows["track_key"].to_numpy(), newest.file, newest.files)
 
+    def sample(self, tracks: int, files: int) -> Keys:
+        """Keys of a random sample of at most so many tracks, which lie in so many files at most. Keys are
+        hashes: the lowest ones are a random sample."""
+        chosen = np.random.default_rng(0).permutation(len(self.files))[:files]
+        keys: Keys = self.keys[np.isin(self.file, chosen)][:tracks]
+        return keys
+
     def rows(self, keys: Keys, columns: Sequence[str]) -> pa.Table:
         """Columns of some of the tracks, in their order. Only files that hold one of them are read."""
         order = np.argsort(keys)

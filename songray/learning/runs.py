@@ -29,7 +29,8 @@ from songray.library import Library
 from songray.storage import read_json, write_json, write_parquet
 
 Pooling = Literal["mean", "mean+deviation"]
-FUSION = "fusion"  # what a run that joins other runs has in place of a model
+# What a run that joins other runs, or projects the vectors of another one, has in place of a model.
+FUSION, ADAPTATION = "fusion", "adaptation"
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Run:
     """The content of run.json: the names of these fields are stored."""
 
     name: str
-    model: str  # a key of MODELS, or FUSION
+    model: str  # a key of MODELS, FUSION or ADAPTATION
     model_config: dict[str, Any]
     config: dict[str, Any]  # the options of the training
     set: str  # of spectrograms
@@ -49,6 +50,9 @@ class Run:
     stopped: str = ""  # reason why training ended before its last epoch, or ""
 
     def __str__(self) -> str:
+        if self.model == ADAPTATION:
+            (base,) = self.members
+            return f"train: run {self.name} adapts {base}, fitted on {self.tracks['train']} tracks"
         if self.members:
             joined = ", ".join(f"{name} ({weight:g})" for name, weight in self.members.items())
             fitted, numbers = self.tracks["train"], self.model_config["dimension"]
@@ -75,7 +79,7 @@ class Run:
     @property
     def members(self) -> dict[str, float]:
         """The weights of the runs that this one joins, by name; none where it is a model's."""
-        return self.model_config["members"] if self.model == FUSION else {}
+        return self.model_config["members"] if self.model in (FUSION, ADAPTATION) else {}
 
 
 def find(library: Library, name: str) -> Run | None:

@@ -9,6 +9,7 @@ from songray.library import Vectors
 
 WCCN_POWER = 0.75  # 0: no normalisation, 1: the within-class covariance becomes the identity
 MAX_COMPONENTS = 64
+CLASS_POWER = 0.5  # as WCCN_POWER, where classes are artists
 
 
 def unit(vectors: NDArray[np.floating]) -> Vectors:
@@ -60,6 +61,24 @@ def wccn(pooled: Vectors, differences: Vectors) -> Vectors:
     projection: Vectors = (factors[:, None] * (directions @ (vectors * powers @ vectors.T))).astype(
         np.float32
     )
+    return projection
+
+
+def within_class_projection(vectors: Vectors, classes: NDArray[np.str_]) -> Vectors:
+    """The projection, (dimension, dimension), of within-class covariance normalisation (Hatch et al., 2006)
+    of vectors whose classes are known: directions in which vectors of one class differ count less.
+
+    The covariance is shrunk as by Ledoit and Wolf (2004). Classes of one vector say nothing.
+    """
+    from sklearn.covariance import ledoit_wolf
+
+    _, number, count = np.unique(classes, return_inverse=True, return_counts=True)
+    means = np.zeros((len(count), vectors.shape[1]))
+    np.add.at(means, number, vectors)
+    differences = (vectors - (means / count[:, None])[number])[count[number] > 1]
+    values, directions = np.linalg.eigh(ledoit_wolf(differences, assume_centered=True)[0])
+    powers = np.maximum(values, 1e-6 * values.max()) ** (-CLASS_POWER / 2)
+    projection: Vectors = ((directions * powers) @ directions.T).astype(np.float32)
     return projection
 
 

@@ -13,6 +13,7 @@ import pyarrow.compute
 
 from songray.cluster import connect
 from songray.errors import InvalidOption, MissingInput, TrainingFailed
+from songray.keys import Keys
 from songray.learning import runs
 from songray.learning.models import LearningConfig, ModelConfig
 from songray.learning.models.formats import stored_options
@@ -100,6 +101,9 @@ class Trained:
 
 def train(library: Library, model: str, model_config: ModelConfig, config: TrainConfig) -> Run:
     """Train a model, or resume an interrupted training; a finished run is returned as it is."""
+    from songray.learning import encoder, targets
+
+    model_config = targets.with_dimension(library, model_config)
     options = dataclasses.asdict(model_config)  # type: ignore[call-overload]
     stored = {"model": model, "model_config": stored_options(options), "config": config.result_options}
     name = config.run or runs.default_name(model, stored)
@@ -109,8 +113,6 @@ def train(library: Library, model: str, model_config: ModelConfig, config: Train
             return finished
         run, fitted = train_run(library, name, model, model_config, config)
         lease.check()
-        from songray.learning import encoder
-
         encoder.save(library, run, fitted)
     return run
 
@@ -119,10 +121,10 @@ def train_run(
     library: Library, name: str, model: str, model_config: ModelConfig, config: TrainConfig
 ) -> tuple[Run, ModelEncoder]:
     """A run and its encoder, which are not stored yet."""
-    from songray.learning import fit
+    from songray.learning import fit, targets
     from songray.learning.loop import build_model
 
-    parts = hold_out(library, name, config)
+    parts = hold_out(library, name, config, targets.target_keys(library, declared(model_config)))
     connect()
     if isinstance(model_config, LearningConfig):
         trained = train_model(make_job(library, name, model, model_config, config, parts), config, parts)
@@ -146,8 +148,9 @@ def train_run(
     return run, fitted
 
 
-def hold_out(library: Library, run: str, config: TrainConfig) -> Split:
-    """The split of the run: stored once, so that a training that resumes uses the same tracks.
+def hold_out(library: Library, run: str, config: TrainConfig, only: Keys | None = None) -> Split:
+    """The split of the run, of the tracks with a key in `only` where it is given: stored once, so that a
+    training that resumes uses the same tracks.
 
     Raises MissingInput where the set has fewer than two usable tracks.
     """
@@ -155,6 +158,8 @@ def hold_out(library: Library, run: str, config: TrainConfig) -> Split:
         return stored
     spectrograms = library.table("spectrograms", config.set).newest(["track_key", "error"]).rows
     keys = spectrograms.filter(spectrograms["error"].is_null())["track_key"]
+    if only is not None:
+        keys = keys.filter(pa.compute.is_in(keys, pa.array(only)))
     if len(keys) < 2:
         raise MissingInput(
             f"spectrograms/{config.set} has {len(keys)} usable tracks, and training needs at least two: run "

@@ -92,7 +92,8 @@ def read_levels(library: Library, run: str, target: Target, count: int) -> Level
 
 
 def tag_statistics(library: Library, run: str, sample: Target) -> dict[str, list[float]]:
-    """Of each tag that the run gives, see `tags.statistics`; empty where no track of the sample has any."""
+    """The statistics of a run's tags (songray/search/tags.py) over a sample; none where no track of
+    it has tags."""
     if not (labels := runs.tags_of(library, runs.choose(library, run))):
         return {}
     return statistics(labels, read_levels(library, run, sample, len(labels)))

@@ -8,6 +8,7 @@ formats      names of parameters and options in runs that an earlier version sto
 base         Embedder, the interface
 contrastive  windows of one recording against those of others, by NT-Xent on a small ConvNeXt
 factors      regression of collaborative filtering factors
+distilled    regression of the vectors of another run
 cae          convolutional autoencoder over time
 cae2d        convolutional autoencoder over time and frequency
 dualaxis     autoencoder with a branch over time and a branch over frequency

@@ -33,7 +33,8 @@ class Embedder(nn.Module):
     padding: Padding = "repeat"  # how a clip shorter than a window is extended
     views: int = 1  # windows of a clip that are in a batch together
     windows_per_clip: int = 4  # random windows of each clip in an epoch
-    target: str | None = None  # table with the regression targets, one row a track
+    target: str | None = None  # table with the regression targets, one row a track: factors or embeddings
+    target_tracks: int | None = None  # of the table that are learned from, a random sample; None: all
     dimension: int  # length of a vector
     optimizer_groups: tuple[str, ...] = ("",)  # submodules that alternating steps optimise, in this order;
     # a name may repeat, "" is the whole model

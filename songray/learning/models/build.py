@@ -8,6 +8,7 @@ from songray.learning.models.base import Embedder
 from songray.learning.models.cae import CAE
 from songray.learning.models.cae2d import CAE2D
 from songray.learning.models.contrastive import Contrastive
+from songray.learning.models.distilled import Distilled
 from songray.learning.models.dualaxis import DualAxis
 from songray.learning.models.factors import Factors
 from songray.learning.models.infogan import InfoGAN
@@ -22,6 +23,7 @@ from songray.learning.models.vae import VAE
 CLASSES: dict[type[ModelConfig], type[Embedder]] = {
     options.ContrastiveConfig: Contrastive,
     options.FactorsConfig: Factors,
+    options.DistilledConfig: Distilled,
     options.CAEConfig: CAE,
     options.CAE2DConfig: CAE2D,
     options.DualAxisConfig: DualAxis,

@@ -39,9 +39,8 @@ class Contrastive(Embedder):
     def __init__(self, config: ContrastiveConfig) -> None:
         super().__init__()
         self.config = config
-        bands = [BINS // PATCH >> stage for stage in range(len(config.widths))]
-        self.dimension = 2 * sum(width * count for width, count in zip(config.widths, bands, strict=True))
-        self.stages = nn.ModuleList(_stages(config.widths, config.blocks))
+        self.dimension = statistics_length(config.widths)
+        self.stages = nn.ModuleList(stages(config.widths, config.blocks))
         self.head = nn.Sequential(  # projection head, for the loss alone
             nn.Linear(self.dimension, 256), nn.BatchNorm1d(256), nn.ReLU(), nn.Linear(256, 64)
         )
@@ -59,13 +58,7 @@ class Contrastive(Embedder):
         return {"loss": -likelihood.mean(), "top1_accuracy": accuracy}
 
     def embed(self, windows: torch.Tensor) -> torch.Tensor:
-        features = windows[:, None].contiguous(memory_format=torch.channels_last)
-        statistics = []
-        for stage in self.stages:
-            features = stage(features)  # (batch, channels, time, frequency)
-            # Pooled over time alone: a vector is invariant to time, and not to frequency.
-            statistics += [features.mean(2).flatten(1), deviation(features).flatten(1)]
-        return torch.cat(statistics, dim=1)
+        return statistics_of(self.stages, windows)
 
     def optimizer(self, group: str, learning_rate: float) -> torch.optim.Optimizer:
         decay = self.config.weight_decay
@@ -76,7 +69,25 @@ class Contrastive(Embedder):
         return min(1.0, (progress + 1e-3) / WARM_UP) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def _stages(widths: tuple[int, ...], blocks: int) -> list[nn.Sequential]:
+def statistics_length(widths: tuple[int, ...]) -> int:
+    """The length of what `statistics_of` returns for stages of these widths."""
+    bands = [BINS // PATCH >> stage for stage in range(len(widths))]
+    return 2 * sum(width * count for width, count in zip(widths, bands, strict=True))
+
+
+def statistics_of(stages: nn.ModuleList, windows: torch.Tensor) -> torch.Tensor:
+    """The mean and the deviation over time of the features of all stages, (batch, frames, bins) → (batch,
+    length)."""
+    features = windows[:, None].contiguous(memory_format=torch.channels_last)
+    statistics = []
+    for stage in stages:
+        features = stage(features)  # (batch, channels, time, frequency)
+        # Pooled over time alone: a vector is invariant to time, and not to frequency.
+        statistics += [features.mean(2).flatten(1), deviation(features).flatten(1)]
+    return torch.cat(statistics, dim=1)
+
+
+def stages(widths: tuple[int, ...], blocks: int) -> list[nn.Sequential]:
     downsampling = [nn.Conv2d(1, widths[0], PATCH, PATCH)]
     downsampling += [nn.Conv2d(narrow, wide, 2, 2) for narrow, wide in pairwise(widths)]
     return [

@@ -75,6 +75,33 @@ class FactorsConfig(LearningConfig):
 
 
 @dataclass(frozen=True)
+class DistilledConfig(LearningConfig):
+    """Distillation: learns to give the vectors of another run, in a fraction of its time."""
+
+    teacher: str = ""
+    """Run whose vectors are learned, of one model or of several; it must have embedded tracks of this
+    library."""
+    teacher_tracks: int = 20_000
+    """Number of tracks at most that are learned from: a random sample of those that the teacher embedded."""
+    dimension: int = 0
+    """Length of a vector: by default, 0, that of the teacher's vectors."""
+    similarity_weight: float = 4.0
+    """Weight of the squared error of the cosines within a batch, beside the cosine distance to the teacher's
+    vectors."""
+    pretrained: bool = True
+    """Start from the encoder that the package contains, which learned from free music; otherwise from random
+    weights."""
+    learning_rate: float = 2e-3
+    """Peak learning rate of the AdamW optimizer, after a linear warm-up; cosine decay to zero follows."""
+    weight_decay: float = 0.05
+    """Weight decay of the AdamW optimizer."""
+    batch_size: int = 64
+    """Windows in a step, over all workers."""
+    epochs: int = 40
+    """Passes over the tracks, with four windows of each."""
+
+
+@dataclass(frozen=True)
 class CAEConfig(LearningConfig):
     """Convolutional autoencoder over time (Clothier and Benson, 2021)."""
 
@@ -243,6 +270,7 @@ class MusicnnMTTConfig(MusicnnConfig):
 MODELS: dict[str, type[ModelConfig]] = {
     "contrastive": ContrastiveConfig,
     "factors": FactorsConfig,
+    "distilled": DistilledConfig,
     "cae": CAEConfig,
     "cae2d": CAE2DConfig,
     "dualaxis": DualAxisConfig,
