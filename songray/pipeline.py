@@ -74,14 +74,12 @@ def pipeline(library: Library, source: Source, crawl_config: CrawlConfig, config
         indexed = service.serve_existing()
         for sample in _samples(library, config, indexed):
             run = _embedded(library, config, sample)
-            _print(updated := index(library, IndexConfig(run=run.name)))
-            service.serve(updated.version)
+            version = service.update(run)
         if config.model == FUSION and (adapted := _adapted(library, run)):
-            run = adapted
-            _print(updated := index(library, IndexConfig(run=run.name)))
-            service.serve(updated.version)
-        _print(evaluate(library, EvaluateConfig(runs=(run.name, *run.members))))
-        _print(asyncio.run(examples(library, updated.version)))
+            version = service.update(adapted)
+        compared = dict.fromkeys((version.run, run.name, *run.members))
+        _print(evaluate(library, EvaluateConfig(runs=tuple(compared))))
+        _print(asyncio.run(examples(library, version)))
         service.wait()
 
 
@@ -111,6 +109,13 @@ class Service:
         run = runs.find(self.library, name)
         models = (FUSION, ADAPTATION) if self.config.model == FUSION else (self.config.model,)
         return run is not None and run.model in models
+
+    def update(self, run: Run) -> Version:
+        """Index the vectors of a run, and serve them."""
+        summary = index(self.library, IndexConfig(run=run.name))
+        _print(summary)
+        self.serve(summary.version)
+        return summary.version
 
     def serve(self, version: Version) -> None:
         """Serve the run of a version; a service follows the versions of its run by itself."""
