@@ -11,7 +11,7 @@ import pytest
 from constructed import RUN, add_run, add_tracks, units
 from hypothesis import given
 from hypothesis import strategies as st
-from serving import local_service, problem
+from serving import local_service, problem, rendered
 
 from songray.learning.models.labels import MSD
 from songray.library import Library
@@ -137,6 +137,13 @@ def test_filters_on_tags_hold_in_every_question(client: httpx.Client) -> None:
     assert {int(track["track_id"][2:]) for track in path} <= rock & jazz
     status, detail = problem(client.get("/v1/tracks/a:1/similar", params={"tags": "organ"}))
     assert status == 422 and "'organ' is no tag of this index: it has 00s, 60s" in detail
+
+
+def test_the_page_shows_what_words_find(client: httpx.Client) -> None:
+    page = rendered(f"{client.base_url}#?rock%20without%20jazz")
+    assert "The tracks that sound most like “rock without jazz”:" in page
+    first = client.get("/v1/similar", params={"text": "rock without jazz"}).json()["similar"][0]
+    assert f">{first['track']['title']}<" in page and f">{first['similarity']:.3f}<" in page
 
 
 def test_answers_show_the_tags_of_a_track(client: httpx.Client) -> None:
