@@ -4,8 +4,7 @@ SERVE ?= 1
 BIN := .venv/bin
 
 demo: .venv/ready
-	$(BIN)/python jobs/pipeline.py synthetic --model contrastive --library demo-library --max-seconds 90 \
-	    $(if $(filter 0,$(SERVE)),--no-serve)
+	$(BIN)/python jobs/pipeline.py synthetic --library demo-library $(if $(filter 0,$(SERVE)),--no-serve)
 
 test: .venv/ready
 	$(BIN)/python -m pytest -q

@@ -166,11 +166,11 @@ def _ready(address: str, version: Version) -> Row:
 
 
 def _samples(library: Library, config: PipelineConfig, indexed: int) -> Iterator[int | None]:
-    """The numbers of tracks of the versions that are built and served, each larger than the one before it;
-    None: all tracks. A model that is trained is trained on all."""
+    """The numbers of tracks of the versions that are built and served, each at most half of all, and larger
+    than the one before it; None: all tracks. A model that is trained is trained on all."""
     tracks = library.table("tracks").newest(["track_key"]).rows.num_rows
     size = FIRST_TRACKS
-    while config.serve and config.model == FUSION and size < tracks:
+    while config.serve and config.model == FUSION and 2 * size < tracks:
         if size > indexed:
             yield size
         size *= GROWTH

@@ -64,7 +64,9 @@ def wccn(pooled: Vectors, differences: Vectors) -> Vectors:
     return projection
 
 
-def within_class_projection(vectors: Vectors, classes: NDArray[np.str_]) -> Vectors:
+def within_class_projection(
+    vectors: Vectors, classes: NDArray[np.str_], power: float = CLASS_POWER
+) -> Vectors:
     """The projection, (dimension, dimension), of within-class covariance normalisation (Hatch et al., 2006)
     of vectors whose classes are known: directions in which vectors of one class differ count less.
 
@@ -77,7 +79,7 @@ def within_class_projection(vectors: Vectors, classes: NDArray[np.str_]) -> Vect
     np.add.at(means, number, vectors)
     differences = (vectors - (means / count[:, None])[number])[count[number] > 1]
     values, directions = np.linalg.eigh(ledoit_wolf(differences, assume_centered=True)[0])
-    powers = np.maximum(values, 1e-6 * values.max()) ** (-CLASS_POWER / 2)
+    powers = np.maximum(values, 1e-6 * values.max()) ** (-power / 2)
     projection: Vectors = ((directions * powers) @ directions.T).astype(np.float32)
     return projection
 

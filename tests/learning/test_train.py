@@ -20,10 +20,11 @@ from stored_spectrograms import store_spectrograms
 
 from songray.errors import Conflict, InvalidOption, MissingInput, TrainingFailed
 from songray.learning import runs
+from songray.learning.embed import EmbedConfig, embed
 from songray.learning.loop import Curve, load_curve
 from songray.learning.models import MODELS
 from songray.learning.train import TrainConfig, train
-from songray.library import Library
+from songray.library import Library, matrix
 
 
 def refuse() -> None:
@@ -124,6 +125,24 @@ def test_a_model_learns_factors_from_clips_that_are_read_in_each_pass(library: L
     assert [epoch["epoch"] for epoch in run.curve] == [1, 2]
     assert 2 <= run.curve[-1]["steps"] <= 2 * 4 * (36 // 8)
     assert "validation_cosine" in run.metrics
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+def test_a_student_learns_the_vectors_of_a_sample_and_embeds_all(library: Library) -> None:
+    store_spectrograms(library, 40)
+    with pytest.raises(InvalidOption, match="--teacher is empty: name a run; the finished runs are none"):
+        train(library, "distilled", MODELS["distilled"](), TrainConfig())
+    teacher = train(library, "mfcc", MODELS["mfcc"](coefficients=6), TrainConfig())
+    config = MODELS["distilled"](teacher=teacher.name, teacher_tracks=30, batch_size=8, epochs=2)
+    with pytest.raises(MissingInput, match=f"embeddings/{teacher.name} has no vectors"):
+        train(library, "distilled", config, TrainConfig())
+    embed(library, EmbedConfig(run=teacher.name, rows_per_file=10))
+    run = train(library, "distilled", config, TrainConfig())
+    assert sum(run.tracks.values()) == 30 and run.model_config["dimension"] == 12
+    assert run.curve[1]["validation_cosine"] > run.curve[0]["validation_cosine"] > 0
+    assert embed(library, EmbedConfig(run=run.name)).done == 40
+    assert matrix(library.table("embeddings", run.name).read(["embedding"])["embedding"]).shape == (40, 12)
 
 
 @pytest.mark.slow
