@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from conftest import free_port
 from constructed import RUN, add_run, add_tracks, units
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +24,8 @@ from songray.search.index import Index
 from songray.search.ranking import places
 from songray.search.tags import Tags, probabilities, statistics, to_levels
 from songray.search.version import newest_version
-from songray.service.options import IngressConfig
+from songray.service.app import served
+from songray.service.options import IngressConfig, ServeConfig
 
 TRACKS = 60
 
@@ -158,6 +160,19 @@ def test_the_page_shows_what_words_find(client: httpx.Client) -> None:
     assert "The tracks that sound most like “rock without jazz”:" in page
     first = client.get("/v1/similar", params={"text": "rock without jazz"}).json()["similar"][0]
     assert f">{first['track']['title']}<" in page and f">{first['similarity']:.3f}<" in page
+
+
+@pytest.mark.slow
+def test_slots_answer_a_description_as_one_index(tagged: Library, client: httpx.Client) -> None:
+    config = ServeConfig(port=free_port(), ingress=IngressConfig(run=RUN, slots=2, encoders=0))
+    paths = (
+        "/v1/similar?text=jazz&k=30&per_artist=0",
+        "/v1/similar?text=mellow&not_tags=jazz",
+        "/v1/tracks/a:0",
+    )
+    with served(tagged, config) as url:
+        for path in paths:
+            assert httpx.get(f"{url}{path}", timeout=30).json() == client.get(path).json()
 
 
 def test_answers_show_the_tags_of_a_track(client: httpx.Client) -> None:
