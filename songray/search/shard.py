@@ -134,11 +134,12 @@ class Shard:
         """The k live tracks that match and whose tags fit best, best first: Tags.score takes the place of the
         cosine. Tracks whose tags are unknown are left out."""
         mask = self._live if filters == EVERYTHING else self._mask(filters)
-        labels = np.flatnonzero(mask)
-        scores = self.tags.score(self._levels[labels], weights)
-        is_known = ~np.isnan(scores)
-        candidates = self._candidates[labels[is_known]]
-        candidates["cosine"] = scores[is_known]
+        scores = self.tags.score(self._levels, weights)
+        labels = np.flatnonzero(mask & ~np.isnan(scores))
+        if len(labels) > k:  # sort only the best, and all that equal the last of them
+            labels = labels[scores[labels] >= np.partition(scores[labels], -k)[-k]]
+        candidates = self._candidates[labels]
+        candidates["cosine"] = scores[labels]
         return by_cosine([candidates], k)
 
     def _search_graph(self, queries: Vectors, depth: int, ef: int) -> Candidates | None:
@@ -193,10 +194,10 @@ class Shard:
                 mask &= self._has(facet, included)
             if excluded := getattr(filters.exclude, facet):
                 mask &= ~self._has(facet, excluded)
-        for label in filters.include.tags:
-            mask &= self.tags.has(self._levels, label)
-        for label in filters.exclude.tags:
-            mask &= ~self.tags.has(self._levels, label)
+        if filters.include.tags:
+            mask &= self.tags.has(self._levels, filters.include.tags).all(axis=1)
+        if filters.exclude.tags:
+            mask &= ~self.tags.has(self._levels, filters.exclude.tags).any(axis=1)
         bounds = {"year": filters.years, "duration": filters.duration_seconds}
         for name, (least, most) in bounds.items():
             column = self._column[name]

@@ -34,18 +34,22 @@ class Tags:
     def labels(self) -> list[str]:
         return list(self.statistics)
 
+    def columns(self, labels: Sequence[str]) -> list[int]:
+        """The columns of some labels in levels."""
+        column = {label: number for number, label in enumerate(self.statistics)}
+        return [column[label] for label in labels]
+
     def standardise(self, levels: Levels, labels: Sequence[str]) -> Vectors:
         """The logits of some labels in deviations from their mean, (tracks, labels), NaN where unknown."""
         means, deviations = np.array([self.statistics[label] for label in labels], np.float32).T
-        columns = [self.labels.index(label) for label in labels]
-        standardised: Vectors = (logits(levels[:, columns]) - means) / deviations
+        standardised: Vectors = (logits(levels[:, self.columns(labels)]) - means) / deviations
         return standardised
 
-    def has(self, levels: Levels, label: str) -> NDArray[np.bool_]:
-        """Whether tracks have a tag: it is likely (0.5), or it stands out by one deviation and is possible
-        (0.05)."""
-        (standardised,) = self.standardise(levels, [label]).T
-        probability = probabilities(levels[:, self.labels.index(label)])
+    def has(self, levels: Levels, labels: Sequence[str]) -> NDArray[np.bool_]:
+        """Whether tracks have each of some tags, (tracks, labels): it is likely (0.5), or it stands out by
+        one deviation and is possible (0.05)."""
+        standardised = self.standardise(levels, labels)
+        probability = probabilities(levels[:, self.columns(labels)])
         with np.errstate(invalid="ignore"):  # comparisons with NaN are false
             has: NDArray[np.bool_] = (probability >= LIKELY) | (
                 (standardised >= STANDS_OUT) & (probability >= POSSIBLE)
@@ -66,7 +70,7 @@ class Tags:
         if not self.statistics:
             return [[] for _ in levels]
         standardised = self.standardise(levels, self.labels)
-        has = np.stack([self.has(levels, label) for label in self.labels], axis=1)
+        has = self.has(levels, self.labels)
         order = np.argsort(np.where(has, -standardised, np.inf), axis=1)[:, :SHOWN_TAGS]
         likely = probabilities(levels)
         return [

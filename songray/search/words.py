@@ -140,4 +140,5 @@ def _words(text: str) -> list[str]:
 
 
 def _listed(labels: Collection[str]) -> str:
-    return ", ".join(sorted(labels)) or "no tags: its run gives none"
+    none = "no tags: its run gives none, or gave none yet when it was built, and songray compact adds them"
+    return ", ".join(sorted(labels)) or none

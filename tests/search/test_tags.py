@@ -8,18 +8,24 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from conftest import free_port
 from constructed import RUN, add_run, add_tracks, units
 from hypothesis import given
 from hypothesis import strategies as st
 from serving import local_service, problem, rendered
 
+from songray.keys import REVISION_BITS, KeySet, track_key
 from songray.learning.models.labels import MSD
 from songray.library import Library
 from songray.search.build import IndexConfig, index
+from songray.search.erase import erase
 from songray.search.filters import Facets, Filters
 from songray.search.index import Index
+from songray.search.ranking import places
 from songray.search.tags import Tags, probabilities, statistics, to_levels
-from songray.service.options import IngressConfig
+from songray.search.version import newest_version
+from songray.service.app import served
+from songray.service.options import IngressConfig, ServeConfig
 
 TRACKS = 60
 
@@ -36,7 +42,7 @@ def test_unknown_tags_have_no_score_and_are_no_tags() -> None:
     levels = to_levels(np.array([[0.9, 0.1], [np.nan, np.nan]], np.float32))
     tags = Tags(statistics(["rock", "piano"], levels))
     assert np.isnan(tags.score(levels, {"rock": 1})).tolist() == [False, True]
-    assert tags.has(levels, "rock").tolist() == [True, False]
+    assert tags.has(levels, ["rock", "piano"]).tolist() == [[True, False], [False, False]]
     assert tags.shown(levels)[1] == []
     assert statistics(["rock", "piano"], levels[1:]) == {}
 
@@ -48,8 +54,9 @@ def test_a_tag_stands_out_of_its_catalogue_or_is_likely() -> None:
     impossible = [0.001] * 18 + [0.004, 0.004]
     levels = to_levels(np.array([rare, common, impossible], np.float32).T)
     tags = Tags(statistics(["rare", "common", "impossible"], levels))
-    assert np.flatnonzero(tags.has(levels, "rare")).tolist() == [18, 19]
-    assert tags.has(levels, "common").all() and not tags.has(levels, "impossible").any()
+    has = tags.has(levels, ["impossible", "common", "rare"])
+    assert np.flatnonzero(has[:, 2]).tolist() == [18, 19]
+    assert has[:, 1].all() and not has[:, 0].any()
     shown = [item["tag"] for item in tags.shown(levels[[19]])[0]]
     assert shown == ["rare", "common"]  # what stands out comes first
 
@@ -123,6 +130,15 @@ def test_a_question_in_words_is_answered_by_the_tags(client: httpx.Client) -> No
     assert unknown[0] == 422 and "no word of 'xyzzy' is known: use 00s, 60s" in unknown[1]
 
 
+def test_the_best_described_tracks_are_the_first_of_all(tagged: Library) -> None:
+    """Many tracks fit equally well: they are sorted by their place, however many are requested."""
+    opened = Index.open(tagged, newest_version(tagged, RUN))
+    every = asyncio.run(opened.described({"jazz": 1.0}, 100))
+    assert len(every) == (TRACKS + 20) * 9 // 10 and len(np.unique(every["cosine"])) == 2
+    for k in (1, 7, 30):
+        assert places(asyncio.run(opened.described({"jazz": 1.0}, k))) == places(every[:k])
+
+
 def test_filters_on_tags_hold_in_every_question(client: httpx.Client) -> None:
     rock = {number for number in range(TRACKS + 20) if number % 3 == 0 and number % 10 != 9}
     jazz = {number for number in range(TRACKS + 20) if number % 4 == 0 and number % 10 != 9}
@@ -146,6 +162,19 @@ def test_the_page_shows_what_words_find(client: httpx.Client) -> None:
     assert f">{first['track']['title']}<" in page and f">{first['similarity']:.3f}<" in page
 
 
+@pytest.mark.slow
+def test_slots_answer_a_description_as_one_index(tagged: Library, client: httpx.Client) -> None:
+    config = ServeConfig(port=free_port(), ingress=IngressConfig(run=RUN, slots=2, encoders=0))
+    paths = (
+        "/v1/similar?text=jazz&k=30&per_artist=0",
+        "/v1/similar?text=mellow&not_tags=jazz",
+        "/v1/tracks/a:0",
+    )
+    with served(tagged, config) as url:
+        for path in paths:
+            assert httpx.get(f"{url}{path}", timeout=30).json() == client.get(path).json()
+
+
 def test_answers_show_the_tags_of_a_track(client: httpx.Client) -> None:
     assert client.get("/v1/tracks/a:12").json()["tags"][0]["tag"] in ("rock", "jazz")
     shown = {item["tag"]: item["probability"] for item in client.get("/v1/tracks/a:0").json()["tags"]}
@@ -163,6 +192,14 @@ def test_an_index_from_before_its_tags_grows_without_and_gets_them_when_it_is_co
     assert (grown.tracks, grown.tags) == (60, {})
     compacted = index(library, IndexConfig(compact=True)).version
     assert list(compacted.tags) == list(MSD)
-    opened = Index.open(library, compacted)
+    expected = {f"a:{number}" for number in range(30, 60) if number % 3 == 0 and number % 10 != 9}
+    assert rock_tracks(library) == expected
+    with library.lease(f"indexes/{RUN}") as lease:
+        erase(library, RUN, KeySet(np.array([track_key("a:33", 0) >> REVISION_BITS], np.int64)), lease)
+    assert rock_tracks(library) == expected - {"a:33"}  # a rebuilt shard keeps the tags of the others
+
+
+def rock_tracks(library: Library) -> set[str]:
+    opened = Index.open(library, newest_version(library, RUN))
     rock = asyncio.run(opened.described({"rock": 1.0}, 100, Filters(include=Facets(tags=("rock",)))))
-    assert len(rock) == sum(number % 3 == 0 and number % 10 != 9 for number in range(30, 60))
+    return {row["track_id"] for row in asyncio.run(opened.rows(places(rock)))}
