@@ -165,30 +165,30 @@ def test_a_folder_is_served_by_several_models_together(
     weights = {"musicnn-msd": 1.0, "mfcc": 0.5}
     answers: list[Any] = []
     monkeypatch.setattr("songray.pipeline.MEMBERS", weights)  # fewer than by default
-    monkeypatch.setattr("songray.pipeline.FIRST_TRACKS", 2)
+    monkeypatch.setattr("songray.pipeline.FIRST_TRACKS", 4)
     monkeypatch.setattr("songray.service.app.wait_for_end", lambda address: answers.append(stats(address)))
     folder = tmp_path / "music"
     folder.mkdir()
     files = sorted(clips.glob("*.mp3"))
-    for file in files[:6]:
+    for file in files[:9]:
         shutil.copyfile(file, folder / file.name)
     source, config = FolderSource(folder), PipelineConfig(port=free_port())
     crawl(library, source, CrawlConfig())
-    download(library, DownloadConfig(sample=2))
+    download(library, DownloadConfig(sample=3))
     transform(library, TransformConfig(specs=("mel128",)))
     pipeline(library, source, CrawlConfig(), config)
     assert library.folders("spectrograms") == ["default", "mel96-16k"]
     (name,) = (name for name in runs.finished(library) if runs.choose(library, name).members)
-    assert [version.tracks for version in versions(library, name)] == [6, 2]
+    assert [version.tracks for version in versions(library, name)] == [9, 4]
     assert [(answer["run"], answer["version"], answer["tracks"]) for answer in answers] == [
         (name, "000002", 6)
     ]
     members = [runs.choose(library, member) for member in runs.choose(library, name).members]
     assert {member.model for member in members} == set(weights)
     assert len(runs.finished(library)) == len(weights) + 1
-    for run in library.folders("embeddings"):  # the second version embedded the four tracks that it added
+    for run in library.folders("embeddings"):  # the second version embedded what it added
         table = library.table("embeddings", run)
-        assert sorted(table.read(["track_key"], files=[path]).num_rows for path in table.files()) == [2, 4]
+        assert sorted(table.read(["track_key"], files=[path]).num_rows for path in table.files()) == [4, 5]
 
 
 def stats(address: str) -> Any:

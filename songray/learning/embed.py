@@ -3,6 +3,7 @@ run's tags. Those of a run that joins others are joined from the embeddings of t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import TYPE_CHECKING
@@ -61,15 +62,21 @@ def _encode(library: Library, run: Run, output: Table, config: EmbedConfig) -> S
         if stage.has_pending:
             import ray.data
 
+            batch_tracks = min(config.batch_tracks, stage.rows_per_file)
+            batches = math.ceil(stage.pending.keys.size / batch_tracks)
+            # Of a short input, Ray Data's pool would leave nearly all to its first actor.
+            actors = min(config.actors, batches)
             (
                 stage.read()
                 .map_batches(
                     EmbedWorker,
                     fn_constructor_args=(library, run.name, config, stage.tally),
-                    batch_size=min(config.batch_tracks, stage.rows_per_file),
+                    batch_size=batch_tracks,
                     batch_format="pyarrow",
                     num_gpus=1 if config.gpu else None,
-                    compute=ray.data.ActorPoolStrategy(min_size=1, max_size=config.actors),
+                    compute=ray.data.ActorPoolStrategy(
+                        min_size=1, initial_size=actors, max_size=config.actors
+                    ),
                     runtime_env=RETAIN_MEMORY,
                 )
                 .repartition(target_num_rows_per_block=stage.rows_per_file, strict=True)
