@@ -6,7 +6,6 @@ import os
 import random
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,14 +13,14 @@ import doors
 import mutations
 import pytest
 from doors import Door
-from serving import RUN, LocalService, local_service, shared_library
+from serving import LocalService, local_service, shared_library
 
-from songray.audio.spectrograms import SPECS, from_bytes
+from songray.learning.encoder import Encoder
 from songray.library import Library, Vectors
 from songray.service.api_keys import VARIABLE
 from songray.service.ingress import Ingress
 from songray.service.options import IngressConfig
-from songray.service.uploads import UploadEncoder
+from songray.service.uploads import UploadEncoder, encode_uploads
 
 pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.slow]
 
@@ -66,9 +65,8 @@ def test_answers_of_sources(draw: random.Random, library: Library, door: object)
     check(door(draw, 9, library))
 
 
-async def encode_alone(encoder: UploadEncoder, spectrograms: dict[str, bytes]) -> Vectors:
-    stored = {spec: [from_bytes(cell, SPECS[spec])] for spec, cell in spectrograms.items()}
-    return encoder.encoder.encode(stored)[0]
+async def encode_alone(upload: tuple[Encoder, dict[str, bytes]]) -> Vectors:
+    return encode_uploads([upload])[0]
 
 
 class UploadService(LocalService):
@@ -76,8 +74,8 @@ class UploadService(LocalService):
 
     def __init__(self, library: Library) -> None:
         super().__init__(library)
-        encoder = UploadEncoder(library, RUN)
-        encoder.encode = partial(encode_alone, encoder)  # batches need Ray Serve
+        encoder = UploadEncoder(library)
+        encoder.encode = encode_alone  # batches need Ray Serve
         self.encoder = SimpleNamespace(embed=SimpleNamespace(remote=encoder.embed))
 
     embed = Ingress.embed
