@@ -55,8 +55,7 @@ class TransformConfig:
             raise InvalidOption(f"seconds_per_track is {self.seconds_per_track}: must be above 0")
         if self.rows_per_file < 1:
             raise InvalidOption(f"rows_per_file is {self.rows_per_file}: must be at least 1")
-
-        self.within(Excerpt())
+        self.within(Excerpt())  # validates both of its options
 
     def within(self, excerpt: Excerpt) -> Excerpt:
         """An excerpt, with what these options say about it in place of its own."""

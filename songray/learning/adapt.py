@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -112,18 +111,7 @@ def _write(library: Library, config: AdaptationConfig, base: Run, sample: Sample
         runs.claim(library, name, {"model": ADAPTATION, "model_config": options, "config": {}})
         if (finished := runs.find(library, name)) is not None:
             return finished
-        run = Run(
-            name=name,
-            model=ADAPTATION,
-            model_config=options,
-            config={},
-            set=base.set,
-            tracks={"train": len(sample.keys), "validation": 0},
-            data=hashlib.sha256(sample.keys.tobytes()).hexdigest(),
-            made_with=runs.software_versions(),
-            metrics={},
-            curve=[],
-        )
+        run = fusion.record(name, ADAPTATION, options, base.set, sample.keys)
         lease.check()
         fusion.save(library, run, fusion.Fusion(np.ones(1, np.float32), fit(sample)))
     return run

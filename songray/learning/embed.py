@@ -16,7 +16,7 @@ from songray.audio.spectrograms import SPECS, from_bytes
 from songray.keys import Keys
 from songray.learning import runs
 from songray.learning.runs import Run
-from songray.library import TABLES, Library, Vectors, matrix
+from songray.library import TABLES, Library, Vectors, matrix, tag_matrix
 from songray.stages import RETAIN_MEMORY, Stage
 from songray.summary import Summary
 from songray.table import Table
@@ -179,4 +179,7 @@ def join_batch(rows: pa.Table, fusion: Fusion, tags: JoinedTags, members: list[E
     keys = rows["track_key"].to_numpy()
     tables = [member.rows(keys, ["embedding", "tags"]) for member in members]
     vectors = fusion.join([matrix(table["embedding"]) for table in tables])
-    return _embeddings(rows, vectors, tags.join([table["tags"] for table in tables]))
+    known = [
+        tag_matrix(table["tags"], len(labels)) for table, labels in zip(tables, tags.members, strict=True)
+    ]
+    return _embeddings(rows, vectors, tags.join(known))

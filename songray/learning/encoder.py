@@ -18,7 +18,7 @@ from songray.learning.models.build import build
 from songray.learning.models.formats import current_parameters
 from songray.learning.runs import Pooling, Run, member, model_config, save_record, weights_path
 from songray.learning.scale import SCALES, unit, wccn
-from songray.learning.windows import embed_windows, pool_clips, tag_clips
+from songray.learning.windows import embed_clips, embed_windows, pool_clips, tag_clips
 from songray.library import Library, Vectors
 
 MODEL_PREFIX = "model."  # of the names of the model's parameters in model.safetensors
@@ -53,7 +53,7 @@ class ModelEncoder:
         return (self.model.spec,)
 
     def encode(self, spectrograms: Spectrograms) -> Vectors:
-        return self.encode_with_tags(spectrograms)[0]
+        return self.normalise(embed_clips(self.model, spectrograms[self.model.spec], self.pooling, self.half))
 
     def encode_with_tags(self, spectrograms: Spectrograms) -> tuple[Vectors, Vectors | None]:
         """The vectors, and the probabilities of the tags, (recordings, tags), where the model gives some."""
@@ -117,7 +117,7 @@ def load_model(library: Library, run: Run) -> ModelEncoder:
         tensors = safetensors.torch.load(stream.read())
     mean, projection = tensors.pop("mean").numpy(), tensors.pop("projection").numpy()
     weights = {name.removeprefix(MODEL_PREFIX): tensor for name, tensor in tensors.items()}
-    model = build(model_config(run))
+    config = model_config(run)
+    model = build(config)
     model.load_state_dict(current_parameters(run.model, weights))
-    has_tags = bool(model_config(run).tags)
-    return ModelEncoder(model.eval(), mean, projection, run.pooling, has_tags=has_tags)
+    return ModelEncoder(model.eval(), mean, projection, run.pooling, has_tags=bool(config.tags))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass
 from functools import cached_property, reduce
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -76,7 +75,7 @@ def fuse(library: Library, config: FusionConfig) -> Run:
 
         embedded = [fusion.EmbeddedTracks.of(library, member.name) for member in members]
         fitted, sample = fit(embedded, config)
-        run = _record(name, options, members[0].set, sample)
+        run = fusion.record(name, FUSION, options, members[0].set, sample)
         lease.check()
         fusion.save(library, run, fitted)
     return run
@@ -125,18 +124,3 @@ def _sample(members: list[EmbeddedTracks]) -> Keys:
         names = ", ".join(member.table.name for member in members)
         raise MissingInput(f"no track is in all of {names}: run `songray embed` for each run first")
     return common
-
-
-def _record(name: str, options: dict[str, Any], set_name: str, sample: Keys) -> Run:
-    return Run(
-        name=name,
-        model=FUSION,
-        model_config=options,
-        config={},
-        set=set_name,
-        tracks={"train": sample.size, "validation": 0},
-        data=hashlib.sha256(sample.tobytes()).hexdigest(),
-        made_with=runs.software_versions(),
-        metrics={},
-        curve=[],
-    )

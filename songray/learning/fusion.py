@@ -3,8 +3,10 @@ the runs' tables of embeddings."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,9 +15,9 @@ from numpy.typing import NDArray
 
 from songray.errors import MissingInput
 from songray.keys import Keys
-from songray.learning.runs import Run, member, save_record, weights_path
+from songray.learning.runs import Run, each_once, member, save_record, software_versions, weights_path
 from songray.learning.scale import unit
-from songray.library import Library, Vectors, matrix, tag_matrix
+from songray.library import Library, Vectors, matrix
 from songray.table import Table
 
 
@@ -47,19 +49,19 @@ class JoinedTags:
     members: Sequence[Sequence[str]]  # the labels of each run
 
     @property
-    def labels(self) -> list[str]:
-        return list(dict.fromkeys(label for labels in self.members for label in labels))
+    def labels(self) -> tuple[str, ...]:
+        return each_once(self.members)
 
-    def join(self, members: Sequence[pa.ChunkedArray]) -> Vectors | None:
-        """The columns `tags` of each run, → (tracks, labels), NaN where a run that has labels knows none of a
-        track; None where no run has labels."""
+    def join(self, members: Sequence[Vectors]) -> Vectors | None:
+        """The probabilities of each run, (tracks, labels of the run), NaN where they are unknown, → (tracks,
+        labels), NaN where a run that has labels knows none of a track; None where no run has labels."""
         column = {label: number for number, label in enumerate(self.labels)}
         if not column:
             return None
         total, count = np.zeros((len(members[0]), len(column)), np.float32), np.zeros(len(column))
         for labels, tags in zip(self.members, members, strict=True):
             columns = [column[label] for label in labels]
-            total[:, columns] += tag_matrix(tags, len(labels))
+            total[:, columns] += tags
             count[columns] += 1
         means: Vectors = (total / count).astype(np.float32)
         return means
@@ -107,6 +109,23 @@ class EmbeddedTracks:
     def vectors(self, keys: Keys) -> Vectors:
         """The vectors of some of the tracks, (keys, dimension)."""
         return matrix(self.rows(keys, ["embedding"])["embedding"])
+
+
+def record(name: str, model: str, options: dict[str, Any], set_name: str, fitted: Keys) -> Run:
+    """The record of a run whose vectors are those of other runs, joined or projected; `fitted` are the keys
+    of the tracks that its directions are fitted on."""
+    return Run(
+        name=name,
+        model=model,
+        model_config=options,
+        config={},
+        set=set_name,
+        tracks={"train": fitted.size, "validation": 0},
+        data=hashlib.sha256(fitted.tobytes()).hexdigest(),
+        made_with=software_versions(),
+        metrics={},
+        curve=[],
+    )
 
 
 def save(library: Library, run: Run, fusion: Fusion) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
@@ -123,7 +124,11 @@ def tags_of(library: Library, run: Run) -> tuple[str, ...]:
     embeddings: those of its model; where it joins runs, those of all of them, each once."""
     if not run.members:
         return MODELS[run.model].tags if run.model in MODELS else ()
-    members = [tags_of(library, member(library, run, name)) for name in run.members]
+    return each_once([tags_of(library, member(library, run, name)) for name in run.members])
+
+
+def each_once(members: Iterable[Iterable[str]]) -> tuple[str, ...]:
+    """The tags of several runs, each once, in the order in which they occur first."""
     return tuple(dict.fromkeys(chain.from_iterable(members)))
 
 

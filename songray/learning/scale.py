@@ -49,18 +49,13 @@ def wccn(pooled: Vectors, differences: Vectors) -> Vectors:
     one component for every four, three and two tracks, these gave `contrastive` the most precise nearest
     neighbours on real clips without a loss on the styles of synthetic songs.
     """
-    from sklearn.covariance import ledoit_wolf  # loaded when called: it takes as long as torch
-
     factors = standardise(pooled)
     directions, deviations = principal_components(pooled * factors, tracks_per_component=3)
     within = differences * factors @ directions
     if not within.any():  # every clip has one window: the variance between tracks takes its place
         within = np.diag(deviations)
-    values, vectors = np.linalg.eigh(ledoit_wolf(within, assume_centered=True)[0])
-    powers = np.maximum(values, 1e-6 * values.max()) ** (-WCCN_POWER / 2)
-    projection: Vectors = (factors[:, None] * (directions @ (vectors * powers @ vectors.T))).astype(
-        np.float32
-    )
+    normalisation = within_class_normalisation(within, WCCN_POWER)
+    projection: Vectors = (factors[:, None] * (directions @ normalisation)).astype(np.float32)
     return projection
 
 
@@ -68,20 +63,26 @@ def within_class_projection(
     vectors: Vectors, classes: NDArray[np.str_], power: float = CLASS_POWER
 ) -> Vectors:
     """The projection, (dimension, dimension), of within-class covariance normalisation (Hatch et al., 2006)
-    of vectors whose classes are known: directions in which vectors of one class differ count less.
-
-    The covariance is shrunk as by Ledoit and Wolf (2004). Classes of one vector say nothing.
+    of vectors whose classes are known: directions in which vectors of one class differ count less. Classes
+    of one vector say nothing.
     """
-    from sklearn.covariance import ledoit_wolf
-
     _, number, count = np.unique(classes, return_inverse=True, return_counts=True)
     means = np.zeros((len(count), vectors.shape[1]))
     np.add.at(means, number, vectors)
     differences = (vectors - (means / count[:, None])[number])[count[number] > 1]
-    values, directions = np.linalg.eigh(ledoit_wolf(differences, assume_centered=True)[0])
-    powers = np.maximum(values, 1e-6 * values.max()) ** (-power / 2)
-    projection: Vectors = ((directions * powers) @ directions.T).astype(np.float32)
+    projection: Vectors = within_class_normalisation(differences, power).astype(np.float32)
     return projection
+
+
+def within_class_normalisation(differences: NDArray[np.floating], power: float) -> NDArray[np.float64]:
+    """The covariance of differences within classes, (differences, dimension), shrunk as by Ledoit and Wolf
+    (2004), to the power −power / 2: (dimension, dimension)."""
+    from sklearn.covariance import ledoit_wolf  # loaded when called: it takes as long as torch
+
+    values, vectors = np.linalg.eigh(ledoit_wolf(differences, assume_centered=True)[0])
+    powers = np.maximum(values, 1e-6 * values.max()) ** (-power / 2)
+    normalisation: NDArray[np.float64] = vectors * powers @ vectors.T
+    return normalisation
 
 
 def principal_components(

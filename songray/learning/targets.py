@@ -33,30 +33,40 @@ def with_dimension(library: Library, config: ModelConfig) -> ModelConfig:
 
 
 def target_keys(library: Library, model: Embedder) -> Keys | None:
-    """The keys of the tracks that a model with targets learns from; None for all. Raises MissingInput."""
+    """The keys of the tracks that a model with targets learns from; None for all. Raises MissingInput where
+    there are none."""
     if model.target is None:
         return None
-    keys: Keys = targets_of(library, model)["track_key"].to_numpy()
+    if (run := _teacher(model)) is not None:
+        embedded = EmbeddedTracks.of(library, run)
+        keys = embedded.sample(model.target_tracks or len(embedded.keys), SAMPLE_FILES)
+    else:
+        keys = newest_version(library.table(model.target))["track_key"].to_numpy()
+    _check(model, keys)
     return keys
 
 
-def targets_of(library: Library, model: Embedder, keys: Keys | None = None) -> pa.Table:
-    """`track_key` and `target` of the tracks with these keys, by default of all that the model learns from.
-
-    Raises MissingInput where there are none.
-    """
+def targets_of(library: Library, model: Embedder, keys: Keys) -> pa.Table:
+    """`track_key` and `target` of those of the tracks that have one. Raises MissingInput where none has."""
     assert model.target is not None
-    kind, _, name = model.target.partition("/")
-    if kind == "embeddings":
-        embedded = EmbeddedTracks.of(library, name)
-        sample = embedded.sample(model.target_tracks or len(embedded.keys), SAMPLE_FILES)
-        chosen = sample if keys is None else np.intersect1d(sample, keys)
-        targets = pa.table({"track_key": chosen, "target": embedded.rows(chosen, ["embedding"])["embedding"]})
-    else:
-        rows = newest_version(library.table(model.target))
-        rows = rows if keys is None else rows.filter(pa.compute.is_in(rows["track_key"], pa.array(keys)))
-        targets = pa.table({"track_key": rows["track_key"], "target": rows["factors"]})
-    if not targets.num_rows:
-        job = "embed" if kind == "embeddings" else "factorize"
+    if (run := _teacher(model)) is not None:
+        embedded = EmbeddedTracks.of(library, run)
+        chosen = np.intersect1d(embedded.keys, keys)
+        _check(model, chosen)
+        return pa.table({"track_key": chosen, "target": embedded.rows(chosen, ["embedding"])["embedding"]})
+    rows = newest_version(library.table(model.target))
+    rows = rows.filter(pa.compute.is_in(rows["track_key"], pa.array(keys)))
+    _check(model, rows["track_key"].to_numpy())
+    return pa.table({"track_key": rows["track_key"], "target": rows["factors"]})
+
+
+def _teacher(model: Embedder) -> str | None:
+    """The run whose embeddings are the targets; None where they are factors."""
+    kind, _, name = (model.target or "").partition("/")
+    return name if kind == "embeddings" else None
+
+
+def _check(model: Embedder, keys: Keys) -> None:
+    if not keys.size:
+        job = "factorize" if _teacher(model) is None else "embed"
         raise MissingInput(f"{model.target} has none of the tracks to learn from: run `songray {job}` first")
-    return targets

@@ -13,7 +13,6 @@ import pyarrow.compute
 
 from songray.cluster import connect
 from songray.errors import InvalidOption, MissingInput, TrainingFailed
-from songray.keys import Keys
 from songray.learning import runs
 from songray.learning.models import LearningConfig, ModelConfig
 from songray.learning.models.formats import stored_options
@@ -121,10 +120,10 @@ def train_run(
     library: Library, name: str, model: str, model_config: ModelConfig, config: TrainConfig
 ) -> tuple[Run, ModelEncoder]:
     """A run and its encoder, which are not stored yet."""
-    from songray.learning import fit, targets
+    from songray.learning import fit
     from songray.learning.loop import build_model
 
-    parts = hold_out(library, name, config, targets.target_keys(library, declared(model_config)))
+    parts = hold_out(library, name, config, declared(model_config))
     connect()
     if isinstance(model_config, LearningConfig):
         trained = train_model(make_job(library, name, model, model_config, config, parts), config, parts)
@@ -148,18 +147,20 @@ def train_run(
     return run, fitted
 
 
-def hold_out(library: Library, run: str, config: TrainConfig, only: Keys | None = None) -> Split:
-    """The split of the run, of the tracks with a key in `only` where it is given: stored once, so that a
-    training that resumes uses the same tracks.
+def hold_out(library: Library, run: str, config: TrainConfig, model: Embedder) -> Split:
+    """The split of the run, of the tracks with a target where the model learns from targets: stored once, so
+    that a training that resumes uses the same tracks.
 
     Raises MissingInput where the set has fewer than two usable tracks.
     """
+    from songray.learning.targets import target_keys
+
     if (stored := read_split(library, run)) is not None:
         return stored
     spectrograms = library.table("spectrograms", config.set).newest(["track_key", "error"]).rows
     keys = spectrograms.filter(spectrograms["error"].is_null())["track_key"]
-    if only is not None:
-        keys = keys.filter(pa.compute.is_in(keys, pa.array(only)))
+    if (with_target := target_keys(library, model)) is not None:
+        keys = keys.filter(pa.compute.is_in(keys, pa.array(with_target)))
     if len(keys) < 2:
         raise MissingInput(
             f"spectrograms/{config.set} has {len(keys)} usable tracks, and training needs at least two: run "

@@ -18,15 +18,14 @@ from songray.leases import Lease
 from songray.library import Library
 from songray.search.filters import CACHED_FILTERS
 from songray.search.reference import Reference
+from songray.search.tags import statistics
 from songray.search.target import (
     Target,
     contains,
     find_target,
     keys_without_direction,
-    read_levels,
+    read_tagged_vectors,
     read_tracks,
-    read_vectors,
-    tag_statistics,
 )
 from songray.search.version import (
     LIVE,
@@ -192,11 +191,12 @@ def prepare(
 
     # Keys are sorted hashes: the first ones are a random sample.
     sample = target.select(slice(TUNING_TRACKS if config.links is None else REFERENCE_TRACKS))
-    vectors = read_vectors(library, run, sample)
+    labels = runs.tags_of(library, runs.choose(library, run))
+    vectors, levels = read_tagged_vectors(library, run, sample, len(labels))
     tracks = sample.rows["key"][:REFERENCE_TRACKS] >> REVISION_BITS
     m = config.links or tune_m(vectors, config.ef_construction, config.recall)
     parameters = {"M": m, "ef_construction": config.ef_construction}
-    return Reference(tracks, vectors[:REFERENCE_TRACKS]), parameters, tag_statistics(library, run, sample)
+    return Reference(tracks, vectors[:REFERENCE_TRACKS]), parameters, statistics(labels, levels)
 
 
 def update(
@@ -270,10 +270,9 @@ def build_shard(
     from songray.search.shard import SHOWN, TAGS
     from songray.search.shard_files import level_column, write_shard
 
-    vectors = read_vectors(library, version.run, target)
+    vectors, levels = read_tagged_vectors(library, version.run, target, len(version.tags))
     tracks = read_tracks(library, target, SHOWN)
     if version.tags:
-        levels = read_levels(library, version.run, target, len(version.tags))
         tracks = tracks.append_column(TAGS, level_column(levels))
     options = GraphOptions(version.parameters, version.recall_target, threads)
     with tempfile.TemporaryDirectory(prefix="songray-shard-") as temporary:

@@ -11,9 +11,8 @@ import pyarrow.compute
 from numpy.typing import NDArray
 
 from songray.keys import REVISION_BITS, Keys
-from songray.learning import runs
 from songray.library import Library, Vectors, matrix, tag_matrix
-from songray.search.tags import Levels, statistics, to_levels
+from songray.search.tags import Levels, to_levels
 
 TARGET = np.dtype(
     [
@@ -78,25 +77,20 @@ def contains(tracks: NDArray[np.void], others: NDArray[np.void]) -> NDArray[np.b
 
 def read_vectors(library: Library, run: str, target: Target) -> Vectors:
     """(tracks, dimension), in the order of the target. Raises MissingInput where one is missing."""
+    return matrix(_embeddings(library, run, target, ["embedding"])["embedding"])
+
+
+def read_tagged_vectors(library: Library, run: str, target: Target, tags: int) -> tuple[Vectors, Levels]:
+    """The vectors, and the levels of so many tags, (tracks, tags), in the order of the target. Raises
+    MissingInput where a track is missing."""
+    rows = _embeddings(library, run, target, ["embedding", "tags"] if tags else ["embedding"])
+    known = tag_matrix(rows["tags"], tags) if tags else np.empty((len(rows), 0), np.float32)
+    return matrix(rows["embedding"]), to_levels(known)
+
+
+def _embeddings(library: Library, run: str, target: Target, columns: Sequence[str]) -> pa.Table:
     table, keys = library.table("embeddings", run), target.rows["key"]
-    rows = table.rows_of(keys, target.rows["file"], target.embedding_files, ["embedding"])
-    return matrix(rows["embedding"])
-
-
-def read_levels(library: Library, run: str, target: Target, count: int) -> Levels:
-    """The levels of `count` tags, (tracks, count), in the order of the target. Raises MissingInput where a
-    track is missing."""
-    table, keys = library.table("embeddings", run), target.rows["key"]
-    tags = table.rows_of(keys, target.rows["file"], target.embedding_files, ["tags"])["tags"]
-    return to_levels(tag_matrix(tags, count))
-
-
-def tag_statistics(library: Library, run: str, sample: Target) -> dict[str, list[float]]:
-    """The statistics of a run's tags (songray/search/tags.py) over a sample; none where no track of
-    it has tags."""
-    if not (labels := runs.tags_of(library, runs.choose(library, run))):
-        return {}
-    return statistics(labels, read_levels(library, run, sample, len(labels)))
+    return table.rows_of(keys, target.rows["file"], target.embedding_files, columns)
 
 
 def keys_without_direction(library: Library, run: str, target: Target) -> Keys:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Collection, Iterator, Sequence
 
 from songray.errors import QueryError
+from songray.search.text import fold
 
 LONGEST_PHRASE = 3  # words
 NEGATIONS = {"no", "not", "without", "non", "never", "minus", "except", "excluding"}
@@ -135,8 +135,7 @@ def parse_tags(tags: Sequence[str], labels: Collection[str]) -> tuple[str, ...]:
 
 def _words(text: str) -> list[str]:
     """The words of a text in lower case, without accents."""
-    decomposed = unicodedata.normalize("NFKD", text.lower())
-    return re.findall(r"[a-z0-9]+", "".join(c for c in decomposed if not unicodedata.combining(c)))
+    return re.findall(r"[a-z0-9]+", fold(text))
 
 
 def _listed(labels: Collection[str]) -> str:

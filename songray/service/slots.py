@@ -24,7 +24,7 @@ from songray.search.filters import Filters
 from songray.search.index import Index
 from songray.search.version import Version
 from songray.service.problems import unavailable
-from songray.service.snapshots import Snapshots
+from songray.service.snapshots import Snapshots, with_latest
 
 ATTEMPTS = 3  # calls of a deployment whose replicas die
 RETRY_SECONDS = 0.2
@@ -53,10 +53,10 @@ class Slot:
 
     def _of(self, run: str) -> Snapshots[Index]:
         """The snapshots of a run, and from then on of no other run but the one used before it."""
-        snapshots = self.snapshots.pop(run, None)
+        snapshots = self.snapshots.get(run)
         if snapshots is None:
             snapshots = Snapshots(self.library, run, self._load, self.watch_seconds)
-        self.snapshots = {**dict(list(self.snapshots.items())[-1:]), run: snapshots}
+        self.snapshots = with_latest(self.snapshots, run, snapshots)
         return snapshots
 
     async def _load(self, version: Version) -> Index:

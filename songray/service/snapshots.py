@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Generic, Protocol, TypeVar
 
 from songray.errors import InvalidOption, MissingInput, SongrayError
@@ -132,6 +132,13 @@ class Snapshots(Generic[Loaded]):
             loaded = await self.load(version)
             kept = {name: other for name, other in self._loaded.items() if name == self.served}
             self._loaded = {**kept, version.version: loaded}
+
+
+def with_latest(loaded: Mapping[str, Loaded], name: str, value: Loaded) -> dict[str, Loaded]:
+    """What is loaded by name: the value, at the end, and of the others the last one, which requests in
+    progress may still name."""
+    others = {other: kept for other, kept in loaded.items() if other != name}
+    return {**dict(list(others.items())[-1:]), name: value}
 
 
 def find_version(library: Library, run: str, name: str = "") -> Version:

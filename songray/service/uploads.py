@@ -15,12 +15,13 @@ import ray
 from ray import serve
 
 from songray.audio.spectrograms import SPECS, from_bytes
-from songray.audio.transform import TransformConfig, made_by
+from songray.audio.transform import TransformConfig, excerpt_of
 from songray.learning import runs
 from songray.learning.encoder import Encoder, load
 from songray.library import Library, Vectors
 from songray.service.decoding import decode
 from songray.service.options import UPLOAD_BATCH
+from songray.service.snapshots import with_latest
 
 DECODE_SECONDS = 20.0  # after which a decoder is ended
 DECODERS = 2  # decoding processes of one replica
@@ -42,7 +43,7 @@ class UploadEncoder:
 
     def __init__(self, library: Library) -> None:
         self.library = library
-        self.loaded: dict[str, LoadedEncoder] = {}  # by run, the one that was used last at the end
+        self.loaded: dict[str, LoadedEncoder] = {}  # by run
         self.loading = Lock()
         self.decoders = asyncio.Semaphore(DECODERS)
         self.decode = ray.remote(num_cpus=0, max_retries=0, max_calls=MAX_DECODES)(decode)
@@ -51,7 +52,8 @@ class UploadEncoder:
         await asyncio.to_thread(self._of, runs.choose(self.library, config["run"]).name)
 
     async def embed(self, audio: bytes, run: str) -> EmbeddedUpload:
-        loaded = await asyncio.to_thread(self._of, run)
+        if (loaded := self.loaded.get(run)) is None:
+            loaded = await asyncio.to_thread(self._of, run)
         try:
             async with self.decoders:
                 spectrograms, error, detail = await self.decode.remote(audio, loaded.config)
@@ -69,8 +71,8 @@ class UploadEncoder:
     def _of(self, run: str) -> LoadedEncoder:
         """The encoder of a run; that of one other run is kept, which requests in progress may need."""
         with self.loading:
-            loaded = self.loaded.pop(run, None) or load_encoder(self.library, run)
-            self.loaded = {**dict(list(self.loaded.items())[-1:]), run: loaded}
+            loaded = self.loaded.get(run) or load_encoder(self.library, run)
+            self.loaded = with_latest(self.loaded, run, loaded)
         return loaded
 
 
@@ -83,9 +85,13 @@ class LoadedEncoder:
 def load_encoder(library: Library, name: str) -> LoadedEncoder:
     run = runs.choose(library, name)
     encoder = load(library, run)
-    settings = made_by(library, run.set).get("excerpt", {})
-    excerpt = {f"excerpt_{name}": value for name, value in settings.items()}
-    config = TransformConfig(specs=encoder.specs, seconds_per_track=DECODE_SECONDS, **excerpt)
+    excerpt = excerpt_of(library, run.set)
+    config = TransformConfig(
+        specs=encoder.specs,
+        excerpt_seconds=excerpt.seconds,
+        excerpt_at=excerpt.at,
+        seconds_per_track=DECODE_SECONDS,
+    )
     return LoadedEncoder(encoder, config)
 
 

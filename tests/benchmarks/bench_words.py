@@ -49,18 +49,15 @@ QUESTIONS = {  # the fact that agrees with the words, and whether it shall be hi
 }
 
 
-def tags(clips: list[dict[str, Spectrogram]]) -> tuple[list[str], Vectors]:
+def tags(clips: list[dict[str, Spectrogram]]) -> tuple[tuple[str, ...], Vectors]:
     """The joined labels of both pretrained networks, and their probabilities, (clips, labels)."""
     names = ("musicnn-msd", "musicnn-mtt")
-    joined = JoinedTags([MODELS[name].tags for name in names])
     spectrograms = [clip["mel96-16k"] for clip in clips]
-    total, count = np.zeros((len(manifest()), len(joined.labels)), np.float32), np.zeros(len(joined.labels))
-    for name in names:
-        model = build_model(MODELS[name](), SEED)
-        columns = [joined.labels.index(label) for label in MODELS[name].tags]
-        total[:, columns] += tag_clips(model, embed_windows(model, spectrograms))
-        count[columns] += 1
-    return joined.labels, total / count
+    models = [build_model(MODELS[name](), SEED) for name in names]
+    joined = JoinedTags([MODELS[name].tags for name in names])
+    probabilities = joined.join([tag_clips(model, embed_windows(model, spectrograms)) for model in models])
+    assert probabilities is not None
+    return joined.labels, probabilities
 
 
 def facts() -> dict[str, np.ndarray]:

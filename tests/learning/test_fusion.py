@@ -30,7 +30,7 @@ from songray.learning.models.build import build
 from songray.learning.runs import Run
 from songray.learning.scale import unit
 from songray.learning.windows import jackknife_clips
-from songray.library import TABLES, Library, Vectors
+from songray.library import TABLES, Library, Vectors, tag_matrix
 from songray.service.app import QUIET, shut_down
 from songray.service.uploads import UploadEncoder
 
@@ -82,11 +82,11 @@ def test_directions_are_fitted_where_tracks_are_many(
 
 def test_a_tag_of_several_members_has_the_mean_of_their_probabilities() -> None:
     kind = TABLES["embeddings"].columns["tags"]
-    first = pa.chunked_array([pa.array([[0.5, 0.25], [0.5, 0.5]], kind)])
-    second = pa.chunked_array([pa.array([[1.0, 0.75], None], kind)])
-    none = pa.chunked_array([pa.nulls(2, kind)])
+    first = tag_matrix(pa.chunked_array([pa.array([[0.5, 0.25], [0.5, 0.5]], kind)]), 2)
+    second = tag_matrix(pa.chunked_array([pa.array([[1.0, 0.75], None], kind)]), 2)
+    none = tag_matrix(pa.chunked_array([pa.nulls(2, kind)]), 0)
     joined = JoinedTags([("rock", "piano"), (), ("piano", "flute")])
-    assert joined.labels == ["rock", "piano", "flute"]
+    assert joined.labels == ("rock", "piano", "flute")
     tags = joined.join([first, none, second])
     assert tags is not None
     assert tags[0].tolist() == [0.5, 0.625, 0.75]

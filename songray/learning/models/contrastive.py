@@ -65,8 +65,12 @@ class Contrastive(Embedder):
         return torch.optim.AdamW(self.parameters(), lr=learning_rate, weight_decay=decay, fused=True)
 
     def learning_rate_factor(self, progress: float) -> float:
-        """Linear warm-up times cosine decay."""
-        return min(1.0, (progress + 1e-3) / WARM_UP) * (1 + math.cos(math.pi * progress)) / 2
+        return warm_up_and_decay(progress)
+
+
+def warm_up_and_decay(progress: float) -> float:
+    """Linear warm-up times cosine decay."""
+    return min(1.0, (progress + 1e-3) / WARM_UP) * (1 + math.cos(math.pi * progress)) / 2
 
 
 def statistics_length(widths: tuple[int, ...]) -> int:

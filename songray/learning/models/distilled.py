@@ -7,7 +7,6 @@ The loss is the cosine distance to the teacher's vectors, and the squared error 
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import safetensors.torch
@@ -16,7 +15,13 @@ from torch import nn
 from torch.nn import functional
 
 from songray.learning.models.base import Batch, Embedder
-from songray.learning.models.contrastive import WARM_UP, augment, stages, statistics_length, statistics_of
+from songray.learning.models.contrastive import (
+    augment,
+    stages,
+    statistics_length,
+    statistics_of,
+    warm_up_and_decay,
+)
 from songray.learning.models.options import ContrastiveConfig, DistilledConfig
 
 WIDTHS, BLOCKS = (48, 96, 128), 1  # of the stages; those of distilled.safetensors
@@ -64,5 +69,4 @@ class Distilled(Embedder):
         return torch.optim.AdamW(self.parameters(), lr=learning_rate, weight_decay=decay, fused=True)
 
     def learning_rate_factor(self, progress: float) -> float:
-        """Linear warm-up times cosine decay."""
-        return min(1.0, (progress + 1e-3) / WARM_UP) * (1 + math.cos(math.pi * progress)) / 2
+        return warm_up_and_decay(progress)
