@@ -12,7 +12,8 @@ from typing import Literal
 import tenacity
 
 from songray.audio.download import DownloadConfig, download
-from songray.audio.transform import TransformConfig, specs_of, transform
+from songray.audio.sets import specs_of
+from songray.audio.transform import TransformConfig, transform
 from songray.catalogue.crawl import CrawlConfig, crawl
 from songray.catalogue.sources.base import Source
 from songray.catalogue.sources.synthetic.source import SyntheticSource
@@ -121,7 +122,8 @@ class Service:
         """Serve the run of a version; a service follows the versions of its run by itself."""
         from songray.service.app import deploy, served
 
-        ingress = IngressConfig(run=version.run)
+        # Ray Data plans with all logical CPUs: its stages would wait for those of a replica for ever.
+        ingress = IngressConfig(run=version.run, replica_cpus=0)
         options = ServeConfig(self.config.host, self.config.port, open=self.config.open, ingress=ingress)
         if not self.address:
             self.address = self.contexts.enter_context(served(self.library, options))

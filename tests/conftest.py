@@ -22,7 +22,7 @@ import pytest
 import ray
 import soundfile
 
-from songray.cluster import ENVIRONMENT, configure_ray_data
+from songray.cluster import ENVIRONMENT, LOCAL_LOGICAL_CPUS, configure_ray_data
 from songray.library import Library
 
 os.environ.update(ENVIRONMENT)
@@ -39,10 +39,10 @@ CLIPS = ROOT.parent / "shared" / "clips"
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
-    """One Ray of our own, with more logical CPUs than there are cores."""
+    """One Ray of our own, with as many logical CPUs as a job starts it with on two cores."""
     ray.init(
         "local",
-        num_cpus=6,
+        num_cpus=LOCAL_LOGICAL_CPUS,
         include_dashboard=False,
         log_to_driver=False,
         object_store_memory=512 << 20,

@@ -19,7 +19,7 @@ import uvicorn
 from conftest import free_port, tone
 from starlette.exceptions import HTTPException
 
-from songray.audio.transform import TransformConfig, transform_batch
+from songray.audio.extract import Extraction, extract_batch
 from songray.catalogue.sources.registry import SearchableSource
 from songray.keys import track_key
 from songray.learning import runs
@@ -122,7 +122,7 @@ def embed_clips(clips: list[bytes], library: Library, run: str = RUN) -> Vectors
     rows = [
         {"track_key": number, "track_id": str(number), "audio": audio} for number, audio in enumerate(clips)
     ]
-    spectrograms, _ = transform_batch(pa.Table.from_pylist(rows, schema), TransformConfig())
+    spectrograms, _ = extract_batch(pa.Table.from_pylist(rows, schema), Extraction())
     embedded = embed_batch(spectrograms, load(library, runs.choose(library, run)))
     return np.array(embedded["embedding"].to_pylist(), np.float32)
 

@@ -34,7 +34,7 @@ from songray.service.options import IngressConfig
 
 COMMIT = "396240d"
 TRACKS = 10
-NEWER = {"musicnn-msd", "musicnn-mtt", "distilled"}  # models that the earlier version has not
+NEWER = {"musicnn-msd", "musicnn-mtt", "distilled", "transformers"}  # models that the earlier version has not
 TRAINED = ("contrastive",)  # SONGRAY_EARLIER_MODELS names others
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 

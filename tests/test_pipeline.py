@@ -17,8 +17,9 @@ from conftest import free_port
 from samples import previews
 
 from songray.audio.download import DownloadConfig, download
+from songray.audio.extract import Extraction, extract_batch
 from songray.audio.spectrograms import SPECS, from_bytes
-from songray.audio.transform import TransformConfig, transform, transform_batch
+from songray.audio.transform import TransformConfig, transform
 from songray.catalogue.crawl import CrawlConfig, crawl
 from songray.catalogue.sources.folder import FolderSource
 from songray.catalogue.sources.manifest.source import ManifestSource
@@ -112,9 +113,7 @@ def test_real_music_as_a_manifest(
 def assert_batch_and_single_vectors_agree(library: Library, clips: Path) -> None:
     """A clip that is encoded alone gets the vector that the job wrote."""
     encoder = load(library, runs.choose(library, "random"))
-    (row,) = transform_batch(previews((clips / "joth_party_1.mp3").read_bytes()), TransformConfig())[
-        0
-    ].to_pylist()
+    (row,) = extract_batch(previews((clips / "joth_party_1.mp3").read_bytes()), Extraction())[0].to_pylist()
     spectrogram = from_bytes(row["mel128"], SPECS["mel128"])
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in the job's workers: another number of threads sums in another order

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 Samples = NDArray[np.float32]
 Spectrogram = NDArray[np.uint8]  # (frames, bins), as it is stored
 Plane = NDArray[np.float32]  # (frames, bins), before it is quantised
+Input = NDArray[np.uint8 | np.float32]  # what a model takes: a Spectrogram, or samples, (samples, 1)
 
 TOP_DB = 80.0  # dynamic range below the loudest bin
 AMIN = 1e-10  # least power
@@ -77,6 +78,11 @@ SPECS = {
     "mel96-16k": Spec(rate=16000, n_fft=512, hop_length=256, n_mels=96, gain=10_000),
 }
 DEFAULT_SPECS = ("mel128", "mel96-16k")  # of a new set
+WAVEFORM = "waveform-"  # and a rate in Hz: names samples, which some models take in place of a spectrogram
+
+
+def is_waveform(name: str) -> bool:
+    return name.startswith(WAVEFORM)
 
 
 def compute(samples: Samples, names: Sequence[str]) -> dict[str, Plane]:

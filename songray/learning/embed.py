@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from songray.audio.spectrograms import SPECS, from_bytes
+from songray.audio.extract import decode_block
+from songray.audio.sets import extraction_of, usable_keys
 from songray.keys import Keys
 from songray.learning import runs
 from songray.learning.runs import Run
@@ -57,18 +58,26 @@ def embed(library: Library, config: EmbedConfig) -> Summary:
 
 
 def _encode(library: Library, run: Run, output: Table, config: EmbedConfig) -> Summary:
-    source = library.table("spectrograms", run.set)
-    with Stage(f"embed {run.name}", library, source, output, config.rows_per_file) as stage:
+    """A model that takes waveforms reads the previews that its set could decode, and decodes them anew."""
+    waveform = runs.model_config(run).waveform
+    source = library.table("previews") if waveform else library.table("spectrograms", run.set)
+    only = usable_keys(library, run.set) if waveform else None
+    with Stage(f"embed {run.name}", library, source, output, config.rows_per_file, only) as stage:
         if stage.has_pending:
             import ray.data
 
+            rows = stage.read()
+            if waveform:
+                rows = rows.map_batches(
+                    decode_block,
+                    fn_args=(extraction_of(library, run.set, (waveform,)), stage.tally),
+                    batch_size=config.batch_tracks,
+                    batch_format="pyarrow",
+                )
             batch_tracks = min(config.batch_tracks, stage.rows_per_file)
-            batches = math.ceil(stage.pending.keys.size / batch_tracks)
-            # Of a short input, Ray Data's pool would leave nearly all to its first actor.
-            actors = min(config.actors, batches)
+            actors = _initial_actors(config, math.ceil(stage.pending.keys.size / batch_tracks))
             (
-                stage.read()
-                .map_batches(
+                rows.map_batches(
                     EmbedWorker,
                     fn_constructor_args=(library, run.name, config, stage.tally),
                     batch_size=batch_tracks,
@@ -83,6 +92,14 @@ def _encode(library: Library, run: Run, output: Table, config: EmbedConfig) -> S
                 .write_parquet(output.path, **stage.write_options())
             )
     return stage.summary
+
+
+def _initial_actors(config: EmbedConfig, batches: int) -> int:
+    """The number of processes that start together: Ray Data's pool would leave nearly all of a short input to
+    its first one, and processes on all CPUs would leave none to the tasks that read and write."""
+    import ray
+
+    return max(1, min(config.actors, batches, int(ray.available_resources().get("CPU", 0) / 2)))
 
 
 class EmbedWorker:
@@ -102,11 +119,11 @@ class EmbedWorker:
 
 
 def embed_batch(rows: pa.Table, encoder: ModelEncoder) -> pa.Table:
-    """Rows of spectrograms → rows of embeddings."""
-    spectrograms = {
-        spec: [from_bytes(cell.as_py(), SPECS[spec]) for cell in rows[spec]] for spec in encoder.specs
-    }
-    return _embeddings(rows, *encoder.encode_with_tags(spectrograms))
+    """Rows of spectrograms or waveforms → rows of embeddings."""
+    from songray.audio.inputs import from_bytes
+
+    inputs = {spec: [from_bytes(cell.as_py(), spec) for cell in rows[spec]] for spec in encoder.specs}
+    return _embeddings(rows, *encoder.encode_with_tags(inputs))
 
 
 def _embeddings(rows: pa.Table, vectors: Vectors, tags: Vectors | None) -> pa.Table:

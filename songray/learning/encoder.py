@@ -10,7 +10,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from songray.audio.spectrograms import Spectrogram
+from songray.audio.spectrograms import Input
 from songray.learning import fusion
 from songray.learning.fusion import Fusion
 from songray.learning.models.base import Embedder
@@ -23,7 +23,7 @@ from songray.library import Library, Vectors
 
 MODEL_PREFIX = "model."  # of the names of the model's parameters in model.safetensors
 
-Spectrograms = Mapping[str, Sequence[Spectrogram]]  # of recordings, by spec, (frames, bins) each, as stored
+Inputs = Mapping[str, Sequence[Input]]  # of recordings, by the name of the model's input: see audio/inputs.py
 
 
 class Encoder(Protocol):
@@ -31,9 +31,9 @@ class Encoder(Protocol):
 
     @property
     def specs(self) -> tuple[str, ...]:
-        """The spectrograms of a recording that it takes, names in SPECS."""
+        """What it takes of a recording, names in SPECS or of waveforms."""
 
-    def encode(self, spectrograms: Spectrograms) -> Vectors:
+    def encode(self, inputs: Inputs) -> Vectors:
         """(recordings, dimension), of length 1."""
 
 
@@ -52,12 +52,12 @@ class ModelEncoder:
     def specs(self) -> tuple[str, ...]:
         return (self.model.spec,)
 
-    def encode(self, spectrograms: Spectrograms) -> Vectors:
-        return self.normalise(embed_clips(self.model, spectrograms[self.model.spec], self.pooling, self.half))
+    def encode(self, inputs: Inputs) -> Vectors:
+        return self.normalise(embed_clips(self.model, inputs[self.model.spec], self.pooling, self.half))
 
-    def encode_with_tags(self, spectrograms: Spectrograms) -> tuple[Vectors, Vectors | None]:
+    def encode_with_tags(self, inputs: Inputs) -> tuple[Vectors, Vectors | None]:
         """The vectors, and the probabilities of the tags, (recordings, tags), where the model gives some."""
-        clips = embed_windows(self.model, spectrograms[self.model.spec], self.half)
+        clips = embed_windows(self.model, inputs[self.model.spec], self.half)
         tags = tag_clips(self.model, clips) if self.has_tags else None
         return self.normalise(pool_clips(clips, self.pooling)), tags
 
@@ -78,8 +78,8 @@ class FusionEncoder:
     def specs(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(spec for encoder in self.members for spec in encoder.specs))
 
-    def encode(self, spectrograms: Spectrograms) -> Vectors:
-        return self.fusion.join([encoder.encode(spectrograms) for encoder in self.members])
+    def encode(self, inputs: Inputs) -> Vectors:
+        return self.fusion.join([encoder.encode(inputs) for encoder in self.members])
 
 
 def fit_encoder(model: Embedder, clips: Sequence[Vectors], pooling: Pooling = "mean") -> ModelEncoder:

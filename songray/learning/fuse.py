@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from songray.audio.transform import made_by
+from songray.audio.sets import made_by
 from songray.errors import InvalidOption, MissingInput
 from songray.keys import Keys
 from songray.learning import runs

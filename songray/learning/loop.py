@@ -24,8 +24,8 @@ from torch.distributed.checkpoint.state_dict import (
 
 from songray.learning.models.base import Batch, Embedder
 from songray.learning.models.build import build
+from songray.learning.models.config import LearningConfig, ModelConfig
 from songray.learning.models.formats import current_parameters
-from songray.learning.models.options import LearningConfig, ModelConfig
 
 SECONDS_BETWEEN_REPORTS = 20.0
 GPU_STEPS_BETWEEN_CHECKS = 16  # reading the loss waits for the GPU

@@ -60,6 +60,8 @@ class Run:
             reduced = f"reduced to {numbers} numbers, fitted on {fitted} tracks" if fitted else "not reduced"
             return f"train: run {self.name} joins {joined}; {reduced}"
         text = f"train: run {self.name}: {self.tracks['train']} tracks, {self.tracks['validation']} held out"
+        if licence := self.model_config.get("license"):
+            text += f"; weights of the licence {licence}"
         if not self.metrics:
             return f"{text}; only the scale of the vectors was fitted"
         last, best = self.curve[-1], self.metrics
@@ -174,7 +176,7 @@ def model_config(run: Run) -> ModelConfig:
 
 def software_versions() -> dict[str, str]:
     """Versions of the packages on which a result depends."""
-    names = ("songray", "torch", "ray", "librosa", "soundfile", "soxr", "numpy")
+    names = ("songray", "torch", "ray", "librosa", "soundfile", "soxr", "numpy", "transformers")
     return {name: _version(name) for name in names}
 
 

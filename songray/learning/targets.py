@@ -14,17 +14,20 @@ from songray.learning import runs
 from songray.learning.factorize import newest_version
 from songray.learning.fusion import EmbeddedTracks
 from songray.learning.models.base import Embedder
-from songray.learning.models.options import DistilledConfig, ModelConfig
+from songray.learning.models.build import resolved
+from songray.learning.models.config import ModelConfig
+from songray.learning.models.options import DistilledConfig
 from songray.library import Library
 
 SAMPLE_FILES = 64  # of embeddings, at most, in which a sample lies
 
 
-def with_dimension(library: Library, config: ModelConfig) -> ModelConfig:
-    """The options of a model; those of a student with the length of the vectors that it learns. Raises
-    InvalidOption where no run is named, MissingInput where the run has no vectors."""
+def completed(library: Library, config: ModelConfig) -> ModelConfig:
+    """The options of a model, with what the files that they name say, or the length of the vectors of the run
+    that it learns. Raises InvalidOption where no run is named or files cannot be used, MissingInput where the
+    run has no vectors."""
     if not isinstance(config, DistilledConfig) or config.dimension:
-        return config
+        return resolved(config)
     if not config.teacher:
         others = ", ".join(runs.finished(library)) or "none"
         raise InvalidOption(f"--teacher is empty: name a run; the finished runs are {others}")

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
+from songray.audio.sets import usable_keys
 from songray.cluster import connect
 from songray.errors import InvalidOption, MissingInput, TrainingFailed
 from songray.learning import runs
@@ -102,7 +104,7 @@ def train(library: Library, model: str, model_config: ModelConfig, config: Train
     """Train a model, or resume an interrupted training; a finished run is returned as it is."""
     from songray.learning import encoder, targets
 
-    model_config = targets.with_dimension(library, model_config)
+    model_config = targets.completed(library, model_config)
     options = dataclasses.asdict(model_config)  # type: ignore[call-overload]
     stored = {"model": model, "model_config": stored_options(options), "config": config.result_options}
     name = config.run or runs.default_name(model, stored)
@@ -121,15 +123,13 @@ def train_run(
 ) -> tuple[Run, ModelEncoder]:
     """A run and its encoder, which are not stored yet."""
     from songray.learning import fit
-    from songray.learning.loop import build_model
 
     parts = hold_out(library, name, config, declared(model_config))
     connect()
     if isinstance(model_config, LearningConfig):
         trained = train_model(make_job(library, name, model, model_config, config, parts), config, parts)
     else:
-        baseline = build_model(model_config, config.seed)
-        trained = Trained(fit.fit_baseline(library, config.set, baseline, parts))
+        trained = Trained(fit.fit_baseline(library, config.set, model_config, config.seed, parts))
     fitted = fit.fit_scale(library, config.set, trained.model, parts, config.pooling)
     run = Run(
         name=name,
@@ -157,18 +157,17 @@ def hold_out(library: Library, run: str, config: TrainConfig, model: Embedder) -
 
     if (stored := read_split(library, run)) is not None:
         return stored
-    spectrograms = library.table("spectrograms", config.set).newest(["track_key", "error"]).rows
-    keys = spectrograms.filter(spectrograms["error"].is_null())["track_key"]
+    keys = usable_keys(library, config.set)
     if (with_target := target_keys(library, model)) is not None:
-        keys = keys.filter(pa.compute.is_in(keys, pa.array(with_target)))
-    if len(keys) < 2:
+        keys = np.intersect1d(keys, with_target)
+    if keys.size < 2:
         raise MissingInput(
-            f"spectrograms/{config.set} has {len(keys)} usable tracks, and training needs at least two: run "
+            f"spectrograms/{config.set} has {keys.size} usable tracks, and training needs at least two: run "
             "`songray transform` first"
         )
     columns = ["track_key", "track_id", "artist_ids", "recording", "isrc"]
     tracks = library.table("tracks").newest(columns).rows
-    usable = tracks.filter(pa.compute.is_in(tracks["track_key"], keys.combine_chunks()))
+    usable = tracks.filter(pa.compute.is_in(tracks["track_key"], pa.array(keys)))
     parts = split(usable, config.validation_share, config.seed)
     write_split(library, run, parts)
     return parts

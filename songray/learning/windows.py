@@ -10,54 +10,51 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from songray.audio.spectrograms import Spectrogram
+from songray.audio.spectrograms import Input, Spectrogram
 from songray.keys import Keys
 from songray.learning.models.base import Batch, Embedder, Padding
 from songray.learning.runs import Pooling
 from songray.library import Vectors
 
 JACKKNIFE_PARTS = 5  # of a clip's windows
-GPU_BATCH_WINDOWS = 128  # of a model on a GPU, which smaller batches leave idle
 
 
-def tile(
-    spectrogram: Spectrogram, frames: int | None, hop: int | None = None, padding: Padding = "repeat"
-) -> Spectrogram:
+def tile(clip: Input, frames: int | None, hop: int | None = None, padding: Padding = "repeat") -> Input:
     """Windows at every `hop` frames from the start, by default side by side: (windows, frames, bins).
 
     No window exceeds the end: the remaining frames are not used. A clip shorter than one window is padded.
     Where `frames` is None, the whole clip is one window.
     """
     if frames is None:
-        return spectrogram[None]
-    padded = pad(spectrogram, frames, padding)
+        return clip[None]
+    padded = pad(clip, frames, padding)
     return _cut(padded, np.arange(0, len(padded) - frames + 1, hop or frames), frames)
 
 
 def random_windows(
-    spectrogram: Spectrogram, frames: int, count: int, seed: Sequence[int], padding: Padding = "repeat"
-) -> Spectrogram:
+    clip: Input, frames: int, count: int, seed: Sequence[int], padding: Padding = "repeat"
+) -> Input:
     """Windows at random positions, equal for equal seeds: (count, frames, bins). They may overlap.
 
     No window exceeds the end. A clip shorter than one window is padded.
     """
-    padded = pad(spectrogram, frames, padding)
+    padded = pad(clip, frames, padding)
     starts = np.random.default_rng(seed).integers(0, len(padded) - frames + 1, count)
     return _cut(padded, starts, frames)
 
 
-def pad(spectrogram: Spectrogram, frames: int, padding: Padding) -> Spectrogram:
+def pad(clip: Input, frames: int, padding: Padding) -> Input:
     """At least `frames` frames: a shorter clip is repeated from its start, or followed by silence."""
-    missing = frames - len(spectrogram)
+    missing = frames - len(clip)
     if missing <= 0:
-        return spectrogram
+        return clip
     if padding == "repeat":
-        return np.resize(spectrogram, (frames, spectrogram.shape[1]))
-    return np.pad(spectrogram, ((0, missing), (0, 0)))
+        return np.resize(clip, (frames, clip.shape[1]))
+    return np.pad(clip, ((0, missing), (0, 0)))
 
 
-def _cut(spectrogram: Spectrogram, starts: NDArray[np.int64], frames: int) -> Spectrogram:
-    return np.stack([spectrogram[start : start + frames] for start in starts])
+def _cut(clip: Input, starts: NDArray[np.int64], frames: int) -> Input:
+    return np.stack([clip[start : start + frames] for start in starts])
 
 
 class Clips(NamedTuple):
@@ -112,16 +109,16 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 
 def to_float(windows: torch.Tensor) -> torch.Tensor:
-    """Stored windows, uint8 → 0…1, as models take them."""
-    return windows.to(torch.float32) / 255
+    """Stored windows, uint8 → 0…1, as models take them; those of waveforms are floats already."""
+    return windows if windows.is_floating_point() else windows.to(torch.float32) / 255
 
 
 @torch.inference_mode()
 def embed_clips(
-    model: Embedder, spectrograms: Sequence[Spectrogram], pooling: Pooling = "mean", half: bool = False
+    model: Embedder, clips: Sequence[Input], pooling: Pooling = "mean", half: bool = False
 ) -> Vectors:
     """One vector a clip, pooled over its windows: (clips, dimension), or twice that with deviations."""
-    return pool_clips(embed_windows(model, spectrograms, half), pooling)
+    return pool_clips(embed_windows(model, clips, half), pooling)
 
 
 def pool_clips(clips: Sequence[torch.Tensor], pooling: Pooling) -> Vectors:
@@ -139,15 +136,13 @@ def tag_clips(model: Embedder, clips: Sequence[torch.Tensor]) -> Vectors:
 
 
 @torch.inference_mode()
-def jackknife_clips(
-    model: Embedder, spectrograms: Sequence[Spectrogram], pooling: Pooling = "mean"
-) -> list[Vectors]:
+def jackknife_clips(model: Embedder, clips: Sequence[Input], pooling: Pooling = "mean") -> list[Vectors]:
     """For each clip, (1 + parts, dimension): its pooled vector and, where the model's scale is "wccn" and the
     clip has more than one window, those without each fifth of its windows in turn. Their differences
     estimate the sampling variance of the vector of a clip (the jackknife)."""
     return [
         torch.stack([pool(windows, pooling) for windows in (clip, *_leave_one_out(model, clip))]).numpy()
-        for clip in embed_windows(model, spectrograms)
+        for clip in embed_windows(model, clips)
     ]
 
 
@@ -159,24 +154,22 @@ def _leave_one_out(model: Embedder, windows: torch.Tensor) -> list[torch.Tensor]
 
 
 @torch.inference_mode()
-def embed_windows(
-    model: Embedder, spectrograms: Sequence[Spectrogram], half: bool = False
-) -> list[torch.Tensor]:
+def embed_windows(model: Embedder, clips: Sequence[Input], half: bool = False) -> list[torch.Tensor]:
     """For each clip the vectors of its windows, (windows, dimension).
 
     Windows are embedded in batches of one size, the last one padded with silence: kernels round differently
     for other sizes, and the vector of a clip must not depend on its batch. Where a window is a whole clip,
     clips are embedded one by one.
     """
-    tiles = [tile(clip, model.frames, model.hop, model.padding) for clip in spectrograms]
-    size = model.batch_windows if _device(model).type == "cpu" else GPU_BATCH_WINDOWS
+    tiles = [tile(clip, model.frames, model.hop, model.padding) for clip in clips]
+    size = model.batch_windows if _device(model).type == "cpu" else model.gpu_batch_windows
     batches = tiles if model.frames is None else _batches(tiles, size)
     vectors = [_embed_batch(model, batch, half) for batch in batches]
     counts = [len(windows) for windows in tiles]
     return list(torch.split(torch.cat(vectors)[: sum(counts)], counts)) if vectors else []
 
 
-def _batches(tiles: list[Spectrogram], size: int) -> list[Spectrogram]:
+def _batches(tiles: list[Input], size: int) -> list[Input]:
     if not tiles:
         return []
     windows = np.concatenate(tiles)
@@ -184,7 +177,7 @@ def _batches(tiles: list[Spectrogram], size: int) -> list[Spectrogram]:
     return np.split(padded, len(padded) // size)
 
 
-def _embed_batch(model: Embedder, windows: Spectrogram, half: bool) -> torch.Tensor:
+def _embed_batch(model: Embedder, windows: Input, half: bool) -> torch.Tensor:
     device = _device(model)
     with torch.autocast(device.type, torch.float16, enabled=half):
         vectors = model.embed(to_float(torch.tensor(windows, device=device)))

@@ -34,7 +34,7 @@ from songray.learning.loop import (
     validate,
 )
 from songray.learning.models.base import Embedder
-from songray.learning.models.options import LearningConfig
+from songray.learning.models.config import LearningConfig
 from songray.library import Library
 
 

@@ -68,7 +68,8 @@ def bind(library: Library, config: IngressConfig, version: str, keys: ApiKeys) -
     restarts no replica."""
     limits = {"max_ongoing_requests": config.max_ongoing, "max_queued_requests": config.max_queued}
     served, config = {"run": config.run, "version": version}, replace(config, run="")
-    options = {**COMMON, **limits, "user_config": served}
+    reserved = {"ray_actor_options": {"num_cpus": config.replica_cpus}}
+    options = {**COMMON, **limits, **reserved, "user_config": served}
     slots = [
         serve.deployment(Slot, name=f"slot-{number}", num_replicas=config.slot_replicas, **options).bind(
             library, number, config.slots, config.watch_seconds
@@ -87,19 +88,15 @@ def bind(library: Library, config: IngressConfig, version: str, keys: ApiKeys) -
     ingress = serve.deployment(
         serve.ingress(api)(Ingress), name="ingress", autoscaling_config=scaling, **options
     )
-    return ingress.bind(library, config, _bind_encoder(library, config.encoders, served), slots)
+    encoder = _bind_encoder(library, config.encoders, options) if config.encoders else None
+    return ingress.bind(library, config, encoder, slots)
 
 
-def _bind_encoder(library: Library, replicas: int, served: dict[str, str]) -> serve.Application | None:
-    if not replicas:
-        return None
+def _bind_encoder(library: Library, replicas: int, options: dict[str, Any]) -> serve.Application:
     from songray.service.uploads import UploadEncoder  # loads torch, which nothing else needs
 
-    limits = {"max_ongoing_requests": MAX_UPLOADS, "max_queued_requests": MAX_UPLOADS}
-    encoder = serve.deployment(
-        UploadEncoder, name="encoder", num_replicas=replicas, user_config=served, **COMMON, **limits
-    )
-    return encoder.bind(library)
+    options = {**options, "max_ongoing_requests": MAX_UPLOADS, "max_queued_requests": MAX_UPLOADS}
+    return serve.deployment(UploadEncoder, name="encoder", num_replicas=replicas, **options).bind(library)
 
 
 @contextmanager

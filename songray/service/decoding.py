@@ -12,7 +12,7 @@ import av
 import pyarrow as pa
 
 import songray.audio.decode  # noqa: F401  # loaded before memory_limit, since loading it takes more than that
-from songray.audio.transform import TransformConfig, transform_batch
+from songray.audio.extract import COLUMNS, Extraction, extract_batch
 from songray.library import TABLES
 from songray.media import AudioFile, open_container
 
@@ -20,23 +20,22 @@ MAX_SECONDS = 15 * 60.0  # duration of an upload
 MEMORY_BYTES = 1 << 30  # that decoding one upload may allocate
 
 
-def decode(audio: bytes, config: TransformConfig) -> tuple[dict[str, bytes], str, str]:
-    """Worker: the spectrograms of an upload by spec, as the table stores them; and the kind and
-    detail of an error."""
+def decode(audio: bytes, extraction: Extraction) -> tuple[dict[str, bytes], str, str]:
+    """Worker: the spectrograms or waveforms of an upload by spec, as bytes; and the kind and detail of an
+    error."""
     try:
         with memory_limit(MEMORY_BYTES):
             if duration_seconds(audio) > MAX_SECONDS:
                 return {}, "too_long", f"the audio is longer than {MAX_SECONDS / 60:g} minutes"
-            names = ("track_key", "track_id", "audio", "location")
-            schema = pa.schema({name: TABLES["previews"].columns[name] for name in names})
+            schema = pa.schema({name: TABLES["previews"].columns[name] for name in COLUMNS})
             preview = {"track_key": 0, "track_id": "", "audio": audio, "location": None}
-            rows, _ = transform_batch(pa.Table.from_pylist([preview], schema), config)
+            rows, _ = extract_batch(pa.Table.from_pylist([preview], schema), extraction)
     except MemoryError:
         return {}, "decoder_died", f"the decoder needed more than {MEMORY_BYTES >> 20} MB of memory"
     (row,) = rows.to_pylist()
     if row["error"]:
         return {}, row["error"], row["detail"]
-    return {spec: row[spec] for spec in config.specs}, "", ""
+    return {spec: row[spec] for spec in extraction.specs}, "", ""
 
 
 def duration_seconds(audio: bytes) -> float:

@@ -25,6 +25,8 @@ class IngressConfig:
     """Maximum number of ingress replicas; more are started while requests are queued."""
     encoders: int = 1
     """Replicas that embed uploaded audio; 0: uploads are rejected."""
+    replica_cpus: float = 1.0
+    """Logical CPUs that Ray reserves for each replica; 0 leaves all of them to batch jobs."""
     max_ongoing: int = 64
     """Requests that one ingress replica executes at a time."""
     max_queued: int = 256
@@ -44,6 +46,7 @@ class IngressConfig:
             "replicas": 1,
             "max_replicas": self.replicas,
             "encoders": 0,
+            "replica_cpus": 0,
             "max_ongoing": 1,
             "max_queued": 1,
             "watch_seconds": 0.01,

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 
 import ray
 from ray import serve
 
-from songray.audio.spectrograms import SPECS, from_bytes
-from songray.audio.transform import TransformConfig, excerpt_of
+from songray.audio.extract import Extraction
+from songray.audio.inputs import from_bytes
+from songray.audio.sets import extraction_of
 from songray.learning import runs
 from songray.learning.encoder import Encoder, load
 from songray.library import Library, Vectors
@@ -56,7 +57,7 @@ class UploadEncoder:
             loaded = await asyncio.to_thread(self._of, run)
         try:
             async with self.decoders:
-                spectrograms, error, detail = await self.decode.remote(audio, loaded.config)
+                spectrograms, error, detail = await self.decode.remote(audio, loaded.extraction)
         except ray.exceptions.WorkerCrashedError:
             detail = f"the decoder crashed, or took longer than {DECODE_SECONDS:g} s"
             return EmbeddedUpload(None, "decoder_died", detail)
@@ -79,20 +80,14 @@ class UploadEncoder:
 @dataclass(frozen=True)
 class LoadedEncoder:
     encoder: Encoder
-    config: TransformConfig  # how an upload is decoded for it
+    extraction: Extraction  # of an upload for it
 
 
 def load_encoder(library: Library, name: str) -> LoadedEncoder:
     run = runs.choose(library, name)
     encoder = load(library, run)
-    excerpt = excerpt_of(library, run.set)
-    config = TransformConfig(
-        specs=encoder.specs,
-        excerpt_seconds=excerpt.seconds,
-        excerpt_at=excerpt.at,
-        seconds_per_track=DECODE_SECONDS,
-    )
-    return LoadedEncoder(encoder, config)
+    extraction = extraction_of(library, run.set, encoder.specs)
+    return LoadedEncoder(encoder, replace(extraction, seconds_per_track=DECODE_SECONDS))
 
 
 def encode_uploads(uploads: Sequence[tuple[Encoder, dict[str, bytes]]]) -> list[Vectors]:
@@ -101,8 +96,7 @@ def encode_uploads(uploads: Sequence[tuple[Encoder, dict[str, bytes]]]) -> list[
     for encoder in {id(encoder): encoder for encoder, _ in uploads}.values():
         numbers = [number for number, (other, _) in enumerate(uploads) if other is encoder]
         spectrograms = {
-            spec: [from_bytes(uploads[number][1][spec], SPECS[spec]) for number in numbers]
-            for spec in encoder.specs
+            spec: [from_bytes(uploads[number][1][spec], spec) for number in numbers] for spec in encoder.specs
         }
         vectors |= dict(zip(numbers, encoder.encode(spectrograms), strict=True))
     return [vectors[number] for number in range(len(uploads))]

@@ -150,7 +150,7 @@ def test_two_hours_need_the_memory_of_their_excerpt(clips: Path, tmp_path: Path)
 import pathlib, re, sys
 from songray.audio.decode import decode
 from songray.audio.excerpt import Excerpt
-from songray.audio.transform import compute
+from songray.audio.spectrograms import compute
 for path in sys.argv[1:]:
     for at in ("middle", "spread:4"):
         recording = decode(path, Excerpt(30, at))

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from songray.audio.sets import specs_of
 from songray.audio.spectrograms import DEFAULT_SPECS, SPECS, quantise
-from songray.audio.transform import TransformConfig, specs_of
 from songray.errors import Conflict
 from songray.library import Library
 
@@ -42,4 +42,3 @@ def test_a_set_keeps_its_specs_and_a_new_one_has_the_default(library: Library) -
     assert specs_of(library, "default") == DEFAULT_SPECS
     library.table("spectrograms", "default").claim({"specs": {"mel128": MEL128}})
     assert specs_of(library, "default") == ("mel128",)
-    assert TransformConfig().columns == DEFAULT_SPECS

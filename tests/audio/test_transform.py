@@ -15,14 +15,16 @@ from samples import librosa_reference, previews
 
 from songray.audio.decode import decode
 from songray.audio.excerpt import Excerpt
+from songray.audio.extract import Extraction, extract_batch
+from songray.audio.sets import excerpt_of
 from songray.audio.spectrograms import SPECS, compute, from_bytes, quantise
-from songray.audio.transform import TransformConfig, excerpt_of, transform, transform_batch
+from songray.audio.transform import TransformConfig, transform
 from songray.errors import AudioError, Conflict
 from songray.keys import track_key
 from songray.library import TABLES, Library
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIG = TransformConfig()
+CONFIG = Extraction()
 
 
 TIME = np.arange(3 * 22050) / 22050
@@ -84,7 +86,7 @@ def test_nothing_lies_outside_the_range_that_is_stored(name: str) -> None:
 
 def test_a_row_is_read_back_by_plain_numpy(tmp_path: Path) -> None:
     path = tone(tmp_path / "a.wav", seconds=2)
-    (row,) = transform_batch(previews(path.read_bytes()), CONFIG)[0].to_pylist()
+    (row,) = extract_batch(previews(path.read_bytes()), CONFIG)[0].to_pylist()
     assert row["error"] is None
     assert row["seconds"] == pytest.approx(2)
     assert row["missing_seconds"] == 0
@@ -97,12 +99,12 @@ def test_a_row_is_read_back_by_plain_numpy(tmp_path: Path) -> None:
 
 def test_a_set_has_a_column_for_each_of_its_specs(tmp_path: Path) -> None:
     path = str(tone(tmp_path / "a.wav", seconds=5))
-    table, _ = transform_batch(previews(path), TransformConfig(specs=("linear257", "chroma12")))
+    table, _ = extract_batch(previews(path), Extraction(specs=("linear257", "chroma12")))
     assert set(SPECS) & set(table.column_names) == {"linear257", "chroma12"}
     (row,) = table.to_pylist()
     assert from_bytes(row["linear257"], SPECS["linear257"]).shape == (431, 257)
     assert from_bytes(row["chroma12"], SPECS["chroma12"]).shape == (216, 12)
-    alone = transform_batch(previews(path), TransformConfig(specs=("chroma12",)))[0]
+    alone = extract_batch(previews(path), Extraction(specs=("chroma12",)))[0]
     assert alone["chroma12"] == table["chroma12"]  # a spec does not depend on its company
 
 
@@ -113,7 +115,7 @@ def test_specs_that_there_are_not_are_refused() -> None:
 
 def test_bad_sounds_are_rows_beside_good_ones(tmp_path: Path) -> None:
     good = tone(tmp_path / "a.wav").read_bytes()
-    table, again = transform_batch(previews(good, b"", b"noise" * 99, "/nowhere.mp3", good), CONFIG)
+    table, again = extract_batch(previews(good, b"", b"noise" * 99, "/nowhere.mp3", good), CONFIG)
     rows = table.to_pylist()
     assert [row["error"] for row in rows] == [None, "empty", "not_audio", None]
     assert [row["track_key"] for row in rows] == [0, 1, 2, 4]
@@ -123,7 +125,7 @@ def test_bad_sounds_are_rows_beside_good_ones(tmp_path: Path) -> None:
 
 def test_odd_recordings_are_decoded(clips: Path) -> None:
     paths = sorted((clips / "odd_inputs").glob("*.ogg"))
-    rows = transform_batch(previews(*map(str, paths)), CONFIG)[0].to_pylist()
+    rows = extract_batch(previews(*map(str, paths)), CONFIG)[0].to_pylist()
     assert [row["error"] for row in rows] == [None] * len(paths)
 
 
@@ -171,7 +173,7 @@ def test_mutated_mp3s_end_as_rows(library: Library, clips: Path) -> None:
     assert summary.done > 160
     for sound in sounds:
         try:
-            planes = compute(decode(sound, config.excerpt).resampled(22050), config.specs)
+            planes = compute(decode(sound, Excerpt(5)).resampled(22050), config.specs)
         except AudioError:
             continue
         assert all(np.isfinite(plane).all() for plane in planes.values())

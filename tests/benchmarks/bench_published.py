@@ -23,7 +23,8 @@ from tabulate import tabulate
 from songray.learning.loop import Limits, Metrics, build_learner, build_model, run_epoch, validate
 from songray.learning.models.ali import ALI
 from songray.learning.models.base import Batch, Embedder
-from songray.learning.models.options import ALIConfig, CAEConfig, DualAxisConfig, LearningConfig
+from songray.learning.models.config import LearningConfig
+from songray.learning.models.options import ALIConfig, CAEConfig, DualAxisConfig
 from songray.learning.windows import Clips, learning_batches, to_device
 
 SECONDS = float(os.environ.get("SONGRAY_BENCH_SECONDS", "60"))

@@ -29,8 +29,9 @@ from tabulate import tabulate
 
 from songray.audio.decode import decode
 from songray.audio.excerpt import Excerpt
+from songray.audio.extract import Extraction, extract_batch
 from songray.audio.spectrograms import SPECS, compute, quantise
-from songray.audio.transform import TransformConfig, transform, transform_batch
+from songray.audio.transform import TransformConfig, transform
 from songray.cluster import LOCAL_LOGICAL_CPUS, configure_ray_data
 from songray.keys import track_key
 from songray.library import TABLES, Library
@@ -65,7 +66,7 @@ def milliseconds(steps: dict[str, Callable[[str], object]], sounds: list[str]) -
 
 def songray_loop(*specs: str) -> Callable[[str], object]:
     def rows(sound: str) -> object:
-        return transform_batch(previews(sound), TransformConfig(specs=specs))
+        return extract_batch(previews(sound), Extraction(specs=specs))
 
     return rows
 

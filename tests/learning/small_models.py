@@ -19,6 +19,7 @@ OPTIONS = {
     "factors": {"dense_units": 64, "factors": 8},
     "pca": {"components": 4},
 }
+NAMES = [name for name in MODELS if name != "transformers"]  # that need no folder of another model
 TRAINED = [name for name in MODELS if isinstance(MODELS[name](), LearningConfig)]
 
 

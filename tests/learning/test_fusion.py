@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,9 +12,9 @@ import pytest
 from conftest import tone
 from hypothesis import given
 from hypothesis import strategies as st
-from ray import serve
 from small_models import fit as fit_model
 from small_models import noise, small
+from uploads import upload_encoder
 
 from songray.audio.excerpt import Excerpt
 from songray.audio.transform import TransformConfig, transform
@@ -31,8 +31,6 @@ from songray.learning.runs import Run
 from songray.learning.scale import unit
 from songray.learning.windows import jackknife_clips
 from songray.library import TABLES, Library, Vectors, tag_matrix
-from songray.service.app import QUIET, shut_down
-from songray.service.uploads import UploadEncoder
 
 MEMBERS = {"first": ("mfcc", "default"), "second": ("musicnn-msd", "second")}  # run: model, set
 
@@ -135,25 +133,11 @@ def embed_member(library: Library, run: str) -> None:
     embed(library, EmbedConfig(run=run, actors=1))
 
 
-@pytest.fixture
-def uploads(cluster: None) -> Iterator[Callable[[Library, str, list[bytes]], Vectors]]:
-    """The vectors that the service's encoder gives some uploads, which arrive at once."""
-    serve.start(http_options={"location": "NoServer"}, logging_config=QUIET)
-
-    def embed_uploads(library: Library, run: str, sounds: list[bytes]) -> Vectors:
-        encoder = serve.run(serve.deployment(UploadEncoder).bind(library), name="uploads")
-        responses = [encoder.embed.remote(sound, run) for sound in sounds]
-        return np.stack([response.result().vector for response in responses])
-
-    yield embed_uploads
-    shut_down()
-
-
+@pytest.mark.usefixtures("cluster")
 def test_tracks_that_all_members_embed_get_the_vector_of_an_upload(
     library: Library,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    uploads: Callable[[Library, str, list[bytes]], Vectors],
 ) -> None:
     """The members take different spectrograms, which lie in different sets."""
     monkeypatch.setattr(fuse, "TRACKS_PER_NUMBER", 1)
@@ -183,9 +167,10 @@ def test_tracks_that_all_members_embed_get_the_vector_of_an_upload(
         for name in (run.name, "second")
     )
     assert of_run.null_count == 0 and of_run.to_pylist() == of_member.to_pylist()
-    for numbers in ([3], [11, 0, 3, 7, 5]):
-        uploaded = uploads(library, run.name, [sound(tmp_path, number) for number in numbers])
-        assert np.abs(uploaded - stored[numbers]).max() < 1e-5
+    with upload_encoder(library) as embed_uploads:
+        for numbers in ([3], [11, 0, 3, 7, 5]):
+            uploaded = embed_uploads(run.name, [sound(tmp_path, number) for number in numbers])
+            assert np.abs(uploaded - stored[numbers]).max() < 1e-5
 
 
 def test_vectors_are_found_by_track_in_any_file_and_the_newest_of_a_repeated_one(library: Library) -> None:

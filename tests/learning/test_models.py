@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from small_models import OPTIONS, TRAINED, batches_of, fit, noise, small
+from small_models import NAMES, OPTIONS, TRAINED, batches_of, fit, noise, small
 
 from songray.audio.decode import Recording, decode
 from songray.audio.excerpt import Excerpt
@@ -51,7 +51,7 @@ def music_files(clips: Path) -> list[Path]:
 @pytest.fixture(scope="session")
 def music(clips: Path) -> dict[str, list[Spectrogram]]:
     """The spectrograms of eight seconds each of six pieces, by spec."""
-    names = sorted({build_model(small(name), 0).spec for name in MODELS})
+    names = sorted({build_model(small(name), 0).spec for name in NAMES})
     recordings = [decode(str(file), Excerpt(8)) for file in music_files(clips)]
     return {name: [spectrogram(recording, name) for recording in recordings] for name in names}
 
@@ -60,7 +60,7 @@ def spectrogram(recording: Recording, name: str) -> Spectrogram:
     return quantise(compute(recording.resampled(SPECS[name].rate), [name])[name], SPECS[name])
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_clip_of_any_length_gives_one_vector(name: str) -> None:
     model = fit(small(name))
     embedded = embed_clips(model, noise(model, 600, 60, 256))
@@ -68,7 +68,7 @@ def test_a_clip_of_any_length_gives_one_vector(name: str) -> None:
     assert np.isfinite(embedded).all()
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_vector_does_not_depend_on_its_batch(name: str) -> None:
     model = fit(small(name))
     spectrograms = noise(model, 900, 60, 450)
@@ -77,7 +77,7 @@ def test_a_vector_does_not_depend_on_its_batch(name: str) -> None:
         assert np.array_equal(embed_clips(model, [spectrogram], "mean+deviation")[0], together[number])
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_loaded_run_gives_the_same_vectors(name: str, library: Library) -> None:
     model = fit(small(name))
     spectrograms = noise(model, 500, 600)
@@ -99,7 +99,7 @@ def embed_rows(library: Library, rows: pa.Table) -> np.ndarray:
     return matrix(embed_batch(rows, load_run(library))["embedding"])
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NAMES)
 def test_an_uploaded_clip_gets_the_vector_of_the_batch_job(
     name: str,
     clips: Path,
@@ -120,7 +120,7 @@ def test_an_uploaded_clip_gets_the_vector_of_the_batch_job(
     assert np.abs(uploaded - written.result()[2]).max() < 1e-5
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_seed_gives_the_same_weights_and_keeps_the_global_generator(name: str) -> None:
     before = torch.random.get_rng_state()
     first, second = build_model(small(name), 1).state_dict(), build_model(small(name), 1).state_dict()

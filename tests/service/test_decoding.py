@@ -12,10 +12,10 @@ import ray
 import soundfile
 from conftest import tone
 
-from songray.audio.transform import TransformConfig
+from songray.audio.extract import Extraction
 from songray.service.decoding import decode, memory_limit
 
-CONFIG = TransformConfig(specs=("mel128",))
+CONFIG = Extraction(specs=("mel128",))
 
 
 def test_what_cannot_be_decoded_has_a_kind_of_error(tmp_path: Path) -> None:
@@ -38,9 +38,9 @@ def test_the_first_upload_of_a_process_needs_no_torch_and_fits_in_its_memory(
     path = tone(tmp_path / "tone.flac")
     code = f"""
 import sys
-from songray.audio.transform import TransformConfig
+from songray.audio.extract import Extraction
 from songray.service.decoding import decode
-_, error, detail = decode(open({str(path)!r}, "rb").read(), TransformConfig(specs=({spec!r},)))
+_, error, detail = decode(open({str(path)!r}, "rb").read(), Extraction(specs=({spec!r},)))
 print((error, detail), "torch" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

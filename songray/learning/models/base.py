@@ -23,13 +23,15 @@ class Batch(NamedTuple):
 class Embedder(nn.Module):
     """Maps windows of a spectrogram to vectors; declares its input and owns its loss. Independent of Ray.
 
-    Windows are (batch, frames, bins), float in 0…1: what the spec's range is stored as, divided by 255.
+    Windows are (batch, frames, bins), float in 0…1: what the spec's range is stored as, divided by 255. Those
+    of a waveform are (batch, samples, 1).
     """
 
-    spec: str = "mel128"  # name in SPECS
+    spec: str = "mel128"  # name in SPECS, or waveform-RATE
     frames: int | None  # length of a window; None: the whole clip is one window
     hop: int | None = None  # frames between the starts of windows when embedding; None: `frames`
     batch_windows: int = 16  # windows that are embedded together; larger batches are not faster on a CPU
+    gpu_batch_windows: int = 128  # the same on a GPU, which smaller batches leave idle
     padding: Padding = "repeat"  # how a clip shorter than a window is extended
     views: int = 1  # windows of a clip that are in a batch together
     windows_per_clip: int = 4  # random windows of each clip in an epoch

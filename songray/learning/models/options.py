@@ -1,25 +1,13 @@
-"""The options of every model, and `MODELS`, the registry of models by name; nothing here imports torch."""
+"""The options of the models that are trained and of the baselines, and `MODELS`, the registry of all models
+by name; nothing here imports torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
-from songray.learning.models import labels
-
-
-class ModelConfig:
-    """Options of a model, a frozen dataclass. The first line of its docstring describes the model."""
-
-    tags: ClassVar[tuple[str, ...]] = ()  # of the sound, whose probabilities the model gives beside a vector
-
-
-class LearningConfig(ModelConfig):
-    """Options of a model that is trained by gradient descent; the defaults are the published schedule."""
-
-    learning_rate: float
-    batch_size: int  # windows in a step, over all workers
-    epochs: int
+from songray.learning.models.config import LearningConfig, ModelConfig
+from songray.learning.models.pretrained import MusicnnMSDConfig, MusicnnMTTConfig, TransformersConfig
 
 
 @dataclass(frozen=True)
@@ -245,28 +233,6 @@ class RawConfig(ModelConfig):
     """Length of a window in frames; 216 are 5 s."""
 
 
-class MusicnnConfig(ModelConfig):
-    """Options of the pretrained models, of which there are none."""
-
-    weights: str  # file of their weights, beside the network
-
-
-@dataclass(frozen=True)
-class MusicnnMSDConfig(MusicnnConfig):
-    """Pretrained: musicnn, trained on 200,000 songs of the Million Song Dataset to predict Last.fm's tags."""
-
-    weights = "msd.safetensors"
-    tags = labels.MSD
-
-
-@dataclass(frozen=True)
-class MusicnnMTTConfig(MusicnnConfig):
-    """Pretrained: musicnn, trained on the 25,000 clips of MagnaTagATune to predict their tags."""
-
-    weights = "mtt.safetensors"
-    tags = labels.MTT
-
-
 MODELS: dict[str, type[ModelConfig]] = {
     "contrastive": ContrastiveConfig,
     "factors": FactorsConfig,
@@ -283,4 +249,5 @@ MODELS: dict[str, type[ModelConfig]] = {
     "pca": PCAConfig,
     "random": RandomConfig,
     "raw": RawConfig,
+    "transformers": TransformersConfig,
 }

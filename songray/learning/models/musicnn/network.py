@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from songray.audio.spectrograms import SPECS
 from songray.learning.models.base import Embedder
-from songray.learning.models.options import MusicnnConfig
+from songray.learning.models.pretrained import MusicnnConfig
 
 FRAMES, BINS = 187, 96
 TIMBRAL, TIMBRAL_FRAMES = {38: 204, 67: 204}, 7  # kernels over bands: bins → filters
