@@ -6,9 +6,10 @@ storage      files that are written whole or not at all, or created exclusively
 media        encoded audio as decoders in C read it
 leases       one process at a time writes a table, a run or an index
 checkpoints  which rows are finished; what songray uses of Ray beyond its public API
+cluster      a Ray to run on
+key_index    which file has the rows of each track, by ranges of keys
 table        one table of a library
 library      the map: every table, its columns, its key, the job that fills it
-cluster      a Ray to run on
 summary      what a stage did, and whether too much of it failed
 stages       what stages from table to table share: pending rows, checkpoints, the lease
 web          the HTTP client: cluster-wide rate limits, retries, kinds of errors

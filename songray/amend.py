@@ -110,13 +110,16 @@ def remove_from(table: Table, takedown: Takedown) -> int:
     notes = list_files(table.filesystem, table.checkpoint_path)
     files = [*table.files(), *(path for path in notes if path.endswith(".parquet"))]
     if len(files) <= DRIVER_FILES:
-        return sum(rewrite(table, path, takedown) for path in files)
-    connect()
-    import ray.data
+        removed = sum(rewrite(table, path, takedown) for path in files)
+    else:
+        connect()
+        import ray.data
 
-    items = ray.data.from_items(files, override_num_blocks=len(files))
-    counts = items.map(lambda row: {"rows": rewrite(table, row["item"], takedown)})
-    return int(counts.sum("rows") or 0)
+        items = ray.data.from_items(files, override_num_blocks=len(files))
+        counts = items.map(lambda row: {"rows": rewrite(table, row["item"], takedown)})
+        removed = int(counts.sum("rows") or 0)
+    table.forget_keys()
+    return removed
 
 
 def rewrite(table: Table, path: str, takedown: Takedown) -> int:

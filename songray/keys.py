@@ -20,8 +20,11 @@ from numpy.typing import NDArray
 from songray.errors import Conflict
 
 Keys = NDArray[np.int64]
+Interval = tuple[int, int]  # of keys, without the second one
 
 REVISION_BITS = 8
+KEY_BITS = 63
+EVERY_KEY: Interval = (0, 1 << KEY_BITS)
 NUMBERS = 1 << 55  # that a track may have
 LAST_REVISION = (1 << REVISION_BITS) - 1
 LEFT = (1 << 63) - 1
@@ -66,6 +69,15 @@ def numbered_key(number: int, revision: int, track_id: str) -> int:
     if not 0 <= revision <= LAST_REVISION:
         raise Conflict(f"{track_id} has had {revision} revisions, and {LAST_REVISION + 1} are the most")
     return number << REVISION_BITS | revision
+
+
+def are_among(keys: Keys, others: Keys) -> NDArray[np.bool_]:
+    """For each key, whether it is one of the others, which are sorted."""
+    if not others.size:
+        return np.zeros(keys.size, bool)
+    position = np.minimum(np.searchsorted(others, keys), others.size - 1)
+    among: NDArray[np.bool_] = others[position] == keys
+    return among
 
 
 def last_of_equal(values: Keys) -> NDArray[np.bool_]:

@@ -15,6 +15,7 @@ A library is a folder, local or in object storage. Tables are Parquet files that
     indexes/<run>/<version>/    a searchable index: manifest.json, which names its shards; reference.npy
     indexes/<run>/shards/       shared by versions: graph.hnsw, vectors.npy, tracks.arrow, names.sqlite
     _checkpoints/               which rows of which table are finished (songray/checkpoints.py)
+    _keys/                      which file has the rows of each track (songray/key_index.py)
     _leases/                    which process writes what (songray/leases.py)
 
 Every table of tracks carries `track_key`, an int64 for a track at one revision: see songray/keys.py.
@@ -50,6 +51,7 @@ TABLES = {
         job="crawl",
         key=("track_key",),
         newest="crawl",
+        indexed=("crawl", "is_gone", "id_hash", "completeness", "audio_checksum", "checksum"),
         columns={
             "track_key": pa.int64(),
             "track_id": pa.string(),  # "<source>:<id within the source>"
@@ -131,6 +133,7 @@ TABLES = {
     "previews": TableKind(
         job="download",
         key=("track_key",),
+        indexed=("error",),
         columns={
             "track_key": pa.int64(),
             "track_id": pa.string(),
@@ -149,6 +152,7 @@ TABLES = {
     "spectrograms": TableKind(
         job="transform",
         key=("track_key",),
+        indexed=("error",),
         columns={
             "track_key": pa.int64(),
             "track_id": pa.string(),
@@ -180,6 +184,7 @@ TABLES = {
     "embeddings": TableKind(
         job="embed",
         key=("track_key",),
+        indexed=(),
         columns={
             "track_key": pa.int64(),
             "track_id": pa.string(),

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from songray import checkpoints
 from songray.cluster import connect
 from songray.errors import StorageError, original_error, songray_error
-from songray.keys import Keys
+from songray.keys import Interval, Keys, are_among
 from songray.library import Library
 from songray.storage import compression
 from songray.summary import Summary
@@ -41,6 +41,9 @@ RETAIN_MEMORY = {
         "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)
     }
 }  # fmt: skip
+
+
+Only = Callable[[Interval], Keys]  # sorted keys, among them all of an interval that count
 
 
 @dataclass(frozen=True)
@@ -100,12 +103,13 @@ class Stage:
         source: Table,
         output: Table,
         rows_per_file: int,
-        only: Keys | None = None,
+        only: Only | None = None,
     ) -> None:
-        """Where `only` is given, rows with other keys are left out."""
+        """Where `only` is given, rows with other keys than those that it returns are left out."""
         self.name, self.library, self.source, self.output, self.only = name, library, source, output, only
         self.rows_per_file = rows_per_file  # at most; fewer where few rows are pending
         self.tally: ray.actor.ActorHandle = None
+        self.new_files: list[str] = []  # that the stage wrote, once it has ended
         self.summary = Summary(name)
 
     def __enter__(self) -> Stage:
@@ -177,7 +181,7 @@ class Stage:
     def _count(self) -> None:
         import ray
 
-        files = [path for path in self.output.files() if path not in self._files_before]
+        files = self.new_files = [path for path in self.output.files() if path not in self._files_before]
         _, self.summary.retryable = ray.get(self.tally.total.remote())
         if "error" not in self.output.kind.columns:
             self.summary.done = self.output.read(["track_key"], files=files).num_rows
@@ -198,22 +202,27 @@ def _progress(stage: str, rows: int, tally: ray.actor.ActorHandle, started: floa
     return f"{stage}: {ready} of {rows} tracks, {retryable.total()} to be retried, {rate:.1f}/s{left}"
 
 
-def find_pending(source: Table, output: Table, only: Keys | None = None) -> Pending:
-    """Compare keys alone, so that only files that hold pending rows are opened. Memory: 8 bytes a track.
+def find_pending(source: Table, output: Table, only: Only | None = None) -> Pending:
+    """Compare the key indexes of the tables, so that only files that hold pending rows are opened. Memory: a
+    range of keys, and 12 bytes for each row that is pending.
 
     Of each track only the newest revision counts, and only where the source has no error and `only`, where it
     is given, has the key.
     """
-    columns = ["track_key", *(["error"] if "error" in source.kind.columns else [])]
-    newest = source.newest(columns)
-    keys = newest.rows["track_key"].to_numpy()
-    usable = newest.rows["error"].is_null().to_numpy() if "error" in columns else np.ones(keys.size, bool)
-    if only is not None:
-        usable &= np.isin(keys, only)
-    pending = np.flatnonzero(usable & ~np.isin(keys, output.finished_keys()))
-    used, file = np.unique(newest.file[pending], return_inverse=True)
-    files = [newest.files[number] for number in used]
-    return Pending(int(usable.sum()), keys[pending], file.astype(np.int32), files)
+    index, finished = source.key_index(), output.finished_index()
+    rows, keys, file = 0, [np.empty(0, np.int64)], [np.empty(0, np.int32)]
+    for interval in index.intervals:
+        usable, files = source.usable_between(index, interval)
+        if only is not None:
+            is_named = are_among(usable, only(interval))
+            usable, files = usable[is_named], files[is_named]
+        rows += usable.size
+        is_pending = ~are_among(usable, finished.between(interval)["track_key"].to_numpy())
+        keys.append(usable[is_pending])
+        file.append(files[is_pending])
+    numbers, position = np.unique(np.concatenate(file), return_inverse=True)
+    paths = [index.paths[number] for number in numbers]
+    return Pending(rows, np.concatenate(keys), position.astype(np.int32), paths)
 
 
 def _filter_batch(rows: pa.Table, reference: ray.ObjectRef) -> pa.Table:

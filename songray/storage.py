@@ -9,6 +9,7 @@ import posixpath
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -36,11 +37,17 @@ def storage_errors(path: str) -> Iterator[None]:
         raise CorruptData(f"a file at {path} cannot be read: {error}") from error
 
 
-def list_files(filesystem: pa.fs.FileSystem, folder: str) -> list[str]:
-    """Paths of the files in a folder, sorted; none where there is no such folder."""
+def list_infos(filesystem: pa.fs.FileSystem, folder: str) -> list[pa.fs.FileInfo]:
+    """The files in a folder, sorted by path; none where there is no such folder."""
     with storage_errors(folder):
         selector = pa.fs.FileSelector(folder, allow_not_found=True)
-        return sorted(info.path for info in filesystem.get_file_info(selector) if info.is_file)
+        infos = filesystem.get_file_info(selector)
+    return sorted((info for info in infos if info.is_file), key=attrgetter("path"))
+
+
+def list_files(filesystem: pa.fs.FileSystem, folder: str) -> list[str]:
+    """Paths of the files in a folder, sorted; none where there is no such folder."""
+    return [info.path for info in list_infos(filesystem, folder)]
 
 
 def read_json(filesystem: pa.fs.FileSystem, path: str) -> Any:

@@ -6,6 +6,7 @@ import posixpath
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,16 +18,19 @@ from numpy.typing import NDArray
 
 from songray.checkpoints import clean, committed, unfinished_prefixes
 from songray.errors import MissingInput
+from songray.key_index import KeyIndex, up_to_date
 from songray.keys import (
     COMPLETENESS_MASK,
+    EVERY_KEY,
     LEFT,
     REVISION_BITS,
+    Interval,
     Keys,
     clear_completeness,
     hash64,
     last_of_equal,
 )
-from songray.storage import claim, list_files, storage_errors, write_parquet
+from songray.storage import claim, delete, list_files, list_infos, storage_errors, write_parquet
 
 if TYPE_CHECKING:
     import pyarrow.dataset
@@ -41,6 +45,7 @@ class TableKind:
     key: tuple[str, ...]
     columns: dict[str, pa.DataType]
     newest: str | None = None
+    indexed: tuple[str, ...] | None = None  # columns of the key index; None: the table has none
 
 
 @dataclass(frozen=True)
@@ -69,26 +74,58 @@ class Table:
     def checkpoint_path(self) -> str:
         return posixpath.join(self.root, "_checkpoints", self.name)
 
+    @property
+    def key_paths(self) -> tuple[str, str]:
+        """Of the key indexes of all finished rows, and of the committed ones."""
+        folder = posixpath.join(self.root, "_keys", self.name)
+        return posixpath.join(folder, "rows"), posixpath.join(folder, "committed")
+
     def schema(self, **columns: pa.DataType) -> pa.Schema:
         """The declared schema, with more precise types for `columns`."""
         return pa.schema({**self.kind.columns, **columns})
 
     def files(self) -> list[str]:
         """Paths of the finished data files, oldest crawl first."""
-        paths = list_files(self.filesystem, self.path)  # first: a file that appears later is not in it
+        return [info.path for info in self._infos()]
+
+    def _infos(self) -> list[pa.fs.FileInfo]:
+        infos = list_infos(self.filesystem, self.path)  # first: a file that appears later is not in it
         notes = list_files(self.filesystem, self.checkpoint_path)
         unfinished = unfinished_prefixes(self.filesystem, notes)
         return [
-            path
-            for path in paths
-            if path.endswith(".parquet") and not posixpath.basename(path).startswith(unfinished)
+            info
+            for info in infos
+            if info.path.endswith(".parquet") and not info.base_name.startswith(unfinished)
         ]
 
+    def key_index(self) -> KeyIndex:
+        """The key index of the finished rows."""
+        columns = self.kind.indexed or ()
+        read = partial(self._rows_with_file, ["track_key", *columns])
+        return up_to_date(self._empty_index(self.key_paths[0], self.path, columns), self._infos(), read)
+
     def finished_keys(self) -> Keys:
-        """Sorted keys of the rows whose write was committed."""
-        files = committed(list_files(self.filesystem, self.checkpoint_path))
-        column = self.read(["track_key"], files=files).column("track_key")
-        return np.sort(column.to_numpy())
+        """Sorted keys of the rows whose write was committed. Memory: 8 bytes a row."""
+        keys: Keys = self.finished_index().between(EVERY_KEY)["track_key"].to_numpy()
+        return keys
+
+    def finished_index(self) -> KeyIndex:
+        """The key index of the rows whose write was committed; `file` is a note."""
+        infos = list_infos(self.filesystem, self.checkpoint_path)
+        notes = set(committed([info.path for info in infos]))
+        empty = self._empty_index(self.key_paths[1], self.checkpoint_path, ())
+        read = partial(self._rows_with_file, ["track_key"])
+        return up_to_date(empty, [info for info in infos if info.path in notes], read)
+
+    def _empty_index(self, path: str, folder: str, columns: Sequence[str]) -> KeyIndex:
+        types = {name: self.kind.columns[name] for name in ("track_key", *columns)}
+        return KeyIndex(self.filesystem, path, folder, pa.schema({**types, "file": pa.int32()}))
+
+    def forget_keys(self) -> None:
+        """Delete the key indexes, which are built anew when they are needed."""
+        for path in self.key_paths:
+            for file in list_files(self.filesystem, path):
+                delete(self.filesystem, file)
 
     def read(
         self,
@@ -108,12 +145,52 @@ class Table:
     def newest(self, columns: Sequence[str]) -> Newest:
         """One row a track: that of its newest revision and, of rows that repeat its key, the newest of these.
 
-        This is the one place that knows which row counts. Memory: the columns, and 4 bytes a row.
+        Where the key index has the columns, no data file is opened. Memory: the columns, and 4 bytes a row.
         """
-        files = self.files()
+        if self.kind.indexed is None or not {*columns} <= {"track_key", *self.kind.indexed}:
+            files = self.files()
+            rows = self._rows_with_file(self._ordered(columns), files)
+            return self._newest(rows, files, columns)
+        index = self.key_index()
+        parts = [self.newest_between(index, interval, columns) for interval in index.intervals]
+        rows = pa.concat_tables([part.rows for part in parts])
+        files = sorted(filter(None, index.paths))
+        file = index.order[np.concatenate([part.file for part in parts])]
+        return Newest(rows, file, files)
+
+    def newest_between(self, index: KeyIndex, interval: Interval, columns: Sequence[str]) -> Newest:
+        """`newest` of the tracks with keys in one of the intervals of the table's key index."""
+        return self._newest(index.between(interval, self._ordered(columns)), index.paths, columns)
+
+    def usable_between(self, index: KeyIndex, interval: Interval) -> tuple[Keys, NDArray[np.int32]]:
+        """Of the newest row of each track in an interval of the key index, of those without an error: the
+        keys, sorted, and the numbers of their files."""
+        has_errors = "error" in self.kind.columns
+        newest = self.newest_between(index, interval, ["track_key", *(["error"] if has_errors else [])])
+        keys = newest.rows["track_key"].to_numpy()
+        if not has_errors:
+            return keys, newest.file
+        is_usable = newest.rows["error"].is_null().to_numpy()
+        return keys[is_usable], newest.file[is_usable]
+
+    def _ordered(self, columns: Sequence[str]) -> list[str]:
+        """The columns, and those by which the newest row is known."""
+        return list(dict.fromkeys([*columns, "track_key", *([self.kind.newest] if self.kind.newest else [])]))
+
+    def _newest(self, rows: pa.Table, files: list[str], columns: Sequence[str]) -> Newest:
+        """This is the one place that knows which row counts."""
+        order = ["track_key", *([self.kind.newest] if self.kind.newest else [])]
+        keys = [rows[name].to_numpy() for name in reversed(order)]  # np.lexsort sorts by the last one first
+        position = np.lexsort(keys)
+        last = position[last_of_equal(keys[-1][position] >> REVISION_BITS)]
+        if self.kind.newest == "crawl":
+            last = last[keys[0][last] != LEFT]
+        return Newest(rows.select(list(columns)).take(pa.array(last)), rows["file"].to_numpy()[last], files)
+
+    def _rows_with_file(self, columns: Sequence[str], files: Sequence[str]) -> pa.Table:
+        """Columns of all rows of some files, and `file`, the index of each row's file among them."""
         number = {path: position for position, path in enumerate(files)}
-        order = [column for column in ("track_key", self.kind.newest) if column]
-        names = list(dict.fromkeys([*columns, *order]))
+        names = list(columns)
         is_upgraded = self.name == "tracks" and not UPGRADED.isdisjoint(columns)
         stored = list(dict.fromkeys([*names, "track_id", *UPGRADED])) if is_upgraded else names
         tables, file = [self.schema().empty_table().select(names)], [np.empty(0, np.int32)]
@@ -123,12 +200,7 @@ class Table:
                 tables.append((upgrade_tracks(rows) if is_upgraded else rows).select(names))
                 file.append(np.full(rows.num_rows, number[batch.fragment.path], np.int32))
         whole = pa.concat_tables(tables, promote_options="permissive")
-        keys = [whole[name].to_numpy() for name in reversed(order)]  # np.lexsort sorts by the last one first
-        position = np.lexsort(keys)
-        last = position[last_of_equal(keys[-1][position] >> REVISION_BITS)]
-        if self.kind.newest == "crawl":
-            last = last[keys[0][last] != LEFT]
-        return Newest(whole.select(list(columns)).take(pa.array(last)), np.concatenate(file)[last], files)
+        return whole.append_column("file", pa.array(np.concatenate(file)))
 
     def rows_of(
         self, keys: Keys, file: NDArray[np.int32], files: Sequence[str], columns: Sequence[str]

@@ -197,8 +197,8 @@ def kinds_of(value: Any, removed: Removed) -> set[str]:
 def assert_nothing_remains(library: Library, removed: Removed) -> None:
     """But for the key of the other track: it is still in the catalogue, and its preview is a failure."""
     remaining = traces(library, removed)
-    allowed = {place for place in remaining if place.startswith(("tracks/", "previews/", "factors/"))}
-    allowed |= {place for place in remaining if place.startswith("_checkpoints/previews/")}
+    places = ("tracks/", "previews/", "factors/", "_checkpoints/previews/", "_keys/tracks/", "_keys/previews/")
+    allowed = {place for place in remaining if place.startswith(places)}
     assert {place: kinds for place, kinds in remaining.items() if place not in allowed} == {}
     assert all(remaining[place] == {"derived"} for place in allowed), remaining
     (preview,) = library.table("previews").read(
@@ -215,7 +215,7 @@ def test_nothing_in_a_library_holds_a_removed_track(copied: tuple[Library, Remov
     before = traces(library, removed)
     folders = {place.split("/")[0] for place in before}
     assert folders == {"tracks", "pages", "playlists", "previews", "spectrograms", "factors", "embeddings",
-                       "indexes", "runs", "_checkpoints"}  # fmt: skip
+                       "indexes", "runs", "_checkpoints", "_keys"}  # fmt: skip
     files = {Path(place).name: kinds for place, kinds in before.items() if place.startswith("indexes/")}
     assert files["reference.npy"] >= {"key", "vector"} and "vector" in files["graph.hnsw"]
     assert "vector" in files["vectors.npy"] and "text" in files["names.sqlite"]

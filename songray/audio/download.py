@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Set
+from collections.abc import AsyncIterator, Iterator, Sequence, Set
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -51,7 +51,8 @@ def download(library: Library, config: DownloadConfig) -> Summary:
     """Download the audio of the tracks that have no preview yet, and record permanent failures."""
     tracks, previews = library.table("tracks"), library.table("previews")
     sample = None if config.sample is None else sample_keys(tracks, config.sample)
-    with Stage("download", library, tracks, previews, config.rows_per_file, sample) as stage:
+    only = None if sample is None else lambda interval: sample
+    with Stage("download", library, tracks, previews, config.rows_per_file, only) as stage:
         if stage.has_pending:
             from ray.data import TaskPoolStrategy
 
@@ -70,16 +71,20 @@ def download(library: Library, config: DownloadConfig) -> Summary:
                 .write_parquet(previews.path, **stage.write_options(ROW_GROUP_ROWS, config.workers))
             )
     if stage.summary.done:
-        repeated = count_repeated_audio(previews)
-        stage.summary.remarks.append(f"{repeated} tracks have the same audio bytes as another track")
+        repeated = count_repeated_audio(previews, stage.new_files)
+        stage.summary.remarks.append(f"{repeated} of these have the same audio bytes as another one of them")
     stage.summary.check(config.max_failed_share)
     return stage.summary
 
 
 def sample_keys(tracks: Table, size: int) -> Keys:
     """The lowest keys of the tracks, which are hashes: a random sample."""
-    keys: Keys = tracks.newest(["track_key"]).rows["track_key"].to_numpy()[:size]
-    return keys
+    index, keys = tracks.key_index(), np.empty(0, np.int64)
+    for interval in index.intervals:
+        keys = np.append(keys, tracks.usable_between(index, interval)[0])
+        if keys.size >= size:
+            break
+    return keys[:size]
 
 
 def download_batch(
@@ -120,10 +125,11 @@ def _table(rows: list[Row]) -> pa.Table:
     return pa.Table.from_pylist(rows, SCHEMA).set_column(position, SCHEMA.field(position), column)
 
 
-def count_repeated_audio(previews: Table) -> int:
-    """How many tracks have audio whose bytes another track has too. Memory: 8 bytes a track."""
+def count_repeated_audio(previews: Table, files: Sequence[str]) -> int:
+    """How many of the tracks in some files have audio whose bytes another one of them has too. Memory: 8
+    bytes a track."""
     parts = [np.empty(0, np.int64)]
-    for batch in previews.scan(["sha256"], previews.files()):
+    for batch in previews.scan(["sha256"], files):
         digests = batch.record_batch["sha256"].drop_null().to_pylist()
         parts.append(np.frombuffer(b"".join(digest[:8] for digest in digests), np.int64))
     digests = np.concatenate(parts)

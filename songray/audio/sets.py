@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from songray.audio.excerpt import Excerpt
 from songray.audio.extract import Extraction
 from songray.audio.spectrograms import DEFAULT_SPECS
-from songray.keys import Keys
+from songray.keys import Interval, Keys
 from songray.library import Library
 from songray.storage import read_json
 
@@ -19,11 +20,11 @@ def specs_of(library: Library, set_name: str) -> tuple[str, ...]:
     return tuple(made_by(library, set_name).get("specs", DEFAULT_SPECS))
 
 
-def usable_keys(library: Library, set_name: str) -> Keys:
-    """The keys of the newest row of each track, of those that could be decoded."""
-    rows = library.table("spectrograms", set_name).newest(["track_key", "error"]).rows
-    keys: Keys = rows.filter(rows["error"].is_null())["track_key"].to_numpy()
-    return keys
+def usable_keys(library: Library, set_name: str) -> Callable[[Interval], Keys]:
+    """A function that returns the keys in an interval, sorted, of the tracks that could be decoded."""
+    spectrograms = library.table("spectrograms", set_name)
+    index = spectrograms.key_index()
+    return lambda interval: spectrograms.usable_between(index, interval)[0]
 
 
 def excerpt_of(library: Library, set_name: str) -> Excerpt:

@@ -152,7 +152,8 @@ def _join(library: Library, run: Run, output: Table, config: EmbedConfig) -> Sum
     members = fusion.embedded_members(library, run)
     tags = fusion.JoinedTags([runs.tags_of(library, runs.member(library, run, name)) for name in run.members])
     common = reduce(np.intersect1d, (member.keys for member in members))
-    with Stage(f"embed {run.name}", library, members[0].table, output, config.rows_per_file, common) as stage:
+    source, only = members[0].table, lambda interval: common
+    with Stage(f"embed {run.name}", library, source, output, config.rows_per_file, only) as stage:
         if stage.has_pending:
             import ray
 

@@ -17,7 +17,7 @@ import torch
 
 from songray.audio.spectrograms import SPECS, from_bytes
 from songray.errors import MissingInput
-from songray.keys import Keys
+from songray.keys import Keys, are_among
 from songray.learning.models.base import Batch, Embedder
 from songray.learning.targets import targets_of
 from songray.learning.windows import Clips, learning_batch, learning_batches, to_device
@@ -64,8 +64,8 @@ def shuffled_files(spectrograms: Table, spec: str) -> list[str]:
 
 
 def select_batch(rows: pa.Table, keys: ray.ObjectRef) -> pa.Table:
-    """The rows that have one of the keys."""
-    return rows.filter(pa.compute.is_in(rows["track_key"], pa.array(ray.get(keys))))
+    """The rows that have one of the keys, which are sorted."""
+    return rows.filter(pa.array(are_among(rows["track_key"].to_numpy(), ray.get(keys))))
 
 
 def _join_targets_batch(rows: pa.Table, reference: ray.ObjectRef) -> pa.Table:

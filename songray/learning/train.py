@@ -15,6 +15,7 @@ import pyarrow.compute
 from songray.audio.sets import usable_keys
 from songray.cluster import connect
 from songray.errors import InvalidOption, MissingInput, TrainingFailed
+from songray.keys import EVERY_KEY
 from songray.learning import runs
 from songray.learning.models import LearningConfig, ModelConfig
 from songray.learning.models.formats import stored_options
@@ -157,7 +158,7 @@ def hold_out(library: Library, run: str, config: TrainConfig, model: Embedder) -
 
     if (stored := read_split(library, run)) is not None:
         return stored
-    keys = usable_keys(library, config.set)
+    keys = usable_keys(library, config.set)(EVERY_KEY)
     if (with_target := target_keys(library, model)) is not None:
         keys = np.intersect1d(keys, with_target)
     if keys.size < 2:

@@ -201,9 +201,9 @@ def fit(
     curve: Metrics = {}
     while curve.get("seconds", 0) < seconds and curve.get("epoch", 0) < config.epochs:
         curve = run_epoch(learner, batches(train, model, count, seed, curve), limits, curve)
-    validation = (to_device(batch, CPU) for batch in learning_batches(held, model, count, 0, 0))
-    metrics = validate(learner, validation)
     measured = {"s": curve["seconds"], "steps": learner.steps}
+    validation = batches(held, model, count, 0, {"epoch": -1})
+    metrics = validate(learner, validation) if held.keys.size else {}
     return model.eval(), measured | {"unexplained": metrics.get("validation_unexplained")}
 
 
@@ -213,7 +213,7 @@ def batches(clips: Clips, model: Embedder, count: int, seed: int, previous: Metr
 
 
 def unexplained_by_components(model: Embedder, held: Clips) -> Row:
-    if not model.is_fitted:
+    if not (model.is_fitted and held.keys.size):
         return {}
     windows = to_float(torch.tensor(np.concatenate([tile(clip, model.frames) for clip in held.spectrograms])))
     error = (model.decode(model.embed(windows)) - windows).square().mean()
