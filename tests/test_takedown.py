@@ -197,7 +197,14 @@ def kinds_of(value: Any, removed: Removed) -> set[str]:
 def assert_nothing_remains(library: Library, removed: Removed) -> None:
     """But for the key of the other track: it is still in the catalogue, and its preview is a failure."""
     remaining = traces(library, removed)
-    places = ("tracks/", "previews/", "factors/", "_checkpoints/previews/", "_keys/tracks/", "_keys/previews/")
+    places = (
+        "tracks/",
+        "previews/",
+        "factors/",
+        "_checkpoints/previews/",
+        "_keys/tracks/",
+        "_keys/previews/",
+    )
     allowed = {place for place in remaining if place.startswith(places)}
     assert {place: kinds for place, kinds in remaining.items() if place not in allowed} == {}
     assert all(remaining[place] == {"derived"} for place in allowed), remaining

@@ -1,0 +1,133 @@
+"""How a run finds what is pending: seconds and memory of `songray transform` from 1 to 100 million tracks.
+
+The library is simulated, but for its key indexes: data files and notes are empty, and have 256 rows according
+to the indexes, so that a run that opened one of them would fail. First nothing is pending; then 100 tracks
+are, in one real file. Real files are written for SONGRAY_BENCH_REAL (1,000,000) tracks: seconds and memory
+until their key index is built, updated and read. Environment: SONGRAY_BENCH_KEYS, "1000000 10000000
+100000000" (the largest takes 12 GB of disk and 1.2 million files).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from conftest import tone
+from tabulate import tabulate
+
+from songray import key_index
+from songray.cluster import ENVIRONMENT
+from songray.key_index import FILES, KeyIndex
+from songray.keys import track_key
+from songray.library import Library
+from songray.table import Table
+
+SIZES = [int(size) for size in os.environ.get("SONGRAY_BENCH_KEYS", "1000000 10000000 100000000").split()]
+REAL = int(os.environ.get("SONGRAY_BENCH_REAL", "1000000"))
+FILE_ROWS = 256
+NEW = 100
+MEASURED = """
+import resource, sys
+from songray.command import main
+sys.argv[0] = "songray"
+try:
+    main()
+finally:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"peak {peak:.0f} MB", flush=True)
+"""
+
+
+def run(library: Library) -> tuple[float, float, str]:
+    """Seconds of `songray transform`, its peak memory in megabytes without Ray's other processes, and what it
+    prints."""
+    started = time.monotonic()
+    command = [sys.executable, "-c", MEASURED, "transform", "--library", library.root]
+    environment = {**os.environ, **ENVIRONMENT}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    peak = re.search(r"peak (\d+) MB", done.stdout)
+    assert peak is not None
+    return time.monotonic() - started, float(peak[1]), done.stdout
+
+
+def simulate(library: Library, tracks: int) -> None:
+    """Previews and spectrograms of so many tracks, as empty files with full key indexes."""
+    previews, spectrograms = library.table("previews"), library.table("spectrograms", "default")
+    count = -(-tracks // FILE_ROWS)
+    for folder in (previews.path, spectrograms.path, spectrograms.checkpoint_path):
+        os.makedirs(folder)
+        for number in range(count):
+            open(f"{folder}/{number:07}_000000.parquet", "w").close()
+    fill(previews._empty_index(previews.key_paths[0], previews.path, ("error",)), previews, tracks)
+    committed = spectrograms._empty_index(spectrograms.key_paths[1], spectrograms.checkpoint_path, ())
+    fill(committed, spectrograms, tracks)
+
+
+def fill(index: KeyIndex, table: Table, tracks: int) -> None:
+    """Store an index with random keys, equal for each table."""
+    infos = key_index.list_infos(index.filesystem, index.folder)
+    columns = [[i.base_name for i in infos], [i.size for i in infos], [i.mtime_ns for i in infos]]
+    files = pa.table([*columns, np.arange(len(infos), dtype=np.int32)], schema=FILES)
+    count = 1 << max(0, (tracks - 1) // key_index.RANGE_ROWS).bit_length()
+    random, ranges = np.random.default_rng(0), []
+    for low, high in key_index._intervals(count):
+        numbers = np.unique(random.integers(low >> 8, high >> 8, tracks // count))
+        rows = {
+            "track_key": numbers << 8,
+            "error": pa.nulls(numbers.size, pa.string()),
+            "file": random.integers(0, len(infos), numbers.size).astype(np.int32),
+        }
+        part = pa.table({name: rows[name] for name in index.schema.names}, schema=index.schema)
+        ranges.append(key_index._write(index, "range", part))
+    key_index._publish(replace(index, files=files, numbers=len(infos), ranges=tuple(ranges)))
+
+
+def add_previews(library: Library, folder: Path) -> None:
+    sound = tone(folder / "tone.flac", seconds=1).read_bytes()
+    table = library.table("previews")
+    rows = [
+        {"track_key": track_key(f"new:{number}", 0), "track_id": f"new:{number}", "audio": sound}
+        for number in range(NEW)
+    ]
+    table.append(pa.Table.from_pylist(rows, table.schema()), "new")
+
+
+@pytest.mark.parametrize("tracks", SIZES)
+def test_pending(tracks: int, tmp_path: Path) -> None:
+    library = Library.open(str(tmp_path / "library"))
+    simulate(library, tracks)
+    rows = []
+    for situation, found in (("nothing", "0 finished now"), (f"{NEW} tracks", f"{NEW} finished now")):
+        seconds, peak, printed = run(library)
+        assert found in printed, printed
+        rows.append([f"{tracks:,}", situation, seconds, peak])
+        add_previews(library, tmp_path)
+    size = sum(path.stat().st_size for path in Path(library.root, "_keys").rglob("*.parquet")) / 1e6
+    print(f"\nkey indexes of both tables: {size:.0f} MB\n")
+    print(tabulate(rows, ["tracks", "pending", "s", "peak, MB"], tablefmt="github", floatfmt=".1f"))
+
+
+def test_real_rows(cluster: None, tmp_path: Path) -> None:
+    """Rows of `embeddings`, in files of FILE_ROWS rows."""
+    table = Library.open(str(tmp_path / "library")).table("embeddings", "run")
+    random = np.random.default_rng(0)
+    keys = np.unique(random.integers(0, 1 << 55, REAL)) << 8
+    for number, part in enumerate(np.array_split(keys, -(-len(keys) // FILE_ROWS))):
+        table.append(pa.table({"track_key": part}), f"{number:07}")
+    rows = []
+    for step in ("built", "read again", "one more file"):
+        if step == "one more file":
+            table.append(pa.table({"track_key": pa.array([5 << 8])}), "new")
+        started = time.monotonic()
+        newest = table.newest(["track_key"])
+        rows.append([step, newest.rows.num_rows, time.monotonic() - started])
+    print(f"\n{tabulate(rows, ['step', 'rows', 's'], tablefmt='github', floatfmt='.2f')}")
