@@ -7,6 +7,7 @@ media        encoded audio as decoders in C read it
 leases       one process at a time writes a table, a run or an index
 checkpoints  which rows are finished; what songray uses of Ray beyond its public API
 cluster      a Ray to run on
+upgrades     rows that earlier versions wrote, in the current format
 key_index    which file has the rows of each track, by ranges of keys
 table        one table of a library
 library      the map: every table, its columns, its key, the job that fills it

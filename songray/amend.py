@@ -18,6 +18,7 @@ import pyarrow.parquet
 from songray.catalogue.existing import ExistingTracks, TrackState
 from songray.cluster import connect
 from songray.errors import Conflict, InvalidOption
+from songray.keys import REVISION_BITS, Keys
 from songray.learning.split import remove_from_split
 from songray.library import TABLES, Library
 from songray.search.erase import erase
@@ -154,16 +155,17 @@ class ReviseConfig:
 def revise(library: Library, config: ReviseConfig) -> str:
     """Give the tracks with certain permanent failures a new revision, so that the next run of each stage
     processes them again. Returns a summary. Raises InvalidOption where no such failure is stored."""
-    newest = library.table(*config.table.split("/")).newest(["track_key", "error"]).rows
-    failed = newest.filter(pa.compute.is_in(newest["error"], pa.array(config.errors, pa.string())))
-    if not failed.num_rows:
-        classes = ", ".join(sorted(set(newest["error"].drop_null().to_pylist()))) or "none"
+    failed, classes = failed_keys(library.table(*config.table.split("/")), config.errors)
+    if not failed.size:
         given = " ".join(config.errors)
-        raise InvalidOption(f"--errors {given}: the failures in {config.table} are: {classes}")
+        raise InvalidOption(
+            f"--errors {given}: the failures in {config.table} are: {', '.join(sorted(classes)) or 'none'}"
+        )
     with library.lease("tracks") as lease:
         tracks = library.table("tracks")
-        rows = tracks.newest(tracks.schema().names).rows
-        revised = rows.filter(pa.array(np.isin(rows["track_key"], failed["track_key"]))).to_pylist()
+        columns = [name for name in tracks.schema().names if name != "track_key"]
+        rows = tracks.newest_rows(np.unique(failed >> REVISION_BITS), columns)
+        revised = rows.filter(pa.array(np.isin(rows["track_key"], failed))).to_pylist()
         states, refused = next_revisions(library, [row["track_id"] for row in revised])
         new = [one for row in revised if (state := states.get(row["track_id"])) for one in state.rows(row)]
         lease.check()
@@ -174,6 +176,17 @@ def revise(library: Library, config: ReviseConfig) -> str:
     return (
         f"revise: {len(states)} tracks have a new revision: run the stages from `songray download` on{remark}"
     )
+
+
+def failed_keys(table: Table, errors: Sequence[str]) -> tuple[Keys, set[str]]:
+    """The keys of the tracks that failed permanently by one of the errors, and all errors that there are."""
+    index, keys, classes = table.key_index(), [np.empty(0, np.int64)], set()
+    for interval in index.intervals:
+        rows = table.newest_between(index, interval, ["track_key", "error"]).rows
+        is_named = pa.compute.is_in(rows["error"], pa.array(errors, pa.string()))
+        keys.append(rows.filter(is_named)["track_key"].to_numpy())
+        classes |= set(rows["error"].drop_null().unique().to_pylist())
+    return np.concatenate(keys), classes
 
 
 def next_revisions(library: Library, ids: Sequence[str]) -> tuple[dict[str, TrackState], list[str]]:

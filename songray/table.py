@@ -20,17 +20,16 @@ from songray.checkpoints import clean, committed, unfinished_prefixes
 from songray.errors import MissingInput
 from songray.key_index import KeyIndex, up_to_date
 from songray.keys import (
-    COMPLETENESS_MASK,
     EVERY_KEY,
     LEFT,
     REVISION_BITS,
     Interval,
     Keys,
-    clear_completeness,
-    hash64,
+    are_among,
     last_of_equal,
 )
 from songray.storage import claim, delete, list_files, list_infos, storage_errors, write_parquet
+from songray.upgrades import UPGRADED, upgrade_tracks
 
 if TYPE_CHECKING:
     import pyarrow.dataset
@@ -76,7 +75,7 @@ class Table:
 
     @property
     def key_paths(self) -> tuple[str, str]:
-        """Of the key indexes of all finished rows, and of the committed ones."""
+        """The folders of the key indexes: of all finished rows, and of the committed ones."""
         folder = posixpath.join(self.root, "_keys", self.name)
         return posixpath.join(folder, "rows"), posixpath.join(folder, "committed")
 
@@ -162,9 +161,27 @@ class Table:
         """`newest` of the tracks with keys in one of the intervals of the table's key index."""
         return self._newest(index.between(interval, self._ordered(columns)), index.paths, columns)
 
+    def newest_rows(self, tracks: Keys, columns: Sequence[str]) -> pa.Table:
+        """`track_key` and columns of the newest row of each of some tracks, given by their sorted numbers, of
+        those that have one. Only files that hold one of them are read. Memory: a range of keys, and the
+        rows."""
+        index = self.key_index()
+        keys, file = [np.empty(0, np.int64)], [np.empty(0, np.int32)]
+        for interval in index.intervals:
+            low, high = np.searchsorted(tracks, np.array(interval, np.uint64) >> REVISION_BITS)
+            if low < high:
+                newest = self.newest_between(index, interval, ["track_key"])
+                found = newest.rows["track_key"].to_numpy()
+                is_named = are_among(found >> REVISION_BITS, tracks[low:high])
+                keys.append(found[is_named])
+                file.append(newest.file[is_named])
+        if not (every := np.concatenate(keys)).size:
+            return self.schema().empty_table().select(["track_key", *columns])
+        return self.rows_of(every, np.concatenate(file), index.paths, columns).select(["track_key", *columns])
+
     def usable_between(self, index: KeyIndex, interval: Interval) -> tuple[Keys, NDArray[np.int32]]:
-        """Of the newest row of each track in an interval of the key index, of those without an error: the
-        keys, sorted, and the numbers of their files."""
+        """The keys, sorted, and the numbers of the files of the newest rows in an interval of the key index,
+        but for those with an error."""
         has_errors = "error" in self.kind.columns
         newest = self.newest_between(index, interval, ["track_key", *(["error"] if has_errors else [])])
         keys = newest.rows["track_key"].to_numpy()
@@ -260,30 +277,3 @@ class Table:
     def claim(self, settings: dict[str, Any]) -> None:
         """Store the settings that make this table's rows. Raises Conflict where other settings are stored."""
         claim(self.filesystem, self.path, settings)
-
-
-UPGRADED = {"id_hash", "completeness", "checksum", "audio_checksum"}
-
-
-def upgrade_tracks(rows: pa.Table) -> pa.Table:
-    """Rows of `tracks` with `track_id` and the columns UPGRADED, in the current format.
-
-    Earlier versions kept the completeness in the lower 5 bits of `checksum` and a hash of the id in the upper
-    half of `audio_checksum`, without columns of their own.
-    """
-    is_old = rows["id_hash"].is_null().to_numpy()
-    if not is_old.any():
-        return rows
-    checksum = pa.compute.fill_null(rows["checksum"], 0).to_numpy()
-    hashes = [hash64("id", name) for name in rows["track_id"].to_pylist()]
-    audio_checksum = pa.compute.fill_null(rows["audio_checksum"], 0).to_numpy() & 0xFFFFFFFF
-    completeness = pa.compute.fill_null(rows["completeness"], 0).to_numpy()
-    upgraded = {
-        "id_hash": pa.array(hashes, pa.int64()),
-        "completeness": pa.array(np.where(is_old, checksum & COMPLETENESS_MASK, completeness), pa.int32()),
-        "checksum": pa.array(clear_completeness(checksum)),
-        "audio_checksum": pa.array(audio_checksum),
-    }
-    for name, column in upgraded.items():
-        rows = rows.set_column(rows.schema.get_field_index(name), name, column)
-    return rows

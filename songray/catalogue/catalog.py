@@ -57,16 +57,20 @@ class CatalogWriter:
 
     def add(self, pieces: pa.Table) -> None:
         """Add pieces of pages, in the schema PIECES."""
+        for number in range(pieces.num_rows):  # a block may have many pieces, of a thousand tracks each
+            (piece,) = pieces.slice(number, 1).to_pylist()
+            self._add_piece(piece)
+            if time.monotonic() - self._written_at > SECONDS_BETWEEN_WRITES:
+                self.write()
+
+    def _add_piece(self, piece: Row) -> None:
         removed = self._tracks.removed
-        for piece in pieces.to_pylist():
-            self._add_tracks(piece)
-            self._add_artists(piece["artists"])
-            version = {"version": piece["fingerprint"]}
-            entries = (entry for entry in piece["playlist_entries"] if entry["track_id"] not in removed)
-            self._append("playlists", (entry | version for entry in entries))
-            self._add_page(piece)
-        if time.monotonic() - self._written_at > SECONDS_BETWEEN_WRITES:
-            self.write()
+        self._add_tracks(piece)
+        self._add_artists(piece["artists"])
+        version = {"version": piece["fingerprint"]}
+        entries = (entry for entry in piece["playlist_entries"] if entry["track_id"] not in removed)
+        self._append("playlists", (entry | version for entry in entries))
+        self._add_page(piece)
 
     def write(self) -> None:
         """Write what was added. Raises Conflict where another process has taken over the crawl's lease."""

@@ -5,6 +5,7 @@ The model `factors` is trained to predict them from audio, for tracks that no pl
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from songray.cluster import connect
 from songray.errors import InvalidOption, MissingInput
-from songray.keys import hash64, sample_rank
+from songray.keys import sample_rank
 from songray.leases import Lease
 from songray.library import Library, Vectors
 from songray.table import Table
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 # Ray, scipy and implicit are imported in functions: jobs import this module for its options.
 
 CONTEXT = 2  # neighbours on each side of a track in a playlist that count as its context
+CHECKSUM_ENTRIES = 100_000  # whose texts are in memory at a time
 DRIVER_ENTRIES = 200_000  # up to so many, the driver itself checks for changes, in less time than Ray's start
 
 
@@ -130,7 +132,14 @@ def find_unchanged(output: Table, entries: pa.Table) -> Factorized | None:
 
 
 def checksum(entries: pa.Table) -> int:
-    return hash64(*(f"{row['playlist_id']} {row['track_id']}" for row in entries.to_pylist()))
+    """keys.hash64 of all entries, as texts of a playlist and a track."""
+    separated = pa.compute.binary_join_element_wise
+    digest, joint = hashlib.blake2b(digest_size=8), ""
+    for batch in entries.select(["playlist_id", "track_id"]).to_batches(CHECKSUM_ENTRIES):
+        texts = separated(batch["playlist_id"], batch["track_id"], " ").to_pylist()
+        digest.update((joint + "\x00".join(texts)).encode())
+        joint = "\x00"
+    return int.from_bytes(digest.digest(), "little", signed=True)
 
 
 def _count_playlists(entries: pa.Table) -> int:
@@ -165,18 +174,15 @@ def sample(entries: pa.Table, config: FactorizeConfig) -> pa.Table:
     return entries.filter(pa.compute.is_in(entries["playlist_id"], pa.array(sampled)))
 
 
-def factorize_entries(entries: pa.Table, config: FactorizeConfig) -> tuple[NDArray[np.str_], Vectors]:
+def factorize_entries(entries: pa.Table, config: FactorizeConfig) -> tuple[NDArray[np.object_], Vectors]:
     """Entries in order, with `playlist_id` and `track_id` → ids of tracks, and factors, (tracks, factors).
 
     Raises InvalidOption where too few tracks are in --min-playlists playlists.
     """
     import scipy.sparse
 
-    ids, track = np.unique(
-        entries["track_id"].to_numpy(zero_copy_only=False).astype(str), return_inverse=True
-    )
-    names = entries["playlist_id"].to_numpy(zero_copy_only=False).astype(str)
-    _, playlist = np.unique(names, return_inverse=True)
+    ids, track = numbered(entries["track_id"])
+    _, playlist = numbered(entries["playlist_id"])
     contains = scipy.sparse.coo_array((np.ones(len(track), np.float32), (playlist, track))).tocsr()
     contains.data[:] = 1  # a playlist may repeat a track
     frequent = np.flatnonzero(contains.sum(axis=0) >= config.min_playlists)
@@ -190,6 +196,16 @@ def factorize_entries(entries: pa.Table, config: FactorizeConfig) -> tuple[NDArr
     number = np.full(len(ids), -1)
     number[frequent] = np.arange(frequent.size)
     return ids[frequent], item2vec(playlist, number[track], frequent.size, config)
+
+
+def numbered(names: pa.ChunkedArray) -> tuple[NDArray[np.object_], NDArray[np.int64]]:
+    """The distinct names, sorted, and for each name its number among them. Memory: 12 bytes a name."""
+    encoded = names.combine_chunks().dictionary_encode()
+    order = pa.compute.sort_indices(encoded.dictionary).to_numpy()
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    distinct = encoded.dictionary.take(pa.array(order)).to_numpy(zero_copy_only=False)
+    return distinct, rank[encoded.indices.to_numpy()]
 
 
 def als(contains: scipy.sparse.csr_array, config: FactorizeConfig) -> Vectors:

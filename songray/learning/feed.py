@@ -33,8 +33,9 @@ READ_CLIPS = 64  # clips that are read at a time
 def clip_rows(
     library: Library, set_name: str, model: Embedder, keys: Keys, same_recording: dict[int, int]
 ) -> ray.data.Dataset:
-    """Rows of the tracks with these keys: `track_key`, `recording` (equal for tracks of the same recording,
-    see split.Split), the stored spectrogram and, where the model declares a target table, `target`."""
+    """Rows of the tracks with these keys, which are sorted: `track_key`, `recording` (equal for tracks of the
+    same recording, see split.Split), the stored spectrogram and, where the model declares a target table,
+    `target`."""
     spectrograms = library.table("spectrograms", set_name)
     files = shuffled_files(spectrograms, model.spec)
     # One block a file, so that the order of rows does not depend on the size of the cluster.

@@ -36,15 +36,15 @@ def completed(library: Library, config: ModelConfig) -> ModelConfig:
 
 
 def target_keys(library: Library, model: Embedder) -> Keys | None:
-    """The keys of the tracks that a model with targets learns from; None for all. Raises MissingInput where
-    there are none."""
+    """The keys of the tracks that a model with targets learns from, sorted; None for all. Raises MissingInput
+    where there are none."""
     if model.target is None:
         return None
     if (run := _teacher(model)) is not None:
         embedded = EmbeddedTracks.of(library, run)
         keys = embedded.sample(model.target_tracks or len(embedded.keys), SAMPLE_FILES)
     else:
-        keys = newest_version(library.table(model.target))["track_key"].to_numpy()
+        keys = np.sort(newest_version(library.table(model.target))["track_key"].to_numpy())
     _check(model, keys)
     return keys
 

@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
-from songray.audio.sets import usable_keys
+from songray.audio.sets import sample_keys
 from songray.cluster import connect
 from songray.errors import InvalidOption, MissingInput, TrainingFailed
-from songray.keys import EVERY_KEY
+from songray.keys import REVISION_BITS, are_among
 from songray.learning import runs
 from songray.learning.models import LearningConfig, ModelConfig
 from songray.learning.models.formats import stored_options
@@ -41,6 +40,8 @@ class TrainConfig:
     """Name of the run; by default the model and a hash of all options on which the result depends."""
     set: str = "default"
     """Name of the set of spectrograms to train on."""
+    max_tracks: int = 1_000_000
+    """The most tracks to learn from and to validate with, a random sample of the set."""
     validation_share: float = 0.1
     """Share of the artists whose tracks are held out for validation."""
     seed: int = 0
@@ -74,7 +75,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not 0 < self.validation_share < 1:
             raise InvalidOption(f"--validation-share {self.validation_share}: must lie between 0 and 1")
-        for name in ("workers", "threads", "keep_checkpoints"):
+        for name in ("workers", "threads", "keep_checkpoints", "max_tracks"):
             if getattr(self, name) < 1:
                 flag = name.replace("_", "-")
                 raise InvalidOption(f"--{flag} {getattr(self, name)}: must be at least 1")
@@ -87,9 +88,10 @@ class TrainConfig:
 
     @property
     def result_options(self) -> dict[str, Any]:
-        """The options on which the result depends, as they are stored; the others only affect speed."""
-        names = ("set", "validation_share", "seed", "max_seconds", "patience", "pooling", "bf16", "workers",
-                 "max_workers", "keep_gigabytes")  # fmt: skip
+        """The options on which the result depends, as they are stored; earlier versions had no max_tracks."""
+        names = ["set", "validation_share", "seed", "max_seconds", "patience", "pooling", "bf16", "workers",
+                 "max_workers", "keep_gigabytes"]  # fmt: skip
+        names += ["max_tracks"] if self.max_tracks != TrainConfig.max_tracks else []
         return {name: getattr(self, name) for name in names}
 
 
@@ -158,17 +160,15 @@ def hold_out(library: Library, run: str, config: TrainConfig, model: Embedder) -
 
     if (stored := read_split(library, run)) is not None:
         return stored
-    keys = usable_keys(library, config.set)(EVERY_KEY)
-    if (with_target := target_keys(library, model)) is not None:
-        keys = np.intersect1d(keys, with_target)
+    keys = sample_keys(library, config.set, config.max_tracks, target_keys(library, model))
     if keys.size < 2:
         raise MissingInput(
             f"spectrograms/{config.set} has {keys.size} usable tracks, and training needs at least two: run "
             "`songray transform` first"
         )
-    columns = ["track_key", "track_id", "artist_ids", "recording", "isrc"]
-    tracks = library.table("tracks").newest(columns).rows
-    usable = tracks.filter(pa.compute.is_in(tracks["track_key"], pa.array(keys)))
+    columns = ["track_id", "artist_ids", "recording", "isrc"]
+    tracks = library.table("tracks").newest_rows(keys >> REVISION_BITS, columns)
+    usable = tracks.filter(pa.array(are_among(tracks["track_key"].to_numpy(), keys)))
     parts = split(usable, config.validation_share, config.seed)
     write_split(library, run, parts)
     return parts

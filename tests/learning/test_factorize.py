@@ -5,10 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from songray.errors import InvalidOption, MissingInput, songray_error
-from songray.keys import track_key
-from songray.learning.factorize import FactorizeConfig, current_entries, factorize, newest_version, sample
+from songray.keys import hash64, track_key
+from songray.learning.factorize import (
+    FactorizeConfig,
+    checksum,
+    current_entries,
+    factorize,
+    newest_version,
+    numbered,
+    sample,
+)
 from songray.library import Library
 
 TASTES, TRACKS_EACH = 3, 12
@@ -98,3 +108,22 @@ def test_playlists_that_cannot_be_factorised_are_reported(library: Library) -> N
     with pytest.raises(InvalidOption, match=r"too few for 64 factors: lower --factors") as raised:
         factorize(library, FactorizeConfig())
     assert isinstance(songray_error(raised.value), InvalidOption)
+
+
+@given(
+    st.lists(st.tuples(st.text("ab", min_size=1), st.text("äb0", min_size=1)), max_size=9), st.integers(1, 4)
+)
+def test_the_checksum_is_a_hash_of_all_entries(pairs: list[tuple[str, str]], size: int) -> None:
+    columns = ([pair[column] for pair in pairs] for column in (0, 1))
+    schema = pa.schema({"playlist_id": pa.string(), "track_id": pa.string()})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("songray.learning.factorize.CHECKSUM_ENTRIES", size)
+        found = checksum(pa.table([*columns], schema=schema))
+    assert found == hash64(*(f"{playlist} {track}" for playlist, track in pairs))
+
+
+@given(st.lists(st.text(max_size=3)))
+def test_names_are_numbered_in_their_order(names: list[str]) -> None:
+    distinct, numbers = numbered(pa.chunked_array([names], pa.string()))
+    assert distinct.tolist() == sorted(set(names))
+    assert distinct[numbers].tolist() == names
