@@ -7,6 +7,7 @@ words         words about music → tags
 filters       which tracks a query may return
 reference     the sample of tracks that determines the axes of the map
 candidates    what a search in a shard finds: candidates and points, sorted and merged
+bitmap        sets of labels as text
 version       versions of an index in storage: list, read, publish, prune
 shard         one shard of an index, opened for reading
 shard_files   writes the files of a shard

@@ -284,5 +284,5 @@ def build_shard(
         elif before:
             ef = max(ef, before.ef)
         checksums = store_shard(library, version.run, name, folder)
-    deleted = before.deleted if before else []
+    deleted = before.deleted if before else ""
     return ShardEntry(name, len(target) + (before.tracks if before else 0), deleted, ef, recall, checksums)

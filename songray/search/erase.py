@@ -135,10 +135,10 @@ def rebuild_shard(
     ):
         rows, halves = read_rows(old), np.load(old / VECTORS)
         is_kept = ~tracks.contains(rows["track_key"].to_numpy())
-        is_kept[entry.deleted] = False
+        is_kept[entry.deleted_labels] = False
         if not is_kept.any():
-            return replace(entry, tracks=0, deleted=[])
+            return replace(entry, tracks=0, deleted="")
         kept = pa.Table.from_batches([rows.filter(pa.array(is_kept))])
         ef, recall = write_shard(Path(temporary), to_float32(halves[is_kept]), kept, reference, options)
         checksums = store_shard(library, version.run, name, Path(temporary))
-    return ShardEntry(name, kept.num_rows, [], ef, recall, checksums)
+    return ShardEntry(name, kept.num_rows, "", ef, recall, checksums)

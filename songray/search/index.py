@@ -30,7 +30,7 @@ class Index:
         for number in range(len(version.shards)) if numbers is None else numbers:
             entry = version.shards[number]
             with local_copy(library, version.run, entry) as folder:
-                shards.append(Shard(folder, entry.deleted, number, tags))
+                shards.append(Shard(folder, entry.deleted_labels.tolist(), number, tags))
         return cls(version, shards)
 
     def __len__(self) -> int:

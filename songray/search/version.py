@@ -29,7 +29,8 @@ from numpy.typing import NDArray
 from songray.errors import Conflict, CorruptData
 from songray.keys import KeySet, clear_completeness
 from songray.leases import Lease
-from songray.library import Library
+from songray.library import Library, Row
+from songray.search.bitmap import Labels, pack, unpack
 from songray.search.reference import Reference
 from songray.storage import create, read_json, storage_errors
 
@@ -44,10 +45,14 @@ class ShardEntry:
 
     id: str
     tracks: int  # including deleted ones
-    deleted: list[int]  # labels
+    deleted: str  # a bitmap of labels: see songray/search/bitmap.py
     ef: int  # the smallest ef that reached the recall
     recall: float
     checksums: dict[str, str]  # SHA-256 of each file
+
+    @property
+    def deleted_labels(self) -> Labels:
+        return unpack(self.deleted)
 
 
 @dataclass(frozen=True)
@@ -90,10 +95,18 @@ def read_version(library: Library, run: str, name: str) -> Version | None:
         content = read_json(library.filesystem, path)
         if content is None:
             return None
-        entries = [ShardEntry(**entry) for entry in content.pop("shards")]
+        entries = [_entry(entry) for entry in content.pop("shards")]
         return Version(**content, shards=entries)
-    except (CorruptData, TypeError, KeyError, AttributeError) as error:
+    except (CorruptData, TypeError, KeyError, AttributeError, ValueError) as error:
         raise CorruptData(f"{path} is damaged: delete its folder and run `songray index` again") from error
+
+
+def _entry(fields: Row) -> ShardEntry:
+    """A shard of a manifest; those of earlier versions have a list of labels."""
+    if isinstance(fields["deleted"], list):
+        fields = fields | {"deleted": pack(np.array(fields["deleted"], np.int64))}
+    unpack(fields["deleted"])
+    return ShardEntry(**fields)
 
 
 def next_version(before: Version | None) -> str:
@@ -107,7 +120,7 @@ def publish(library: Library, version: Version, reference: Reference, lease: Lea
     Conflict where another process holds the lease by now, or has written a version of that name.
     """
     entries = version.shards
-    live = [entry.tracks - len(entry.deleted) for entry in entries]
+    live = [entry.tracks - entry.deleted_labels.size for entry in entries]
     finished = replace(
         version,
         tracks=sum(live),
@@ -153,10 +166,10 @@ def delete(library: Library, run: str, tracks: KeySet, lease: Lease) -> int:
 def mark_deleted(entries: Sequence[ShardEntry], labels: Sequence[NDArray[np.int64]]) -> list[ShardEntry]:
     """The entries with further labels marked as deleted; those without a live track are left out."""
     marked = [
-        replace(entry, deleted=sorted({*entry.deleted, *deleted.tolist()}))
+        replace(entry, deleted=pack(np.union1d(entry.deleted_labels, deleted)))
         for entry, deleted in zip(entries, labels, strict=True)
     ]
-    return [entry for entry in marked if len(entry.deleted) < entry.tracks]
+    return [entry for entry in marked if entry.deleted_labels.size < entry.tracks]
 
 
 def live_tracks(library: Library, run: str, entry: ShardEntry) -> NDArray[np.void]:
@@ -171,7 +184,7 @@ def live_tracks(library: Library, run: str, entry: ShardEntry) -> NDArray[np.voi
     live["key"] = rows["track_key"].to_numpy()
     live["checksum"] = clear_completeness(rows["checksum"].to_numpy())
     live["label"] = np.arange(rows.num_rows)
-    return np.delete(live, entry.deleted)
+    return np.delete(live, entry.deleted_labels)
 
 
 def prune(

@@ -97,6 +97,8 @@ class Snapshots(Generic[Loaded]):
         failed: dict[str, Exception | None] = {}
         while True:
             names = await asyncio.to_thread(version_names, self.library, self.run)
+            if self.served and names[-1:] == [self.served]:
+                return
             newer = [name for name in names if name > self.served] or names[-1:]  # a new index counts from 1
             name = max((name for name in newer if name not in failed), default="")
             if not name:

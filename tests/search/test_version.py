@@ -47,7 +47,7 @@ def write_version(library: Library, shards: list[str], count: int = 40) -> Versi
         if not folder.exists():
             shard_folder(folder, units(count, seed=number), rows(count))
         checksums = {file: checksum(folder / file) for file in FILES}
-        entries.append(ShardEntry(name, count, [], 16 + number, 0.99, checksums))
+        entries.append(ShardEntry(name, count, "", 16 + number, 0.99, checksums))
     name = next_version(newest_version(library, RUN))
     version = Version(RUN, name, 0, 8, OPTIONS.parameters, 0, 0.0, 0.99, entries, {})
     with lease(library) as held:
@@ -131,7 +131,7 @@ def test_tracks_are_marked_as_deleted_in_a_new_version(library: Library) -> None
     before = write_version(library, ["a"])
     assert deleted(library, "a:3", "a:5", "a:99") == 2
     after = newest_version(library, RUN)
-    assert (after.version, after.tracks, after.shards[0].deleted) == ("000002", 38, [3, 5])
+    assert (after.version, after.tracks, after.shards[0].deleted_labels.tolist()) == ("000002", 38, [3, 5])
     assert after.shards[0].checksums == before.shards[0].checksums
     assert deleted(library, "a:3", "a:5", "a:99") == 0 and newest_version(library, RUN) == after
 
