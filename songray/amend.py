@@ -192,6 +192,7 @@ def failed_keys(table: Table, errors: Sequence[str]) -> tuple[Keys, set[str]]:
 def next_revisions(library: Library, ids: Sequence[str]) -> tuple[dict[str, TrackState], list[str]]:
     """The states of tracks with their next revisions, by id, and why some have none."""
     existing, states, refused = ExistingTracks(library), {}, []
+    existing.load(ids)
     for track_id in ids:
         try:
             if state := existing.revise(track_id):

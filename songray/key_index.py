@@ -92,19 +92,23 @@ class KeyIndex:
         return paths
 
     def between(self, interval: Interval, columns: Iterable[str] = ()) -> pa.Table:
-        """`track_key`, columns, and the number of the file of all rows in an interval of keys, sorted by key
-        and the file's path. Raises CorruptData or StorageError where the index cannot be read."""
-        schema = pa.schema(
-            [self.schema.field(name) for name in dict.fromkeys(("track_key", *columns, "file"))]
-        )
+        """`track_key` and columns, of which `file` is the number of the row's file, of all rows in an interval
+        of keys, sorted by key and the file's path. Raises CorruptData or StorageError where the index cannot be
+        read."""
         overlapping = [
             part
             for part, (low, high) in zip(self.ranges, self.intervals, strict=False)
             if low < interval[1] and high > interval[0]
         ]
-        parts = [self._read(part, interval, schema.names) for part in (*overlapping, *self.new)]
-        rows = pa.concat_tables([schema.empty_table(), *parts])
-        if self.files.num_rows < self.numbers:
+        parts, has_gone = [*overlapping, *self.new], self.files.num_rows < self.numbers
+        needed = ["file"] if has_gone or len(parts) > 1 else []
+        schema = pa.schema(
+            [self.schema.field(name) for name in dict.fromkeys(("track_key", *columns, *needed))]
+        )
+        rows = pa.concat_tables(
+            [schema.empty_table(), *(self._read(part, interval, schema.names) for part in parts)]
+        )
+        if has_gone:
             rows = rows.filter(pa.array(self.order[rows["file"].to_numpy()] >= 0))
         if len(parts) > 1:
             order = np.lexsort([self.order[rows["file"].to_numpy()], rows["track_key"].to_numpy()])

@@ -159,7 +159,7 @@ class Table:
 
     def newest_between(self, index: KeyIndex, interval: Interval, columns: Sequence[str]) -> Newest:
         """`newest` of the tracks with keys in one of the intervals of the table's key index."""
-        return self._newest(index.between(interval, self._ordered(columns)), index.paths, columns)
+        return self._newest(index.between(interval, [*self._ordered(columns), "file"]), index.paths, columns)
 
     def newest_rows(self, tracks: Keys, columns: Sequence[str]) -> pa.Table:
         """`track_key` and columns of the newest row of each of some tracks, given by their sorted numbers, of

@@ -57,6 +57,8 @@ class CatalogWriter:
 
     def add(self, pieces: pa.Table) -> None:
         """Add pieces of pages, in the schema PIECES."""
+        tracks = pa.compute.list_flatten(pieces["tracks"].combine_chunks())
+        self._tracks.load(pa.compute.struct_field(tracks, "track_id").to_pylist())
         for number in range(pieces.num_rows):  # a block may have many pieces, of a thousand tracks each
             (piece,) = pieces.slice(number, 1).to_pylist()
             self._add_piece(piece)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from typing import Literal, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute
 from numpy.typing import NDArray
 
@@ -19,6 +20,7 @@ from songray.keys import (
     MAX_PROBES,
     NUMBERS,
     REVISION_BITS,
+    Interval,
     Keys,
     hash64,
     numbered_key,
@@ -27,6 +29,8 @@ from songray.keys import (
 from songray.library import Library, Row
 
 TrackStatus = Literal["new", "changed", "unchanged", "completed", "duplicate", "removed", "gone"]
+HELD_TRACKS = 8_000_000  # of a library, whose states are held together: 29 bytes each
+COLUMNS = ["track_key", "id_hash", "completeness", "checksum", "audio_checksum"]
 STORED_STATUSES = ("new", "changed", "completed")  # tracks of which a crawl stores a row
 
 
@@ -70,25 +74,55 @@ def record_checksum(record: Row) -> int:
 
 
 class ExistingTracks:
-    """The newest state of each track in the library, as arrays, and of each track in this crawl.
+    """The newest states of the tracks of a library that were loaded, and of those in this crawl.
 
-    Memory: 29 bytes a track of the library, some 500 a track of this crawl.
+    Memory: a range of the key index, and some 500 bytes a track of this crawl.
     """
 
     def __init__(self, library: Library) -> None:
-        tracks = library.table("tracks")
-        newest = tracks.newest(["track_key", "id_hash", "completeness", "checksum", "audio_checksum"])
-        left = tracks.read(["track_key"], pyarrow.compute.field("crawl") == LEFT)["track_key"].to_pylist()
-        columns = {name: newest.rows[name].to_numpy() for name in newest.rows.column_names}
+        self._table = library.table("tracks")
+        self._index = self._table.key_index()
+        self._in_crawl: dict[str, TrackState] = {}  # by track id
+        # Numbers that were given in this process, or that a track has left.
+        self._taken_numbers: set[int] = set()
+        parts = []
+        for interval in self._index.intervals:
+            rows = self._index.between(interval, ["crawl"])
+            left = rows.filter(pyarrow.compute.field("crawl") == LEFT)["track_key"].to_numpy()
+            self._taken_numbers |= set((left >> REVISION_BITS).tolist())
+            if self._is_small:
+                parts.append(self._rows_between(interval))
+        self._hold(parts)
+        self.removed: Set[str] = set(library.table("removed").read(["track_id"])["track_id"].to_pylist())
+
+    @property
+    def _is_small(self) -> bool:
+        return self._index.rows <= HELD_TRACKS
+
+    def load(self, track_ids: Iterable[str]) -> None:
+        """Load the states of some tracks, which `update` and `revise` need. A small library is held whole."""
+        if self._is_small:
+            return
+        first = np.unique(np.array([track_number(track_id) for track_id in track_ids], np.int64))
+        parts = []
+        for interval in self._index.intervals:
+            rows = self._rows_between(interval)
+            numbers = rows["track_key"].to_numpy() >> REVISION_BITS
+            distance = (numbers[:, None] - _before(first, numbers)) % NUMBERS
+            parts.append(rows.filter(pa.array((distance < MAX_PROBES).any(axis=1))))
+        self._hold(parts)
+
+    def _rows_between(self, interval: Interval) -> pa.Table:
+        return self._table.newest_between(self._index, interval, COLUMNS).rows
+
+    def _hold(self, parts: list[pa.Table]) -> None:
+        rows = pa.concat_tables(parts) if parts else self._table.schema().empty_table().select(COLUMNS)
+        columns = {name: rows[name].to_numpy() for name in COLUMNS}
         self._keys: Keys = columns["track_key"]  # sorted
         self._id_hashes: Keys = columns["id_hash"]
         self._checksums: Keys = columns["checksum"]
         self._audio_checksums: NDArray[np.uint32] = columns["audio_checksum"].astype(np.uint32)
         self._completeness: NDArray[np.int8] = columns["completeness"].astype(np.int8)
-        self._in_crawl: dict[str, TrackState] = {}  # by track id
-        # Numbers that were given in this process, or that a track has left.
-        self._taken_numbers = {key >> REVISION_BITS for key in left}
-        self.removed: Set[str] = set(library.table("removed").read(["track_id"])["track_id"].to_pylist())
 
     def update(self, track: Row, source: Source) -> tuple[TrackStatus, TrackState | None]:
         """Compare a source's description of a track with its newest state, which it may replace.
@@ -171,6 +205,15 @@ class ExistingTracks:
                 high = np.searchsorted(self._keys, (end << REVISION_BITS) - 1, side="right")
                 rows.extend(range(low, high))
         return rows
+
+
+def _before(first: Keys, numbers: Keys) -> Keys:
+    """For each number the nearest of some sorted ones that is not above it, and the last of all, from which
+    probes go on at 0: (numbers, 2)."""
+    if not first.size:
+        return np.full((numbers.size, 2), -1)
+    position = np.maximum(np.searchsorted(first, numbers, side="right") - 1, 0)
+    return np.stack([first[position], np.full(numbers.size, first[-1])], axis=1)
 
 
 def _repeated(before: TrackState, track: Row) -> tuple[TrackStatus, TrackState]:
