@@ -92,9 +92,9 @@ class KeyIndex:
         return paths
 
     def between(self, interval: Interval, columns: Iterable[str] = ()) -> pa.Table:
-        """`track_key` and columns, of which `file` is the number of the row's file, of all rows in an interval
-        of keys, sorted by key and the file's path. Raises CorruptData or StorageError where the index cannot be
-        read."""
+        """`track_key` and columns of all rows in an interval of keys, sorted by key and the file's path. The
+        column `file` has the number of each row's file. Raises CorruptData or StorageError where the index
+        cannot be read."""
         overlapping = [
             part
             for part, (low, high) in zip(self.ranges, self.intervals, strict=False)
