@@ -34,6 +34,8 @@ from songray.service.options import IngressConfig, ServeConfig
 
 # The members of the fusion and their weights, which tests/benchmarks/bench_fusion.py finds.
 MEMBERS = {"musicnn-msd": 1.0, "musicnn-mtt": 0.5, "mfcc": 0.25, "random": 0.5}
+# A model that learns from a run, or that a folder contains, has an option without a default.
+CHOICES = (FUSION, *(name for name in MODELS if name not in ("distilled", "transformers")))
 FIRST_TRACKS = 100  # of a library without an index, which are served first
 GROWTH = 10  # factor between the numbers of tracks of the versions that follow
 FOLLOWED_SECONDS = 60.0  # after which a new version that the service does not serve is not waited for
@@ -43,7 +45,7 @@ NEIGHBOURS = 5
 
 @dataclass(frozen=True)
 class PipelineConfig:
-    model: Literal[(FUSION, *MODELS)] = FUSION  # type: ignore[valid-type]
+    model: Literal[CHOICES] = FUSION  # type: ignore[valid-type]
     """Model that turns sound into vectors; fusion joins two pretrained ones with two baselines."""
     max_seconds: float = 600.0
     """Time limit of the training, in seconds, of models that are trained; `songray train` trains in full."""

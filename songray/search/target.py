@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from songray.keys import REVISION_BITS, Keys
 from songray.library import Library, Vectors, matrix, tag_matrix
 from songray.search.tags import Levels, to_levels
+from songray.table import Newest
 
 TARGET = np.dtype(
     [
@@ -48,10 +49,23 @@ class Target:
 
 
 def find_target(library: Library, run: str) -> Target:
-    """Memory: 28 bytes a track, and the keys of both tables."""
-    embeddings = library.table("embeddings", run).newest(["track_key"])
-    tracks = library.table("tracks").newest(["track_key", "checksum", "is_gone"])
-    keys, track_keys = (table.rows["track_key"].to_numpy() for table in (embeddings, tracks))
+    """Memory: 36 bytes a track, and a range of the key indexes."""
+    embeddings, tracks = library.table("embeddings", run), library.table("tracks")
+    embedded, described = embeddings.key_index(), tracks.key_index()
+    intervals = max(embedded.intervals, described.intervals, key=len)
+    parts = [
+        _rows(
+            embeddings.newest_between(embedded, interval, ["track_key"]),
+            tracks.newest_between(described, interval, ["track_key", "checksum", "is_gone"]),
+        )
+        for interval in intervals
+    ]
+    return Target(np.concatenate(parts), embedded.paths, described.paths)
+
+
+def _rows(embeddings: Newest, tracks: Newest) -> NDArray[np.void]:
+    """The rows of a target in one interval of keys."""
+    keys, track_keys = (newest.rows["track_key"].to_numpy() for newest in (embeddings, tracks))
     _, embedded, described = np.intersect1d(
         keys >> REVISION_BITS, track_keys >> REVISION_BITS, assume_unique=True, return_indices=True
     )
@@ -61,7 +75,7 @@ def find_target(library: Library, run: str) -> Target:
     rows["key"], rows["file"] = keys[embedded], embeddings.file[embedded]
     rows["track_key"], rows["track_file"] = track_keys[described], tracks.file[described]
     rows["checksum"] = pa.compute.fill_null(tracks.rows["checksum"], 0).to_numpy()[described]
-    return Target(rows, embeddings.files, tracks.files)
+    return rows
 
 
 def contains(tracks: NDArray[np.void], others: NDArray[np.void]) -> NDArray[np.bool_]:
