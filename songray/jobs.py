@@ -112,7 +112,10 @@ def _compact(config: IndexConfig = IndexConfig(), library: WritableLibrary = DEF
 
 
 def _evaluate(config: EvaluateConfig = EvaluateConfig(), library: LibraryFlag = DEFAULT_LIBRARY) -> None:
-    print(evaluate(Library.open(library), config))
+    evaluation = evaluate(Library.open(library), config)
+    print(evaluation)
+    if config.fail_below is not None:
+        evaluation.check(config.metric, config.fail_below)
 
 
 def _serve(config: ServeConfig = ServeConfig(), library: LibraryFlag = DEFAULT_LIBRARY) -> None:
@@ -182,7 +185,9 @@ JOBS = {
     "index": Job("Update the search index of a run, as a new version.", _index),
     "compact": Job("Build the search index of a run anew, without the tracks that were deleted.", _compact),
     "serve": Job("Answer queries over HTTP from the newest index of a run, until Ctrl-C.", _serve),
-    "evaluate": Job("Measure how often nearest neighbours share recording, artist or genre.", _evaluate),
+    "evaluate": Job(
+        "Measure how often neighbours share recording, album, artist or genre; compare runs.", _evaluate
+    ),
     "remove": Job("Remove tracks from all tables and indexes; later crawls skip them.", _remove),
     "revise": Job("Have tracks processed again whose failures counted as permanent.", _revise),
     "synthesize": Job("Serve the audio of the synthetic catalogue on 127.0.0.1, until Ctrl-C.", _synthesize),

@@ -90,7 +90,7 @@ def test_a_library_of_an_earlier_version_opens_and_takes_new_tracks(
     for model in ("contrastive", "mfcc"):
         assert_vectors_are_the_stored_ones(earlier, names[model])
     scores = evaluate(earlier, EvaluateConfig()).scores[names["mfcc"]]
-    assert {"artist", "genre"} <= {score.label for score in scores}
+    assert {"artist", "genre"} <= {score.task.label for score in scores}
     assert not index(earlier, IndexConfig(run=names["mfcc"], links=8)).new
     assert_new_tracks_join(earlier, music, names)
 

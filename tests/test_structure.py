@@ -32,7 +32,7 @@ WITHOUT_RAY = {
                  "encoder", "loop"],
     "search": ["hnsw", "text", "tags", "words", "filters", "reference", "candidates", "version", "shard",
                "shard_files", "index", "ranking", "paths", "target"],
-    "evaluation": ["metrics", "clusters", "evaluate"],
+    "evaluation": ["metrics", "intervals", "clusters", "scores", "evaluate"],
     "service": ["options", "schema", "problems", "snapshots", "responses", "playlists", "api_keys"],
 }  # fmt: skip
 WITHOUT_TORCH = {

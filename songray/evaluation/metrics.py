@@ -1,70 +1,152 @@
-"""Precision of retrieval: do the nearest neighbours of a track share its recording, artist or genre?"""
+"""Retrieval: do the nearest neighbours of a track share its recording, album, artist or genre?"""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from songray.library import Row, Vectors
 
-ROWS_AT_ONCE = 1024  # queries whose cosines are in memory together
+ROWS_AT_ONCE = 512  # queries whose cosines are in memory together
+
+Matrix = NDArray[np.bool_]  # (queries, tracks)
+Values = NDArray[np.float64]  # (queries,)
+Part = tuple[NDArray[np.int64], Values, dict[str, Values]]  # queries, their chance, and their metrics
 
 
-@dataclass(frozen=True)
-class Score:
-    """How often the neighbours of the tracks that share a label share it too."""
+class Task(NamedTuple):
+    """Relevant are the tracks that share a label with the query; those that share `without` are left out."""
 
-    label: str  # recording, artist or genre
-    queries: int  # tracks that share the label with another track
-    first: float  # share of the queries whose nearest neighbour shares it
-    precision: float  # share among the k nearest, or among as many as share it where these are fewer
-    average_precision: float  # mean over the queries: 1 where all that share it are ranked before all others
-    chance: float  # expected value of `first` for randomly ordered neighbours
+    label: str
+    without: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.label}-without-{self.without}" if self.without else self.label
+
+    def __str__(self) -> str:
+        return self.name.replace("-", " ")
 
 
 LABELS: dict[str, Callable[[Row], frozenset[str]]] = {
     "recording": lambda track: frozenset([track["recording"]] if track["recording"] else []),
+    "album": lambda track: frozenset([track["album_id"]] if track["album_id"] else []),
     "artist": lambda track: frozenset(track["artist_ids"]),
     "genre": lambda track: frozenset(track["genres"]),
 }
+# By genre, neighbours of the same artist say more of the artist than of the genre (Pampalk et al., 2005).
+TASKS = (
+    Task("recording"),
+    Task("album"),
+    Task("artist"),
+    Task("artist", "recording"),
+    Task("artist", "album"),
+    Task("genre"),
+    Task("genre", "artist"),
+)
+METRICS = {
+    "nearest": "the share of the queries whose nearest neighbour is relevant",
+    "precision": "the share of the k nearest that is relevant, or of as many as are where these are fewer",
+    "r_precision": "the share that is relevant of the r nearest, where r tracks are relevant",
+    "ndcg": "normalised discounted cumulative gain of the k nearest",
+    "average_precision": "mean of the precision at each relevant track",
+}
 
 
-def score(vectors: Vectors, tracks: Sequence[Row], k: int) -> list[Score]:
-    """The scores of unit vectors, (tracks, dimension), by each label that at least two tracks share."""
-    ranked = nearest(vectors, len(vectors) - 1)
-    scores = [_score(ranked, name, [label(track) for track in tracks], k) for name, label in LABELS.items()]
-    return [score for score in scores if score.queries]
+@dataclass(frozen=True)
+class Retrieval:
+    """The values of a task: one for each query that has a relevant track."""
+
+    queries: NDArray[np.int64]  # positions of the tracks
+    values: dict[str, Values]  # by metric
+    chance: float  # expected value of `nearest` and `r_precision` for randomly ordered neighbours
 
 
 def nearest(vectors: Vectors, k: int) -> NDArray[np.int32]:
     """The k nearest other vectors of each vector by cosine, exactly, in descending order: (tracks, k)."""
-    ranked = []
-    for start in range(0, len(vectors), ROWS_AT_ONCE):
-        cosines = vectors[start : start + ROWS_AT_ONCE] @ vectors.T
-        cosines[np.arange(len(cosines)), np.arange(start, start + len(cosines))] = -np.inf
-        ranked.append(np.argsort(-cosines, axis=1, kind="stable")[:, :k].astype(np.int32))
+    ranked = [_ranked(vectors, start)[:, :k] for start in range(0, len(vectors), ROWS_AT_ONCE)]
     return np.concatenate(ranked)
 
 
-def _score(ranked: NDArray[np.int32], name: str, labels: Sequence[frozenset[str]], k: int) -> Score:
-    members: dict[str, set[int]] = defaultdict(set)
-    for position, values in enumerate(labels):
-        for value in values:
-            members[value].add(position)
-    first, precision, average, chance = [], [], [], []
-    for position, values in enumerate(labels):
-        sharing = set().union(*(members[value] for value in values)) - {position}
-        if sharing:
-            hits = np.isin(ranked[position], list(sharing))
-            first.append(hits[0])
-            precision.append(hits[: min(k, len(sharing))].mean())
-            average.append((np.cumsum(hits)[hits] / (np.flatnonzero(hits) + 1)).mean())
-            chance.append(len(sharing) / (len(labels) - 1))
-    if not first:
-        return Score(name, 0, 0.0, 0.0, 0.0, 0.0)
-    means = [float(np.mean(values)) for values in (first, precision, average, chance)]
-    return Score(name, len(first), *means)
+def _ranked(vectors: Vectors, start: int) -> NDArray[np.int32]:
+    """All tracks by their cosine to each of ROWS_AT_ONCE queries, the query itself last."""
+    cosines = vectors[start : start + ROWS_AT_ONCE] @ vectors.T
+    cosines[np.arange(len(cosines)), np.arange(start, start + len(cosines))] = -np.inf
+    return np.argsort(-cosines, axis=1, kind="stable").astype(np.int32)
+
+
+def retrieval(vectors: Vectors, tracks: Sequence[Row], k: int) -> dict[Task, Retrieval]:
+    """The values of unit vectors, (tracks, dimension), in each task that has a query. A task that leaves
+    tracks out is given where it leaves out one that another label would find."""
+    sharing = {label: _Sharing([of(track) for track in tracks]) for label, of in LABELS.items()}
+    parts: dict[Task, list[tuple[NDArray[np.int64], Values, dict[str, Values]]]] = {
+        task: [] for task in TASKS
+    }
+    has_effect = dict.fromkeys(TASKS, False)
+    for start in range(0, len(vectors), ROWS_AT_ONCE):
+        ranked = _ranked(vectors, start)
+        queries = np.arange(start, start + len(ranked))
+        same = {label: shares.between(queries, ranked) for label, shares in sharing.items()}
+        for task in TASKS:
+            is_left_out = same[task.without] if task.without else np.zeros(ranked.shape, bool)
+            has_effect[task] |= not task.without or bool((is_left_out & same[task.label]).any())
+            is_candidate = ~is_left_out
+            is_candidate[:, -1] = False  # the query itself
+            is_relevant = same[task.label] & is_candidate
+            is_query = is_relevant.any(axis=1)
+            chance = is_relevant.sum(axis=1)[is_query] / is_candidate.sum(axis=1)[is_query]
+            values = metrics(is_relevant[is_query], is_candidate[is_query], k)
+            parts[task].append((queries[is_query], chance, values))
+    results = {}
+    for task, each in parts.items():
+        positions = np.concatenate([part[0] for part in each])
+        if positions.size and has_effect[task]:
+            values = {name: np.concatenate([part[2][name] for part in each]) for name in METRICS}
+            chance = float(np.concatenate([part[1] for part in each]).mean())
+            results[task] = Retrieval(positions, values, chance)
+    return results
+
+
+class _Sharing:
+    """Which tracks share a label."""
+
+    def __init__(self, labels: Sequence[frozenset[str]]) -> None:
+        from scipy.sparse import csr_array
+
+        number = {name: position for position, name in enumerate(sorted(frozenset().union(*labels)))}
+        columns = [number[name] for names in labels for name in names]
+        ends = np.cumsum([0, *map(len, labels)])
+        self._has = csr_array((np.ones(len(columns), np.float32), columns, ends), (len(labels), len(number)))
+
+    def between(self, queries: NDArray[np.int64], ranked: NDArray[np.int32]) -> Matrix:
+        """Whether each query shares a label with each of its ranked tracks."""
+        same = (self._has[queries] @ self._has.T).toarray() > 0
+        shared: Matrix = np.take_along_axis(same, ranked, axis=1)
+        return shared
+
+
+def metrics(is_relevant: Matrix, is_candidate: Matrix, k: int) -> dict[str, Values]:
+    """The metrics of queries, (queries,) each, by their ranked tracks, of which some are no candidates. Each
+    has at least one relevant track."""
+    rank = is_candidate.cumsum(axis=1)
+    relevant = is_relevant.sum(axis=1)
+    found = is_relevant.cumsum(axis=1)
+
+    def share_of_first(count: NDArray[np.int64]) -> Values:
+        within: Values = (is_relevant & (rank <= count[:, None])).sum(axis=1) / count
+        return within
+
+    gains = np.where(is_relevant & (rank <= k), 1 / np.log2(np.maximum(rank, 1) + 1), 0).sum(axis=1)
+    ideal = np.cumsum(1 / np.log2(np.arange(2, k + 2)))[np.minimum(relevant, k) - 1]
+    precisions = np.where(is_relevant, found / np.maximum(rank, 1), 0).sum(axis=1)
+    return {
+        "nearest": share_of_first(np.ones_like(relevant)),
+        "precision": share_of_first(np.minimum(relevant, k)),
+        "r_precision": share_of_first(relevant),
+        "ndcg": gains / ideal,
+        "average_precision": precisions / relevant,
+    }
