@@ -132,21 +132,21 @@ class _Sharing:
 def metrics(is_relevant: Matrix, is_candidate: Matrix, k: int) -> dict[str, Values]:
     """The metrics of queries, (queries,) each, by their ranked tracks, of which some are no candidates. Each
     has at least one relevant track."""
-    rank = is_candidate.cumsum(axis=1)
-    relevant = is_relevant.sum(axis=1)
-    found = is_relevant.cumsum(axis=1)
+    query, place = np.nonzero(is_relevant)
+    rank = is_candidate.cumsum(axis=1, dtype=np.int32)[query, place]  # among the candidates, from 1
+    relevant = np.bincount(query)
+    found = np.arange(1, len(query) + 1) - np.repeat(np.cumsum(relevant) - relevant, relevant)
 
     def share_of_first(count: NDArray[np.int64]) -> Values:
-        within: Values = (is_relevant & (rank <= count[:, None])).sum(axis=1) / count
+        within: Values = np.bincount(query, rank <= count[query]) / count
         return within
 
-    gains = np.where(is_relevant & (rank <= k), 1 / np.log2(np.maximum(rank, 1) + 1), 0).sum(axis=1)
+    gains = np.bincount(query, np.where(rank <= k, 1 / np.log2(rank + 1), 0))
     ideal = np.cumsum(1 / np.log2(np.arange(2, k + 2)))[np.minimum(relevant, k) - 1]
-    precisions = np.where(is_relevant, found / np.maximum(rank, 1), 0).sum(axis=1)
     return {
         "nearest": share_of_first(np.ones_like(relevant)),
         "precision": share_of_first(np.minimum(relevant, k)),
         "r_precision": share_of_first(relevant),
         "ndcg": gains / ideal,
-        "average_precision": precisions / relevant,
+        "average_precision": np.bincount(query, found / rank) / relevant,
     }
