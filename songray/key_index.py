@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from songray.cluster import connect
 from songray.errors import CorruptData, StorageError
 from songray.keys import KEY_BITS, Interval
-from songray.storage import delete, list_infos, read_json, storage_errors, write_parquet
+from songray.storage import delete, list_files, list_infos, read_json, storage_errors, write_parquet
 
 FORMAT = 1
 RANGE_ROWS = 4_000_000  # about, of a range: what one process holds at a time
@@ -71,6 +71,7 @@ class KeyIndex:
     numbers: int = 0  # that were given to files, also to those that are gone
     ranges: tuple[Part, ...] = ()  # 2^n in ascending order of keys; or none
     new: tuple[Part, ...] = ()
+    unused: dict[str, float] = field(default_factory=dict)  # since when its own files of earlier states are
 
     @property
     def rows(self) -> int:
@@ -183,10 +184,10 @@ def _load(empty: KeyIndex) -> KeyIndex | None:
         path = posixpath.join(empty.path, files[0].name)
         with storage_errors(path):
             table = pa.parquet.read_table(path, filesystem=empty.filesystem, schema=FILES)
-        numbers = int(manifest["numbers"])
+        numbers, unused = manifest["numbers"], manifest["unused"]
     except (CorruptData, KeyError, TypeError):
         return None
-    return replace(empty, files=table, numbers=numbers, ranges=ranges, new=new)
+    return replace(empty, files=table, numbers=numbers, ranges=ranges, new=new, unused=unused)
 
 
 def _new_parts(index: KeyIndex, added: pa.Table, read: ReadRows) -> list[Part]:
@@ -260,15 +261,19 @@ def _publish(index: KeyIndex) -> None:
         kind: [{"rows": part.rows, "name": part.name, "size": part.size} for part in each]
         for kind, each in parts.items()
     }
+    used = {MANIFEST, *(part["name"] for each in stored.values() for part in each)}
+    now, existing = time.time(), list_files(index.filesystem, index.path)
+    unused = {
+        name: index.unused.get(name, now) for name in map(posixpath.basename, existing) if name not in used
+    }
     manifest = {"format": FORMAT, "columns": index.schema.names, "numbers": index.numbers, **stored}
+    content = json.dumps(manifest | {"unused": unused}).encode()
     path = posixpath.join(index.path, MANIFEST)
     unfinished = f"{path}.{uuid.uuid4().hex}.part"  # several processes may publish at once
     with storage_errors(path):
         with index.filesystem.open_output_stream(unfinished) as stream:
-            stream.write(json.dumps(manifest).encode())
+            stream.write(content)
         index.filesystem.move(unfinished, path)
-    named = {MANIFEST, *(part["name"] for each in stored.values() for part in each)}
-    for info in list_infos(index.filesystem, index.path):
-        age = time.time() - (info.mtime.timestamp() if info.mtime else time.time())
-        if info.base_name not in named and age > RETAINED_SECONDS:
-            delete(index.filesystem, info.path)
+    for name, since in unused.items():
+        if now - since > RETAINED_SECONDS:
+            delete(index.filesystem, posixpath.join(index.path, name))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -188,14 +189,13 @@ def test_a_library_that_cannot_be_written_is_read(table: Table) -> None:
 
 
 def test_states_that_no_process_reads_are_deleted(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = Path(table.key_paths[0])
-    append(table, [5], "9")
-    table.newest(COLUMNS)
-    assert len(list(folder.glob("files-*"))) == 2
-    monkeypatch.setattr(key_index, "RETAINED_SECONDS", -1.0)
-    append(table, [7], "9")
-    table.newest(COLUMNS)
-    assert len(list(folder.glob("files-*"))) == 1
+    folder, clock = Path(table.key_paths[0]), [time.time() + 9 * key_index.RETAINED_SECONDS]
+    monkeypatch.setattr(key_index.time, "time", lambda: clock[0])
+    for waited, states in ((0, 2), (0, 3), (2 * key_index.RETAINED_SECONDS, 2), (0, 3)):
+        clock[0] += waited
+        append(table, [5], "9")
+        table.newest(COLUMNS)
+        assert len(list(folder.glob("files-*"))) == states
 
 
 @pytest.mark.slow
