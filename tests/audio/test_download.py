@@ -240,10 +240,11 @@ def test_invalid_options_are_refused() -> None:
 def test_the_stage_reports_failures_and_repeated_audio(library: Library, host: str) -> None:
     places = [f"{host}/{name}" for name in ("good/1", "good/1", "good/2", "missing/1", "broken/1", "html/1")]
     library.table("tracks").append(tracks(*places), "000001")
-    with pytest.raises(StageFailed, match=r"3 of 6 tracks failed(.|\n)*http_404 1"):
+    summary = r"3 of 6 tracks failed(.|\n)*http_404 1(.|\n)*\n  1 of these have the same audio bytes"
+    with pytest.raises(StageFailed, match=summary):
         download(library, DownloadConfig(FAST, max_failed_share=0.4))
     library.table("tracks").append(tracks(*places, f"{host}/good/2").slice(6), "000002")
     again = download(library, DownloadConfig(FAST, max_failed_share=1))
     assert (again.existing, again.done, again.retryable) == (5, 1, {"http_500": 1})
-    assert "2 tracks have the same audio bytes as another track" in str(again)
+    assert "0 of these have the same audio bytes as another one of them" in str(again)
     assert download(library, DownloadConfig(FAST, max_failed_share=1, sample=2)).rows == 2

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import pytest
 import torch
-from small_models import small
+from small_models import NAMES, small
 
 from songray.audio.spectrograms import SPECS
 from songray.learning.models import MODELS
@@ -40,14 +40,14 @@ def test_a_state_dict_under_stored_names_gives_the_same_vectors(name: str) -> No
     assert torch.equal(after.embed(windows), before.embed(windows))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NAMES)
 def test_current_parameter_names_stay_as_they_are(name: str) -> None:
     with torch.device("meta"):
         parameters = build(small(name)).state_dict()
     assert list(current_parameters(name, parameters)) == list(parameters)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NAMES)
 def test_default_options_survive_storing(name: str) -> None:
     options = asdict(MODELS[name]())
     assert current_options(stored_options(options)) == options
