@@ -32,6 +32,7 @@ hypothesis.settings.load_profile("songray")
 # which every training asks in vain for up to 12 s. The path is short since sockets lie in it.
 RAY_FILES = tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True)
 os.environ["RAY_TMPDIR"] = RAY_FILES.name
+os.environ["HF_HOME"] = f"{RAY_FILES.name}/huggingface"  # where the transformers library caches code
 
 ROOT = Path(__file__).resolve().parents[1]
 CLIPS = ROOT.parent / "shared" / "clips"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -176,11 +177,15 @@ def _copied(folder: Path, config: TransformersConfig) -> list[Path]:
 
 @contextmanager
 def _folder(files: dict[str, str]) -> Iterator[Path]:
-    """A folder with these files, within the context."""
-    with TemporaryDirectory(prefix="songray-") as folder:
+    """A folder with these files, within the context. The library caches code under the name of its folder, so
+    that equal files have equal names."""
+    digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]
+    with TemporaryDirectory(prefix="songray-") as temporary:
+        folder = Path(temporary) / f"songray_{digest}"
+        folder.mkdir()
         for name, text in files.items():
-            (Path(folder) / name).write_text(text)
-        yield Path(folder)
+            (folder / name).write_text(text)
+        yield folder
 
 
 def _extractor(folder: Path, config: TransformersConfig) -> Any:
