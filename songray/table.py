@@ -190,6 +190,17 @@ class Table:
         is_usable = newest.rows["error"].is_null().to_numpy()
         return keys[is_usable], newest.file[is_usable]
 
+    def sample_keys(self, most: int, among: Keys | None = None) -> Keys:
+        """The lowest keys of tracks without an error, sorted, of those that are among some sorted keys. Keys
+        are hashes: the lowest ones are a random sample."""
+        index, keys = self.key_index(), np.empty(0, np.int64)
+        for interval in index.intervals:
+            usable, _ = self.usable_between(index, interval)
+            keys = np.append(keys, usable if among is None else usable[are_among(usable, among)])
+            if keys.size >= most:
+                break
+        return keys[:most]
+
     def _ordered(self, columns: Sequence[str]) -> list[str]:
         """The columns, and those by which the newest row is known."""
         return list(dict.fromkeys([*columns, "track_key", *([self.kind.newest] if self.kind.newest else [])]))

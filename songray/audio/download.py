@@ -13,7 +13,6 @@ import pyarrow as pa
 
 from songray.audio.fetch import FetchConfig, Fetcher, Outcome
 from songray.errors import InvalidOption
-from songray.keys import Keys
 from songray.library import TABLES, Library, Row
 from songray.stages import Stage
 from songray.summary import Summary
@@ -50,7 +49,7 @@ class DownloadConfig:
 def download(library: Library, config: DownloadConfig) -> Summary:
     """Download the audio of the tracks that have no preview yet, and record permanent failures."""
     tracks, previews = library.table("tracks"), library.table("previews")
-    sample = None if config.sample is None else sample_keys(tracks, config.sample)
+    sample = None if config.sample is None else tracks.sample_keys(config.sample)
     only = None if sample is None else lambda interval: sample
     with Stage("download", library, tracks, previews, config.rows_per_file, only) as stage:
         if stage.has_pending:
@@ -75,16 +74,6 @@ def download(library: Library, config: DownloadConfig) -> Summary:
         stage.summary.remarks.append(f"{repeated} of these have the same audio bytes as another one of them")
     stage.summary.check(config.max_failed_share)
     return stage.summary
-
-
-def sample_keys(tracks: Table, size: int) -> Keys:
-    """The lowest keys of the tracks, which are hashes: a random sample."""
-    index, keys = tracks.key_index(), np.empty(0, np.int64)
-    for interval in index.intervals:
-        keys = np.append(keys, tracks.usable_between(index, interval)[0])
-        if keys.size >= size:
-            break
-    return keys[:size]
 
 
 def download_batch(

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from songray.audio.excerpt import Excerpt
 from songray.audio.extract import Extraction
 from songray.audio.spectrograms import DEFAULT_SPECS
-from songray.keys import Interval, Keys, are_among
+from songray.keys import Interval, Keys
 from songray.library import Library
 from songray.storage import read_json
 
@@ -27,19 +25,6 @@ def usable_keys(library: Library, set_name: str) -> Callable[[Interval], Keys]:
     spectrograms = library.table("spectrograms", set_name)
     index = spectrograms.key_index()
     return lambda interval: spectrograms.usable_between(index, interval)[0]
-
-
-def sample_keys(library: Library, set_name: str, most: int, among: Keys | None = None) -> Keys:
-    """The lowest keys of tracks that could be decoded, sorted, and that are among some sorted keys. Keys are
-    hashes: the lowest ones are a random sample."""
-    spectrograms = library.table("spectrograms", set_name)
-    index, keys = spectrograms.key_index(), np.empty(0, np.int64)
-    for interval in index.intervals:
-        usable, _ = spectrograms.usable_between(index, interval)
-        keys = np.append(keys, usable if among is None else usable[are_among(usable, among)])
-        if keys.size >= most:
-            break
-    return keys[:most]
 
 
 def excerpt_of(library: Library, set_name: str) -> Excerpt:

@@ -70,15 +70,15 @@ def evaluate(library: Library, config: EvaluateConfig) -> Evaluation:
     if common.size < 2:
         raise MissingInput(f"{common.size} tracks have embeddings of all runs: run `songray embed` for each")
     sample = tracks.newest_rows(common, COLUMNS).to_pylist()
-    found, clusters = {}, {}
+    artists, found, clusters = artists_of(sample), {}, {}
     for name, table in tables.items():
         vectors = matrix(table.newest_rows(common, ["embedding"])["embedding"])
         found[name] = retrieval(vectors, sample, config.neighbours)
         if (agreement := cluster(vectors, [track["genres"] for track in sample])) is not None:
             clusters[name] = agreement
-    scores = {name: score(tasks, artists_of(sample)) for name, tasks in found.items()}
+    scores = {name: score(tasks, artists) for name, tasks in found.items()}
     if config.baseline:
-        scores = compare(scores, found, config.baseline, artists_of(sample))
+        scores = compare(scores, found, config.baseline, artists)
     evaluation = Evaluation(common.size, config.neighbours, scores, clusters, config.baseline)
     if config.output:
         write(evaluation, Path(config.output))

@@ -2,8 +2,8 @@
 
 Queries of one artist are alike, so that each artist is one observation. The interval is Student's t, with one
 degree of freedom less than there are artists, on the linearised ratio of the sums of the artists' values to
-their numbers of queries (Cochran, Sampling Techniques, 1977, section 6.3). In simulations it covers as often
-as percentiles and BCa of a bootstrap over the artists (tests/evaluation/test_intervals.py).
+their numbers of queries (Cochran, Sampling Techniques, 1977, section 6.3). From 30 artists on it covers as
+often as it says (tests/evaluation/test_intervals.py); with fewer, less often.
 """
 
 from __future__ import annotations

@@ -83,9 +83,7 @@ def retrieval(vectors: Vectors, tracks: Sequence[Row], k: int) -> dict[Task, Ret
     """The values of unit vectors, (tracks, dimension), in each task that has a query. A task that leaves
     tracks out is given where it leaves out one that another label would find."""
     sharing = {label: _Sharing([of(track) for track in tracks]) for label, of in LABELS.items()}
-    parts: dict[Task, list[tuple[NDArray[np.int64], Values, dict[str, Values]]]] = {
-        task: [] for task in TASKS
-    }
+    parts: dict[Task, list[Part]] = {task: [] for task in TASKS}
     has_effect = dict.fromkeys(TASKS, False)
     for start in range(0, len(vectors), ROWS_AT_ONCE):
         ranked = _ranked(vectors, start)

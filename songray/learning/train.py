@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute
 
-from songray.audio.sets import sample_keys
 from songray.cluster import connect
 from songray.errors import InvalidOption, MissingInput, TrainingFailed
 from songray.keys import REVISION_BITS, are_among
@@ -160,7 +159,8 @@ def hold_out(library: Library, run: str, config: TrainConfig, model: Embedder) -
 
     if (stored := read_split(library, run)) is not None:
         return stored
-    keys = sample_keys(library, config.set, config.max_tracks, target_keys(library, model))
+    spectrograms = library.table("spectrograms", config.set)
+    keys = spectrograms.sample_keys(config.max_tracks, target_keys(library, model))
     if keys.size < 2:
         raise MissingInput(
             f"spectrograms/{config.set} has {keys.size} usable tracks, and training needs at least two: run "

@@ -234,14 +234,12 @@ def _encoder_of(whole: Any) -> nn.Module:
 def _window_seconds(extractor: Any, config: TransformersConfig) -> float:
     """Raises InvalidOption where the extractor would cut a window of so many seconds."""
     rate, longest, default = extractor.sampling_rate, np.inf, WINDOW_SECONDS
-    if samples := getattr(extractor, "n_samples", None):  # Whisper, which pads shorter windows with silence
-        longest = default = samples / rate
-    elif samples := getattr(
-        extractor, "nb_max_samples", None
-    ):  # CLAP, which cuts a random part of longer ones
-        longest = samples / rate
-    elif frames := getattr(extractor, "max_length", None):  # AST, a frame every 10 ms
-        longest = frames / 100
+    if samples := getattr(extractor, "n_samples", None):
+        longest = default = samples / rate  # Whisper pads shorter windows with silence
+    elif samples := getattr(extractor, "nb_max_samples", None):
+        longest = samples / rate  # CLAP cuts a random part of longer ones
+    elif frames := getattr(extractor, "max_length", None):
+        longest = frames / 100  # AST has a frame every 10 ms
     if not 0 <= config.window_seconds <= longest:
         raise InvalidOption(
             f"--window-seconds {config.window_seconds}: this model takes at most {longest:g} s"
