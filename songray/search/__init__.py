@@ -1,6 +1,7 @@
 """From vectors to ranked tracks. In reading order, and all but `build` and `erase` run without Ray:
 
-hnsw          hnswlib graphs: build, measure recall, tune M
+graphs        HNSW graphs, in float32 and in 8 bits
+hnsw          builds graphs, measures their recall, tunes M
 text          text search over titles, artists and albums
 tags          tags of the sound: how they are stored, and how well tracks fit a description by them
 words         words about music → tags

@@ -29,6 +29,7 @@ from songray.search.target import (
 )
 from songray.search.version import (
     LIVE,
+    Bits,
     ShardEntry,
     Version,
     live_tracks,
@@ -58,8 +59,11 @@ class IndexConfig:
     """Run whose embeddings are indexed; may be omitted where the library has only one."""
     recall: float = 0.99
     """Share of the true 10 nearest neighbours that a search returns, on average."""
+    bits: Bits | None = None
+    """Bits a number in the graph's vectors: 32 (hnswlib), or 8 (faiss, mapped from its file), whose search
+    ranks candidates again by the vectors in half precision. The default is as before, at first 32."""
     links: int | None = None
-    """Links per vector (hnswlib's M): more raise the recall and take more memory. The default is the smallest
+    """Links per vector (HNSW's M): more raise the recall and take more memory. The default is the smallest
     number that reaches the recall on a sample."""
     ef_construction: int = 200
     """Candidates that are compared when a vector is added: more raise the recall and slow down the build."""
@@ -85,7 +89,7 @@ class IndexConfig:
 
     def shard_capacity(self, dimension: int, m: int) -> int:
         """Maximum number of tracks in a shard by both limits."""
-        track_bytes = 6 * dimension + 10 * m + ROW_BYTES  # vectors in float32 and float16
+        track_bytes = (3 if self.bits == 8 else 6) * dimension + 10 * m + ROW_BYTES  # and in float16
         track_bytes += CACHED_FILTERS // 8
         return max(1, min(self.shard_tracks, self.shard_mb * 1_000_000 // track_bytes))
 
@@ -106,7 +110,7 @@ class IndexSummary:
         return (
             f"index {version.run}: {verb} version {version.version}, {version.tracks} tracks in "
             f"{len(version.shards)} shards{changes}; recall@10 {version.recall:.4f} at ef {version.ef}, "
-            f"M {version.parameters['M']}{left_out}"
+            f"M {version.parameters['M']}{', 8 bits a number' if version.bits == 8 else ''}{left_out}"
         )
 
 
@@ -120,6 +124,7 @@ def index(library: Library, config: IndexConfig) -> IndexSummary:
     with library.lease(f"indexes/{run}") as lease:
         prune(library, run, config.keep, lease)
         before = newest_version(library, run)
+        config = replace(config, bits=config.bits or (before.bits if before else 32))
         target = find_target(library, run)
         if not len(target):
             raise MissingInput(f"embeddings/{run} is empty: run `songray embed` first")
@@ -135,7 +140,8 @@ def has_options(version: Version, config: IndexConfig) -> bool:
     """Whether a version was built with these options."""
     m = config.links or version.parameters["M"]
     parameters = {"M": m, "ef_construction": config.ef_construction}
-    return (version.parameters, version.recall_target) == (parameters, config.recall)
+    options = (parameters, config.recall, config.bits)
+    return (version.parameters, version.recall_target, version.bits) == options
 
 
 def build(
@@ -163,6 +169,7 @@ def build(
         shards=[],
         made_with=runs.software_versions(),
         tags=tags,
+        bits=config.bits or 32,
     )
     parts = target.split(config.shard_capacity(dimension, parameters["M"]))
     built = build_shards(library, version, config.threads, reference, [(None, part) for part in parts])
@@ -185,7 +192,7 @@ def comparable(library: Library, run: str, target: Target) -> Target:
 def prepare(
     library: Library, run: str, config: IndexConfig, target: Target
 ) -> tuple[Reference, dict[str, int], dict[str, list[float]]]:
-    """Worker: the reference of a new index, hnswlib's parameters, and the statistics of the run's tags. M is
+    """Worker: the reference of a new index, HNSW's parameters, and the statistics of the run's tags. M is
     tuned on a sample where it is not given."""
     from songray.search.hnsw import tune_m
 
@@ -194,7 +201,7 @@ def prepare(
     labels = runs.tags_of(library, runs.choose(library, run))
     vectors, levels = read_tagged_vectors(library, run, sample, len(labels))
     tracks = sample.rows["key"][:REFERENCE_TRACKS] >> REVISION_BITS
-    m = config.links or tune_m(vectors, config.ef_construction, config.recall)
+    m = config.links or tune_m(vectors, config.ef_construction, config.recall, config.bits == 8)
     parameters = {"M": m, "ef_construction": config.ef_construction}
     return Reference(tracks, vectors[:REFERENCE_TRACKS]), parameters, statistics(labels, levels)
 
@@ -274,7 +281,7 @@ def build_shard(
     tracks = read_tracks(library, target, SHOWN)
     if version.tags:
         tracks = tracks.append_column(TAGS, level_column(levels))
-    options = GraphOptions(version.parameters, version.recall_target, threads)
+    options = GraphOptions(version.parameters, version.recall_target, threads, version.bits == 8)
     with tempfile.TemporaryDirectory(prefix="songray-shard-") as temporary:
         folder = Path(temporary)
         with local_copy(library, version.run, before) if before else nullcontext() as old:

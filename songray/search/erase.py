@@ -128,7 +128,7 @@ def rebuild_shard(
     from songray.search.shard import read_rows, to_float32
     from songray.search.shard_files import write_shard
 
-    options = GraphOptions(version.parameters, version.recall_target, IndexConfig.threads)
+    options = GraphOptions(version.parameters, version.recall_target, IndexConfig.threads, version.bits == 8)
     with (
         tempfile.TemporaryDirectory(prefix="songray-shard-") as temporary,
         local_copy(library, version.run, entry) as old,

@@ -1,4 +1,4 @@
-"""hnswlib graphs of unit vectors: build, measure recall, tune M."""
+"""Builds HNSW graphs of unit vectors, measures their recall, and tunes M."""
 
 from __future__ import annotations
 
@@ -7,10 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import hnswlib
 import numpy as np
 
 from songray.library import Vectors
+from songray.search.graphs import (
+    FLOAT_FILE,
+    QUANTISED_FILE,
+    FloatGraph,
+    Graph,
+    QuantisedGraph,
+    search,
+)
 
 K = 10  # neighbours a query over which recall is measured
 EFS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
@@ -21,14 +28,15 @@ RECALL_QUERIES = 256  # at most, and at most a tenth of the vectors
 
 @dataclass(frozen=True)
 class GraphOptions:
-    parameters: dict[str, int]  # hnswlib's M and ef_construction
+    parameters: dict[str, int]  # HNSW's M and ef_construction
     recall_target: float
     threads: int = -1  # -1: one a core
+    quantised: bool = False  # 8 bits a number, by faiss, instead of float32, by hnswlib
 
 
 class BuiltGraph(NamedTuple):
-    graph: hnswlib.Index
-    ef: int  # hnswlib's ef, the candidates that a search keeps
+    graph: Graph
+    ef: int  # HNSW's ef, the candidates that a search keeps
     recall: float  # recall@10 at that ef
 
 
@@ -40,33 +48,42 @@ def build_graph(
 ) -> BuiltGraph:
     """Build a graph of vectors, (tracks, dimension), whose labels are row numbers.
 
-    With `before`, the file of a graph and its vectors, they are added to that graph. Recall is measured with
-    the last vectors as queries, before they are added: like an uploaded song, they are not in the graph. The
-    order of the vectors must not depend on their content.
+    With `before`, the folder of a graph and its vectors, they are added to that graph. Recall is measured
+    with the last vectors as queries, before they are added: like an uploaded song, they are not in the graph.
+    The order of the vectors must not depend on their content.
     """
-    graph = hnswlib.Index(space="cosine", dim=vectors.shape[1])
     existing = before[1] if before else vectors[:0]
-    count = len(existing) + len(vectors)
-    if before:
-        graph.load_index(str(before[0]), max_elements=count)
-    else:
-        graph.init_index(max_elements=count, random_seed=0, **options.parameters)
+    graph = empty_graph(vectors, options) if before is None else read_graph(*before, len(vectors), options)
     added, queries = np.split(vectors, [len(vectors) - min(RECALL_QUERIES, len(vectors) // 10)])
-    labels = np.arange(len(existing), count)
-    graph.add_items(added, labels[: len(added)], num_threads=options.threads)
+    graph.add(added, options.threads)
     searched = np.concatenate([existing, added]) if before else added
     ef, recall = measure_recall(graph, searched, queries, options.recall_target, efs)
     if len(queries):
-        graph.add_items(queries, labels[len(added) :], num_threads=options.threads)
+        graph.add(queries, options.threads)
     return BuiltGraph(graph, ef, recall)
 
 
+def empty_graph(vectors: Vectors, options: GraphOptions) -> Graph:
+    """An empty graph for these vectors."""
+    dimension = vectors.shape[1]
+    if options.quantised:
+        return QuantisedGraph.new(dimension, options.parameters, vectors)
+    return FloatGraph.new(dimension, options.parameters, len(vectors))
+
+
+def read_graph(folder: Path, vectors: Vectors, room: int, options: GraphOptions) -> Graph:
+    """The graph of these vectors in a folder, with room for so many more."""
+    if options.quantised:
+        return QuantisedGraph.open(folder / QUANTISED_FILE, grows=True)
+    return FloatGraph.open(folder / FLOAT_FILE, vectors.shape[1], capacity=len(vectors) + room)
+
+
 def measure_recall(
-    graph: hnswlib.Index, vectors: Vectors, queries: Vectors, target: float, efs: Sequence[int]
+    graph: Graph, vectors: Vectors, queries: Vectors, target: float, efs: Sequence[int]
 ) -> tuple[int, float]:
     """The smallest ef whose recall reaches the target, else the largest, and the recall at it.
 
-    Recall is the share of the 10 nearest vectors of each query, by exact search, that the graph returns;
+    Recall is the share of the 10 nearest vectors of each query, by exact search, that a search returns;
     vectors at the same distance count as the same.
     """
     if not len(queries):
@@ -74,18 +91,18 @@ def measure_recall(
     k = min(K, len(vectors))
     least_cosine = np.partition(queries @ vectors.T, -k, axis=1)[:, -k] - 1e-6
     for ef in efs:
-        graph.set_ef(ef)
-        _, distances = graph.knn_query(queries, k=k)
-        recall = float((1 - distances >= least_cosine[:, None]).mean())
+        nearest = search(graph, vectors.__getitem__, queries, k, ef)
+        recall = 0.0 if nearest is None else float((nearest[1] >= least_cosine[:, None]).mean())
         if recall >= target:
             break
     return ef, recall
 
 
-def tune_m(vectors: Vectors, ef_construction: int, recall_target: float) -> int:
+def tune_m(vectors: Vectors, ef_construction: int, recall_target: float, quantised: bool = False) -> int:
     """The smallest M whose graph of these vectors reaches the recall at ef 64, else the largest."""
     for m in M_VALUES:
-        options = GraphOptions({"M": m, "ef_construction": ef_construction}, recall_target)
+        parameters = {"M": m, "ef_construction": ef_construction}
+        options = GraphOptions(parameters, recall_target, quantised=quantised)
         if build_graph(vectors, options, efs=(TUNING_EF,)).recall >= recall_target:
             break
     return m

@@ -1,6 +1,7 @@
 """One shard of an index, opened for reading from a local folder of these files:
 
-graph.hnsw      hnswlib, cosine space; a label is a row number of the other files
+graph.hnsw      HNSW graph (songray/search/graphs.py), or graph.faiss where it is quantised; a label is a row
+                number of the other files
 vectors.npy     float16, (tracks, dimension), length 1; mapped: vectors of seeds, and exact search
 tracks.arrow    Arrow IPC, mapped: SHOWN, COMPUTED under names with an underscore before, and, where the run
                 gives tags, their levels as _tags (songray/search/tags.py)
@@ -9,11 +10,11 @@ names.sqlite    text search (songray/search/text.py)
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
-import hnswlib
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
@@ -25,9 +26,10 @@ from songray.library import Row, Vectors
 from songray.search import text
 from songray.search.candidates import CANDIDATE, POINT, Box, Candidates, Points, by_cosine
 from songray.search.filters import CACHED_CHARACTERS, CACHED_FILTERS, EVERYTHING, Filters
+from songray.search.graphs import SPARE, Labels, open_graph, search
 from songray.search.hnsw import K
 from songray.search.tags import Levels, Tags
-from songray.search.version import GRAPH, TEXT, TRACKS, VECTORS
+from songray.search.version import TEXT, TRACKS, VECTORS
 
 SHOWN = (
     "track_id", "source", "title", "artist_ids", "artist_names", "album_id", "album", "release_date",
@@ -35,6 +37,7 @@ SHOWN = (
 )  # fmt: skip
 COMPUTED = {"x": "f4", "y": "f4", "artist": "i8", "album": "i8", "recording": "i8",
             "title": "i8", "duration": "f4", "year": "i2"}  # fmt: skip
+OF_CANDIDATES = [name for name in COMPUTED if name in (CANDIDATE.names or ())]
 TAGS = "_tags"  # column of the levels of the tags
 FACET_COLUMNS = {
     "genres": ("genres",),
@@ -46,9 +49,6 @@ NO_TAGS = Tags()
 EXACT_ROWS = 12  # whose cosines take as long as one more neighbour in the graph
 GRAPH_MARGIN = 1.5  # neighbours requested from the graph, relative to the mean that a filter needs
 ROWS_AT_ONCE = 1 << 13  # whose vectors fit in the processor's cache
-SPARE = 10  # further candidates of a search by float16, whose rounding may exchange neighbours
-
-Labels = NDArray[np.int64]
 
 
 class Shard:
@@ -62,27 +62,19 @@ class Shard:
         self._tracks = read_rows(folder)
         self._levels = tag_levels(self._tracks, len(tags.labels))
         self._vectors = np.load(folder / VECTORS, mmap_mode="r")
-        self._graph = hnswlib.Index(space="cosine", dim=self._vectors.shape[1])
-        self._graph.load_index(str(folder / GRAPH))
-        for label in deleted:
-            self._graph.mark_deleted(label)
+        self._graph = open_graph(folder, self._vectors.shape[1], deleted)
         self._text = text.TextIndex(folder / TEXT)
         self._live = np.ones(self._tracks.num_rows, bool)
         self._live[list(deleted)] = False
         self._column = {name: self._tracks[f"_{name}"].to_numpy() for name in COMPUTED}
-        self._candidates = np.zeros(self._tracks.num_rows, CANDIDATE)
-        self._candidates["shard"], self._candidates["label"] = number, np.arange(self._tracks.num_rows)
-        for name in set(CANDIDATE.names or ()) & set(COMPUTED):
-            self._candidates[name] = self._column[name]
-        numbers = self._tracks["track_key"].to_numpy() >> REVISION_BITS
-        labels = np.flatnonzero(self._live)
-        self._by_number = labels[np.argsort(numbers[labels], kind="stable")]  # hashes: a random order
-        self._numbers = numbers[self._by_number]
+        self._keys = self._tracks["track_key"].to_numpy()
+        by_number = np.argsort(self._keys, kind="stable").astype(np.int32)  # hashes: a random order
+        self._by_number = by_number[self._live[by_number]]
         self._match_once = lru_cache(maxsize=CACHED_FILTERS)(self._match)
 
     def __len__(self) -> int:
         """Live tracks."""
-        return len(self._numbers)
+        return len(self._by_number)
 
     def find(self, track_ids: Sequence[str]) -> dict[str, int]:
         """Labels of the ids that the shard contains."""
@@ -90,15 +82,23 @@ class Shard:
         for track_id in track_ids:
             first = track_number(track_id)
             probes = (first, first + MAX_PROBES, first + MAX_PROBES - NUMBERS)  # modulo NUMBERS
-            start, end, wrapped = np.searchsorted(self._numbers, probes)
+            start, end, wrapped = (bisect_left(self._by_number, n, key=self._number) for n in probes)
             for label in (*self._by_number[start:end].tolist(), *self._by_number[:wrapped].tolist()):
                 if self._tracks["track_id"][label].as_py() == track_id:
                     labels[track_id] = label
         return labels
 
+    def _number(self, label: int) -> int:
+        return int(self._keys[label]) >> REVISION_BITS
+
     def candidates(self, labels: Sequence[int] | Labels) -> Candidates:
-        """Candidates without a cosine."""
-        return self._candidates[np.asarray(labels, np.int64)]
+        """Candidates without a cosine, in the shape of the labels."""
+        labels = np.asarray(labels, np.int64)
+        candidates = np.zeros(labels.shape, CANDIDATE)
+        candidates["shard"], candidates["label"] = self.number, labels
+        for name in OF_CANDIDATES:
+            candidates[name] = self._column[name].take(labels)
+        return candidates
 
     def vectors(self, labels: Sequence[int] | Labels) -> Vectors:
         """(labels, dimension), of length 1."""
@@ -108,12 +108,12 @@ class Shard:
         self, queries: Vectors, k: int, filters: Filters = EVERYTHING, ef: int = 64
     ) -> list[Candidates]:
         """For each query, (queries, dimension), the k nearest live tracks that match, or all where fewer do:
-        by descending cosine, then label. `ef` is hnswlib's, the candidates that its search keeps."""
+        by descending cosine, then label. `ef` is HNSW's, the candidates that its search keeps."""
         mask = self._live if filters == EVERYTHING else self._mask(filters)
         live, matching = len(self), len(self) if filters == EVERYTHING else int(np.count_nonzero(mask))
         k = min(k, matching)
         if not k:
-            return [self._candidates[:0]] * len(queries)
+            return [self.candidates([])] * len(queries)
         depth = k
         if matching < live:
             depth = int(np.ceil(GRAPH_MARGIN * k * live / matching))
@@ -138,24 +138,22 @@ class Shard:
         labels = np.flatnonzero(mask & ~np.isnan(scores))
         if len(labels) > k:  # sort only the best, and all that equal the last of them
             labels = labels[scores[labels] >= np.partition(scores[labels], -k)[-k]]
-        candidates = self._candidates[labels]
+        candidates = self.candidates(labels)
         candidates["cosine"] = scores[labels]
         return by_cosine([candidates], k)
 
     def _search_graph(self, queries: Vectors, depth: int, ef: int) -> Candidates | None:
         """At least `depth` candidates for each query, (queries, candidates), nearest first; None where the
         graph returns fewer."""
-        if self._graph.ef != ef:
-            self._graph.set_ef(ef)
-        k = depth if depth <= max(K, ef // 2) else min(2 * depth, len(self))  # hnswlib's ef is at least its k
-        try:
-            labels, distances = self._graph.knn_query(queries, k=k)
-        except RuntimeError:  # how hnswlib reports that it has fewer
+        k = depth if depth <= max(K, ef // 2) else min(2 * depth, len(self))  # HNSW's ef is at least its k
+        nearest = search(self._graph, self.vectors, queries, k, ef)
+        if nearest is None:
             return None
-        candidates: Candidates = self._candidates.take(labels)
-        np.subtract(1, distances, out=candidates["cosine"])
-        if (distances[:, 1:] == distances[:, :-1]).any():
-            order = np.lexsort((labels, distances), axis=-1)
+        labels, cosines = nearest
+        candidates = self.candidates(labels)
+        candidates["cosine"] = cosines
+        if (cosines[:, 1:] == cosines[:, :-1]).any():
+            order = np.lexsort((labels, -cosines), axis=-1)
             candidates = np.take_along_axis(candidates, order, axis=1)
         return candidates
 
@@ -168,7 +166,7 @@ class Shard:
         cosines, top_labels = (np.concatenate(side, axis=1) for side in zip(*tops, strict=True))
         nearest = []
         for query, chosen in zip(units, _top(cosines, top_labels, k + SPARE)[1], strict=True):
-            candidates = self._candidates.take(chosen)
+            candidates = self.candidates(chosen)
             candidates["cosine"] = self.vectors(chosen) @ query
             nearest.append(by_cosine([candidates], k))
         return nearest
@@ -236,13 +234,14 @@ class Shard:
     def points(self, bbox: Box | None, limit: int) -> Points:
         """A sample of the points of the map in a box, by ascending sample rank: a smaller box contains all
         points that a larger one shows there."""
-        labels, ranks = self._by_number, self._numbers
+        labels = self._by_number
         if bbox is not None:
             x, y = self._column["x"][labels], self._column["y"][labels]
             left, bottom, right, top = bbox
             inside = (left <= x) & (x <= right) & (bottom <= y) & (y <= top)
-            labels, ranks = labels[inside], ranks[inside]
-        labels, ranks = labels[:limit], ranks[:limit]
+            labels = labels[inside]
+        labels = labels[:limit]
+        ranks = self._keys[labels] >> REVISION_BITS
         points = np.empty(len(labels), POINT)
         points["shard"], points["label"], points["sample_rank"] = self.number, labels, ranks
         points["x"], points["y"] = self._column["x"][labels], self._column["y"][labels]

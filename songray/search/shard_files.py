@@ -18,7 +18,7 @@ from songray.search.hnsw import GraphOptions, build_graph
 from songray.search.reference import Reference
 from songray.search.shard import COMPUTED, SHOWN, TAGS, read_rows, unit_vectors
 from songray.search.tags import Levels
-from songray.search.version import GRAPH, TEXT, TRACKS, VECTORS
+from songray.search.version import TEXT, TRACKS, VECTORS
 
 
 class Measured(NamedTuple):
@@ -38,9 +38,9 @@ def write_shard(
     where the run gives tags, TAGS), appended to those of the shard in the folder `before`, if given."""
     halves = vectors.astype(np.float16)
     existing = np.load(before / VECTORS) if before else halves[:0]
-    old_graph = (before / GRAPH, unit_vectors(existing)) if before else None
+    old_graph = (before, unit_vectors(existing)) if before else None
     graph, ef, recall = build_graph(unit_vectors(halves), options, old_graph)
-    graph.save_index(str(folder / GRAPH))
+    graph.save(folder)
     np.save(folder / VECTORS, np.concatenate([existing, halves]))
     rows = with_computed_columns(tracks, vectors, reference)
     if before:

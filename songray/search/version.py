@@ -2,7 +2,7 @@
 
 Whoever publishes or prunes holds the lease "indexes/<run>".
 
-indexes/<run>/shards/<shard>/           FILES of a shard, which versions share
+indexes/<run>/shards/<shard>/           files of a shard, which versions share
 indexes/<run>/<version>/reference.npy   the reference, the same in all versions until one is built anew
 indexes/<run>/<version>/manifest.json   the fields of Version; written last: no version is without
 """
@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -34,7 +35,8 @@ from songray.search.bitmap import Labels, pack, unpack
 from songray.search.reference import Reference
 from songray.storage import create, read_json, storage_errors
 
-GRAPH, VECTORS, TRACKS, TEXT = FILES = ("graph.hnsw", "vectors.npy", "tracks.arrow", "names.sqlite")
+VECTORS, TRACKS, TEXT = "vectors.npy", "tracks.arrow", "names.sqlite"  # beside the graph: see graphs.py
+Bits = Literal[8, 32]
 LIVE = np.dtype([("key", "i8"), ("checksum", "i8"), ("label", "i8")])
 SPARED_SECONDS = 3600.0  # since a shard was written, in which no process that lost its lease deletes it
 
@@ -63,13 +65,14 @@ class Version:
     version: str  # "000001"
     tracks: int  # live
     dimension: int
-    parameters: dict[str, int]  # hnswlib's M and ef_construction
+    parameters: dict[str, int]  # HNSW's M and ef_construction
     ef: int
     recall: float  # recall@10 at that ef, against exact search on a sample
     recall_target: float
     shards: list[ShardEntry]
     made_with: dict[str, str]  # versions of the software that built it
     tags: dict[str, list[float]] = field(default_factory=dict)  # see songray/search/tags.py
+    bits: Bits = 32  # a number of the vectors in graphs
 
 
 def newest_version(library: Library, run: str) -> Version | None:
@@ -238,7 +241,7 @@ def store_shard(library: Library, run: str, name: str, folder: Path) -> dict[str
     with storage_errors(destination):
         library.filesystem.create_dir(destination, recursive=True)
         pa.fs.copy_files(str(folder), destination, pa.fs.LocalFileSystem(), library.filesystem)
-    return {file: checksum(folder / file) for file in FILES}
+    return {file.name: checksum(file) for file in sorted(folder.iterdir())}
 
 
 @contextmanager

@@ -127,7 +127,7 @@ class Stats(BaseModel):
     shards: int
     recall: float = Field(description="recall at 10 against exact search, measured on a sample")
     recall_target: float
-    parameters: dict[str, int] = Field(description="parameters of hnswlib")
+    parameters: dict[str, int] = Field(description="parameters of the HNSW graphs")
 
 
 class Health(BaseModel):

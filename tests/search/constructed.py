@@ -46,14 +46,18 @@ def rows(count: int) -> list[dict[str, Any]]:
 
 
 def shard_folder(
-    folder: Path, vectors: np.ndarray, rows: list[dict[str, Any]], before: Path | None = None
+    folder: Path,
+    vectors: np.ndarray,
+    rows: list[dict[str, Any]],
+    before: Path | None = None,
+    options: GraphOptions = OPTIONS,
 ) -> Path:
     """The files of a shard, whose reference is a sample of its own tracks."""
     table = pa.Table.from_pylist(rows, pa.schema(TABLES["tracks"].columns))
     numbers = table["track_key"].to_numpy() >> REVISION_BITS
     sample = np.argsort(numbers)[:50]
     folder.mkdir()
-    write_shard(folder, vectors, table, Reference(numbers[sample], vectors[sample]), OPTIONS, before)
+    write_shard(folder, vectors, table, Reference(numbers[sample], vectors[sample]), options, before)
     return folder
 
 

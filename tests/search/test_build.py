@@ -30,6 +30,7 @@ from songray.search.erase import erase
 from songray.search.index import Index
 from songray.search.ranking import places
 from songray.search.version import (
+    Bits,
     ShardEntry,
     Version,
     delete,
@@ -78,7 +79,11 @@ def test_a_version_is_written_only_when_something_has_changed(embedded: Library)
     assert (grown.new, grown.version.version, grown.version.tracks) == (True, "000002", 308)
     assert len(Index.open(embedded, first.version)) == 300  # the earlier version can still be opened
     assert build(embedded, links=5).parameters["M"] == 5
+    quantised = build(embedded, bits=8)
+    assert (quantised.bits, quantised.parameters["M"]) == (8, 8) and quantised.recall >= 0.99
     assert not index(embedded, IndexConfig()).new  # an option that is omitted is as before
+    add_tracks(embedded, units(8, seed=2), first=308)
+    assert index(embedded, IndexConfig()).version.bits == 8
 
 
 UNCHANGED = """
@@ -86,7 +91,7 @@ import sys
 from songray.library import Library
 from songray.search.build import IndexConfig, index
 print(index(Library.open(sys.argv[1]), IndexConfig()))
-assert not {"ray", "torch", "hnswlib"} & set(sys.modules)
+assert not {"ray", "torch", "hnswlib", "faiss"} & set(sys.modules)
 """
 
 
@@ -112,8 +117,9 @@ def test_tracks_in_the_current_format_do_not_change_an_index_of_the_earlier_one(
     assert not index(library, IndexConfig()).new
 
 
-def test_new_tracks_fill_the_last_shard_and_the_others_stay(embedded: Library) -> None:
-    config = IndexConfig(shard_tracks=200)
+@pytest.mark.parametrize("bits", [32, 8])
+def test_new_tracks_fill_the_last_shard_and_the_others_stay(embedded: Library, bits: Bits) -> None:
+    config = IndexConfig(shard_tracks=200, bits=bits)
     before = index(embedded, config).version
     add_tracks(embedded, units(90, seed=1), first=300)
     add_tracks(embedded, units(40, seed=2), first=390)
@@ -173,13 +179,13 @@ steps = st.lists(
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(steps=steps)
+@given(steps=steps, bits=st.sampled_from([32, 8]))
 def test_the_live_tracks_do_not_depend_on_the_order_of_changes(
-    steps: list[tuple[str, Any]], tmp_path: Path
+    steps: list[tuple[str, Any]], bits: Bits, tmp_path: Path
 ) -> None:
     library = add_run(Library.open(tempfile.mkdtemp(dir=tmp_path)))
     add_tracks(library, units(20))
-    config = IndexConfig(shard_tracks=25, links=8)
+    config = IndexConfig(shard_tracks=25, links=8, bits=bits)
     index(library, config)
     expected, count = {f"a:{number}": units(20)[number] for number in range(20)}, 20
     for number_of_steps, (step, value) in enumerate(steps):
@@ -332,9 +338,10 @@ def test_missing_embeddings_and_invalid_options_are_refused(library: Library) ->
         IndexConfig(links=1)
 
 
-def test_shards_together_return_what_a_single_one_returns(embedded: Library) -> None:
+@pytest.mark.parametrize("bits", [32, 8])
+def test_shards_together_return_what_a_single_one_returns(embedded: Library, bits: Bits) -> None:
     single = Index.open(embedded, build(embedded))
-    sharded = Index.open(embedded, build(embedded, shard_tracks=70, compact=True))
+    sharded = Index.open(embedded, build(embedded, shard_tracks=70, compact=True, bits=bits))
     assert [entry.tracks for entry in sharded.version.shards] == [60] * 5
     queries = units(20, seed=9)
     pairs = zip(run(sharded.nearest(queries, 25)), run(single.nearest(queries, 25)), strict=True)

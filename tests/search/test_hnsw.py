@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from constructed import OPTIONS, units
 
+from songray.search.graphs import Graph, search
 from songray.search.hnsw import M_VALUES, GraphOptions, build_graph, measure_recall, tune_m
 
 
-def exact_recall(graph: object, vectors: np.ndarray, queries: np.ndarray) -> float:
-    labels, _ = graph.knn_query(queries, k=10)  # type: ignore[attr-defined]
-    nearest = np.argsort(-(queries @ vectors.T), axis=1)[:, :10]
-    pairs = zip(labels, nearest, strict=True)
+def exact_recall(graph: Graph, vectors: np.ndarray, queries: np.ndarray, ef: int) -> float:
+    nearest = search(graph, vectors.__getitem__, queries, 10, ef)
+    assert nearest is not None
+    truths = np.argsort(-(queries @ vectors.T), axis=1)[:, :10]
+    pairs = zip(nearest[0].tolist(), truths.tolist(), strict=True)
     return float(np.mean([len(set(row) & set(truth)) / 10 for row, truth in pairs]))
 
 
+@pytest.mark.parametrize("quantised", [False, True])
 @pytest.mark.parametrize("ef", [16, 128])
-def test_measured_recall_is_that_of_exact_search(ef: int) -> None:
+def test_measured_recall_is_that_of_exact_search(ef: int, quantised: bool) -> None:
     vectors, queries = units(3000, dimension=32), units(200, dimension=32, seed=1)
-    graph = build_graph(vectors, GraphOptions({"M": 4, "ef_construction": 20}, recall_target=0.5)).graph
+    graph = build_graph(
+        vectors, GraphOptions({"M": 4, "ef_construction": 20}, 0.5, quantised=quantised)
+    ).graph
     measured_ef, recall = measure_recall(graph, vectors, queries, 1.0, (ef,))
-    assert measured_ef == ef and recall == pytest.approx(exact_recall(graph, vectors, queries), abs=1e-9)
+    assert measured_ef == ef and recall == pytest.approx(exact_recall(graph, vectors, queries, ef), abs=1e-9)
 
 
 def test_ef_is_the_smallest_that_reaches_the_target() -> None:
@@ -35,17 +41,32 @@ def test_ef_is_the_smallest_that_reaches_the_target() -> None:
     assert measure_recall(graph, vectors, queries, 1.1, (16, 64, 256)) == (256, recalls[2])
 
 
-def test_a_graph_from_a_file_grows(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [OPTIONS, replace(OPTIONS, quantised=True)])
+def test_a_graph_from_a_file_grows(tmp_path: Path, options: GraphOptions) -> None:
     vectors = units(500)
-    build_graph(vectors[:300], OPTIONS).graph.save_index(str(tmp_path / "graph"))
-    grown = build_graph(vectors[300:], OPTIONS, before=(tmp_path / "graph", vectors[:300]))
-    assert grown.recall >= OPTIONS.recall_target
-    assert exact_recall(grown.graph, vectors, units(50, seed=1)) > 0.95
+    build_graph(vectors[:300], options).graph.save(tmp_path)
+    grown = build_graph(vectors[300:], options, before=(tmp_path, vectors[:300]))
+    assert grown.recall >= options.recall_target
+    assert exact_recall(grown.graph, vectors, units(50, seed=1), grown.ef) > 0.95
 
 
-def test_fewer_than_ten_vectors_need_no_queries() -> None:
-    graph, _, recall = build_graph(units(5), OPTIONS)
-    assert (graph.get_current_count(), recall) == (5, 1.0)
+@pytest.mark.parametrize("options", [OPTIONS, replace(OPTIONS, quantised=True)])
+def test_fewer_than_ten_vectors_need_no_queries(options: GraphOptions) -> None:
+    graph, _, recall = build_graph(units(5), options)
+    assert (len(graph), recall) == (5, 1.0)
+
+
+def test_a_quantised_search_ranks_by_true_cosines() -> None:
+    """Vectors that are equal in eight bits, since two that are far away determine the range."""
+    near = np.array([[1, step / 1000] for step in range(25)], np.float32)
+    vectors = np.concatenate([near, [[-1, 0], [0, -1], [0, 1]]]).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    graph = build_graph(vectors, replace(OPTIONS, quantised=True)).graph
+    rounded = graph.nearest(vectors[:1], 10, 64)
+    ranked = search(graph, vectors.__getitem__, vectors[:1], 10, 64)
+    assert rounded is not None and ranked is not None
+    assert ranked[0][0].tolist() == list(range(10)) != rounded[0][0].tolist()
+    assert ranked[1][0] == pytest.approx(vectors[:10] @ vectors[0], abs=1e-6)
 
 
 def test_a_higher_recall_takes_more_links() -> None:

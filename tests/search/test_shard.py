@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gc
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from constructed import GENRES, rows, shard_folder, units
+from constructed import GENRES, OPTIONS, rows, shard_folder, units
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -63,11 +64,19 @@ SMALL, LARGE = 400, 3000
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+def folders(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> dict[int, Path]:
     place = tmp_path_factory.mktemp("shards")
-    return {count: shard_folder(place / f"{count}", units(count), rows(count)) for count in (SMALL, LARGE)}
+    options = replace(OPTIONS, quantised=getattr(request, "param", False))
+    return {
+        count: shard_folder(place / f"{count}", units(count), rows(count), options=options)
+        for count in (SMALL, LARGE)
+    }
 
 
+in_both_precisions = pytest.mark.parametrize("folders", [False, True], indirect=True, ids=["float", "8 bits"])
+
+
+@in_both_precisions
 @settings(max_examples=100, deadline=None)
 @given(
     filters=filters, k=st.integers(1, 30), deleted=st.sets(st.integers(0, SMALL - 1)), seed=st.integers(0, 99)
@@ -88,6 +97,7 @@ def test_search_among_few_tracks_is_exact(
     assert len(shard.nearest(query, SMALL, filters)[0]) == len(matching)
 
 
+@in_both_precisions
 @settings(max_examples=25, deadline=None)
 @given(
     genres=some(*GENRES),
@@ -115,6 +125,7 @@ def test_search_among_many_tracks_returns_k_that_are_near(
     assert hits / (len(queries) * min(k, len(matching))) > 0.75  # in eight dimensions, also at ef 4
 
 
+@in_both_precisions
 def test_a_shard_whose_tracks_are_all_deleted_returns_nothing(folders: dict[int, Path]) -> None:
     shard = Shard(folders[SMALL], range(SMALL))
     assert len(shard) == 0 and shard.find(["a:1"]) == {} and shard.search("song", 5) == []
@@ -122,9 +133,10 @@ def test_a_shard_whose_tracks_are_all_deleted_returns_nothing(folders: dict[int,
     assert len(shard.points(None, 10)) == 0
 
 
-def test_equal_cosines_are_sorted_by_label(tmp_path: Path) -> None:
-    vectors = np.repeat(units(3), 5, axis=0)
-    shard = Shard(shard_folder(tmp_path / "shard", vectors, rows(15)))
+@pytest.mark.parametrize("quantised", [False, True])
+def test_equal_cosines_are_sorted_by_label(tmp_path: Path, quantised: bool) -> None:
+    vectors, options = np.repeat(units(3), 5, axis=0), replace(OPTIONS, quantised=quantised)
+    shard = Shard(shard_folder(tmp_path / "shard", vectors, rows(15), options=options))
     (nearest,) = shard.nearest(vectors[:1], 5)
     assert nearest["label"].tolist() == [0, 1, 2, 3, 4]
 

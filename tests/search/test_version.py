@@ -18,10 +18,14 @@ from songray.errors import Conflict, CorruptData
 from songray.keys import REVISION_BITS, KeySet, track_key
 from songray.leases import Lease
 from songray.library import Library
+from songray.search.graphs import FLOAT_FILE
+from songray.search.hnsw import GraphOptions
 from songray.search.index import Index
 from songray.search.reference import Reference
 from songray.search.version import (
-    FILES,
+    TEXT,
+    TRACKS,
+    VECTORS,
     ShardEntry,
     Version,
     checksum,
@@ -38,15 +42,17 @@ from songray.search.version import (
 REFERENCE = Reference(np.arange(3), units(3))
 
 
-def write_version(library: Library, shards: list[str], count: int = 40) -> Version:
+def write_version(
+    library: Library, shards: list[str], count: int = 40, options: GraphOptions = OPTIONS
+) -> Version:
     """Publish a version of these shards; those that do not exist are written."""
     entries = []
     for number, name in enumerate(shards):
         folder = Path(library.path("indexes", RUN, "shards", name))
         folder.parent.mkdir(parents=True, exist_ok=True)
         if not folder.exists():
-            shard_folder(folder, units(count, seed=number), rows(count))
-        checksums = {file: checksum(folder / file) for file in FILES}
+            shard_folder(folder, units(count, seed=number), rows(count), options=options)
+        checksums = {file.name: checksum(file) for file in folder.iterdir()}
         entries.append(ShardEntry(name, count, "", 16 + number, 0.99, checksums))
     name = next_version(newest_version(library, RUN))
     version = Version(RUN, name, 0, 8, OPTIONS.parameters, 0, 0.0, 0.99, entries, {})
@@ -151,7 +157,7 @@ def test_checksums_of_live_tracks_have_no_completeness(library: Library) -> None
     assert live["key"].tolist() == [row["track_key"] for row in rows(40)]
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", [FLOAT_FILE, VECTORS, TRACKS, TEXT])
 @pytest.mark.parametrize("damage", ["changed", "truncated", "missing"])
 def test_a_damaged_file_is_refused(library: Library, name: str, damage: str) -> None:
     version = write_version(library, ["a"])
@@ -174,9 +180,14 @@ def test_a_damaged_manifest_is_named(library: Library, content: str) -> None:
         newest_version(library, RUN)
 
 
-def test_shards_are_copied_where_files_cannot_be_mapped(library: Library) -> None:
-    version = write_version(library, ["a"])
+@pytest.mark.parametrize("quantised", [False, True])
+def test_shards_are_copied_where_files_cannot_be_mapped(library: Library, quantised: bool) -> None:
+    version = write_version(library, ["a"], options=replace(OPTIONS, quantised=quantised))
     remote = Library(pa.fs.SubTreeFileSystem("/", library.filesystem), library.root)
     copied, mapped = Index.open(remote, version), Index.open(library, version)
     assert copied.shards[0].rows(range(40)) == mapped.shards[0].rows(range(40))
     assert copied.shards[0].search("song 17", 1) == mapped.shards[0].search("song 17", 1)
+    queries = units(5, seed=9)
+    of_copy, of_file = (index.shards[0].nearest(queries, 20) for index in (copied, mapped))
+    columns = ["label", "cosine"]
+    assert [row[columns].tolist() for row in of_copy] == [row[columns].tolist() for row in of_file]
