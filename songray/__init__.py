@@ -28,6 +28,7 @@ and what stands on them:
 
 takedown     what tables hold of removed tracks
 amend        tracks that are removed, or processed again
+merge        small files of tables become larger ones
 pipeline     all stages in order on one machine
 jobs         the options and functions of all jobs
 command      the command line: `songray`, `python -m songray`, and the scripts in jobs/

@@ -26,6 +26,7 @@ from songray.learning.models import MODELS
 from songray.learning.runs import ADAPTATION, FUSION
 from songray.learning.train import TrainConfig, train
 from songray.library import DEFAULT_LIBRARY, Library
+from songray.merge import MergeConfig, merge
 from songray.pipeline import PipelineConfig, pipeline
 from songray.search.build import IndexConfig, index
 from songray.service.options import ServeConfig
@@ -148,6 +149,10 @@ def _revise(config: ReviseConfig = ReviseConfig(), library: WritableLibrary = DE
     print(revise(library.open(), config))
 
 
+def _merge(config: MergeConfig = MergeConfig(), library: WritableLibrary = DEFAULT) -> None:
+    print(merge(library.open(), config))
+
+
 def _synthesize(config: SyntheticSource = SyntheticSource()) -> None:
     from songray.catalogue.sources.synthetic.server import serve_forever
 
@@ -190,5 +195,6 @@ JOBS = {
     ),
     "remove": Job("Remove tracks from all tables and indexes; later crawls skip them.", _remove),
     "revise": Job("Have tracks processed again whose failures counted as permanent.", _revise),
+    "merge": Job("Merge the small files of tables, which many small runs leave behind.", _merge),
     "synthesize": Job("Serve the audio of the synthetic catalogue on 127.0.0.1, until Ctrl-C.", _synthesize),
 }

@@ -85,9 +85,10 @@ class Table:
 
     def files(self) -> list[str]:
         """Paths of the finished data files, oldest crawl first."""
-        return [info.path for info in self._infos()]
+        return [info.path for info in self.infos()]
 
-    def _infos(self) -> list[pa.fs.FileInfo]:
+    def infos(self) -> list[pa.fs.FileInfo]:
+        """The finished data files, oldest crawl first."""
         infos = list_infos(self.filesystem, self.path)  # first: a file that appears later is not in it
         notes = list_files(self.filesystem, self.checkpoint_path)
         unfinished = unfinished_prefixes(self.filesystem, notes)
@@ -101,7 +102,7 @@ class Table:
         """The key index of the finished rows."""
         columns = self.kind.indexed or ()
         read = partial(self._rows_with_file, ["track_key", *columns])
-        return up_to_date(self._empty_index(self.key_paths[0], self.path, columns), self._infos(), read)
+        return up_to_date(self._empty_index(self.key_paths[0], self.path, columns), self.infos(), read)
 
     def finished_keys(self) -> Keys:
         """Sorted keys of the rows whose write was committed. Memory: 8 bytes a row."""
@@ -266,12 +267,12 @@ class Table:
                 stored = stored if column.name in stored.names else stored.append(column)
         return dataset.dataset(list(files), schema=stored, filesystem=self.filesystem, format="parquet")
 
-    def append(self, rows: pa.Table, name: str) -> str:
+    def append(self, rows: pa.Table, name: str, row_group_rows: int | None = None) -> str:
         """Add one file, whole or not at all; returns its path. Files are read in the order of their names."""
         with storage_errors(self.path):
             self.filesystem.create_dir(self.path, recursive=True)
             path = posixpath.join(self.path, f"{name}-{uuid.uuid4().hex[:8]}.parquet")
-            write_parquet(self.filesystem, path, rows)
+            write_parquet(self.filesystem, path, rows, row_group_rows)
         return path
 
     def clean(self) -> None:
