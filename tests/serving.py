@@ -20,6 +20,7 @@ from conftest import free_port, tone
 from starlette.exceptions import HTTPException
 
 from songray.audio.extract import Extraction, extract_batch
+from songray.catalogue.sources.base import AudioLocation
 from songray.catalogue.sources.registry import SearchableSource
 from songray.keys import track_key
 from songray.learning import runs
@@ -28,7 +29,7 @@ from songray.learning.encoder import ModelEncoder, load, save
 from songray.learning.models import MODELS
 from songray.learning.models.build import build
 from songray.learning.runs import Run
-from songray.library import TABLES, Library, Vectors
+from songray.library import TABLES, Library, Row, Vectors
 from songray.search.build import IndexConfig, index
 from songray.search.index import Index
 from songray.service.api import create_api
@@ -92,7 +93,7 @@ def add_tracks(library: Library, folder: Path, numbers: range) -> None:
             "genres": ["Electro" if number % 2 else "Folk"],
             "release_date": f"{1980 + number}",
             "duration_seconds": 100.0 + number,
-            "location": f"https://x.test/{number}.mp3" if number % 3 else "/private/place.mp3",
+            "location": f"https://x.test/{number}.mp3" if number % 3 else str(folder / f"{number}.flac"),
         }
         for number, key, track_id in zip(numbers, keys, ids, strict=True)
     ]
@@ -141,6 +142,9 @@ class LocalService:
         if self.vector is None:
             raise HTTPException(415, "this service has no encoder")
         return self.vector
+
+    async def locate(self, track: Row) -> AudioLocation:
+        return AudioLocation(track["location"], is_public=False)
 
     async def first_preview(self, source: SearchableSource, words: str) -> tuple[str, bytes]:
         raise HTTPException(404, "this service has no external sources")

@@ -3,8 +3,10 @@
 graphs        HNSW graphs, in float32 and in 8 bits
 hnsw          builds graphs, measures their recall, tunes M
 text          text search over titles, artists and albums
+halves        vectors stored as float16
 tags          tags of the sound: how they are stored, and how well tracks fit a description by them
 words         words about music → tags
+attributes    attributes of tracks by which a map is coloured
 filters       which tracks a query may return
 reference     the sample of tracks that determines the axes of the map
 candidates    what a search in a shard finds: candidates and points, sorted and merged

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from songray.library import Library, Row, Vectors
+from songray.search.attributes import CATEGORICAL
 from songray.search.candidates import Box, Candidates, Place, Points, by_cosine, merge, merge_points
 from songray.search.filters import EVERYTHING, Filters
 from songray.search.shard import Shard
@@ -64,6 +67,14 @@ class Index:
             calls = (asyncio.to_thread(shard.nearest, queries, k, filters, ef) for shard in shards)
             parts = await asyncio.gather(*calls)
         return merge(parts, len(queries), k) if len(parts) != 1 else parts[0]
+
+    async def attribute(self, places: Sequence[Place], name: str, query: Vectors | None) -> NDArray[Any]:
+        """An attribute of tracks, or their cosine with a query: see Shard.attribute."""
+        numbers, labels = np.array(places, np.int64).reshape(-1, 2).T
+        values = np.empty(len(labels), object if query is None and name in CATEGORICAL else np.float32)
+        for number, shard in self.shards.items():
+            values[numbers == number] = shard.attribute(labels[numbers == number], name, query)
+        return values
 
     async def described(self, weights: dict[str, float], k: int, filters: Filters = EVERYTHING) -> Candidates:
         """The k tracks that match the filters and whose tags fit best: see Shard.described."""

@@ -14,6 +14,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,9 +25,18 @@ from numpy.typing import NDArray
 from songray.keys import MAX_PROBES, NUMBERS, REVISION_BITS, track_number
 from songray.library import Row, Vectors
 from songray.search import text
+from songray.search.attributes import (
+    CATEGORICAL,
+    NUMERIC,
+    categories,
+    numbers,
+    strongest_tags,
+    tag_probabilities,
+)
 from songray.search.candidates import CANDIDATE, POINT, Box, Candidates, Points, by_cosine
 from songray.search.filters import CACHED_CHARACTERS, CACHED_FILTERS, EVERYTHING, Filters
 from songray.search.graphs import SPARE, Labels, open_graph, search
+from songray.search.halves import to_float32, unit_vectors
 from songray.search.hnsw import K
 from songray.search.tags import Levels, Tags
 from songray.search.version import TEXT, TRACKS, VECTORS
@@ -247,6 +257,19 @@ class Shard:
         points["x"], points["y"] = self._column["x"][labels], self._column["y"][labels]
         return points
 
+    def attribute(self, labels: Labels, name: str, query: Vectors | None = None) -> NDArray[Any]:
+        """An attribute of tracks, (labels,): see songray/search/attributes.py; the cosine of a query,
+        (dimension,), where there is one."""
+        if query is not None:
+            return self.vectors(labels) @ query
+        if name in NUMERIC:
+            return numbers(self._column, labels, name)
+        if name == "tag":
+            return strongest_tags(self.tags, self._levels[labels])
+        if name in CATEGORICAL:
+            return categories(self._tracks, labels, name)
+        return tag_probabilities(self.tags, self._levels[labels], name)
+
     def search(self, query: str, limit: int) -> list[tuple[int, float]]:
         """Labels and scores, 0…1, of the tracks whose title, artists and album match a text, best first; a
         random sample of all tracks where the text has no words."""
@@ -265,24 +288,6 @@ def tag_levels(rows: pa.RecordBatch, count: int) -> Levels:
     if TAGS not in rows.schema.names:
         return np.zeros((rows.num_rows, count), np.uint8)
     return np.frombuffer(rows[TAGS].buffers()[1], np.uint8).reshape(-1, count)
-
-
-def unit_vectors(halves: NDArray[np.float16]) -> Vectors:
-    """Stored vectors, (tracks, dimension), as float32, scaled to length 1 after rounding, as in the graph."""
-    vectors = to_float32(halves)
-    lengths = np.sqrt(np.einsum("td,td->t", vectors, vectors))[:, None]
-    units: Vectors = vectors / np.maximum(lengths, 1e-12)
-    return units
-
-
-def to_float32(halves: NDArray[np.float16]) -> Vectors:
-    """Convert finite float16 numbers by integer operations: a few times as fast as NumPy's conversion."""
-    bits = halves.view(np.int16).astype(np.int32)
-    bits <<= 13  # the fraction to its place in float32
-    bits &= ~0x70000000  # the copies of the sign that the shift left in the exponent
-    vectors: Vectors = bits.view(np.float32)
-    vectors *= np.float32(2.0**112)  # the bias of float32's exponent is 127, that of float16's is 15
-    return vectors
 
 
 def _top(cosines: Vectors, labels: Labels, k: int) -> tuple[Vectors, Labels]:

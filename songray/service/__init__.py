@@ -8,9 +8,11 @@ dependencies  what the routes depend on
 responses     bodies of responses
 playlists     playlists as M3U8, CSV and XSPF
 metrics       metrics for Prometheus
-page          the page at /, and its Content Security Policy
-routes        the routes of /v1 and of operation
 api_keys      API keys, which the driver ships to the replicas, and their comparison
+audio         links to audio, which expire
+points        points of the map as binary columns
+webpage       the page at /, and its Content Security Policy
+routes        the routes of /v1 and of operation
 opensubsonic  the routes of OpenSubsonic's extension sonicSimilarity
 middlewares   security headers, metrics, access log, authentication, limits of bodies
 api           the FastAPI application
@@ -22,5 +24,5 @@ ingress       the deployment that answers HTTP requests
 haproxy       the environment that puts HAProxy before the ingress
 app           the Ray Serve application
 
-page.html is the source of the page.
+page/ has the files of the page.
 """

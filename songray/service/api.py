@@ -7,21 +7,31 @@ from collections.abc import Callable
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from songray.service import opensubsonic
 from songray.service.api_keys import ApiKeys
+from songray.service.audio import AudioLinks
 from songray.service.dependencies import Service
 from songray.service.metrics import Metrics
 from songray.service.middlewares import SecurityHeadersMiddleware, middlewares
 from songray.service.options import IngressConfig
 from songray.service.problems import ProblemDetailsAPI
-from songray.service.routes import operation, overview, recommendations, tracks
+from songray.service.routes import audio, operation, overview, recommendations, tracks
+from songray.service.webpage import FOLDER
 
 DESCRIPTION = """Recommends music by how it sounds. Errors are problem details (RFC 9457). OpenSubsonic's
 extension sonicSimilarity is served under /rest."""
 # The first route that matches is called: /v1/tracks/{id}/similar is matched before /v1/tracks/{id}.
-ROUTERS = (operation.router, recommendations.router, tracks.router, overview.router, opensubsonic.router)
+ROUTERS = (
+    operation.router,
+    audio.router,
+    recommendations.router,
+    tracks.router,
+    overview.router,
+    opensubsonic.router,
+)
 
 
 class Application(ProblemDetailsAPI):
@@ -49,6 +59,8 @@ def create_api(service: Callable[[], Service], config: IngressConfig, keys: ApiK
         redoc_url=None,
     )
     api.state.service, api.state.keys, api.state.metrics = service, keys, metrics
+    api.state.audio_links = AudioLinks(keys)
     for router in ROUTERS:
         api.include_router(router)
+    api.mount("/page", StaticFiles(directory=FOLDER))
     return api

@@ -6,8 +6,9 @@ from typing import Annotated, Protocol
 
 from fastapi import Depends, Request
 
+from songray.catalogue.sources.base import AudioLocation
 from songray.catalogue.sources.registry import SearchableSource
-from songray.library import Library, Vectors
+from songray.library import Library, Row, Vectors
 from songray.service.snapshots import IndexSnapshot
 
 
@@ -22,6 +23,9 @@ class Service(Protocol):
     async def embed(self, audio: bytes, run: str) -> Vectors:
         """The vector that a run gives audio, (dimension,), of length 1. Raises HTTPException where the audio
         cannot be embedded."""
+
+    async def locate(self, track: Row) -> AudioLocation:
+        """Where the audio of a row of an index is now. Raises HTTPException."""
 
     async def first_preview(self, source: SearchableSource, words: str) -> tuple[str, bytes]:
         """Id and audio of the first result of an external source. Raises HTTPException."""

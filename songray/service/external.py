@@ -6,19 +6,23 @@ Sources answer slowly, or not at all: requests to them have threads of their own
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
 from starlette.exceptions import HTTPException
 
 from songray import web
-from songray.catalogue.sources.base import Source, Track
-from songray.catalogue.sources.registry import AudioServices, SearchableSource
+from songray.catalogue.sources.base import AudioLocation, Source, Track
+from songray.catalogue.sources.registry import DEFAULT_ISRC_SOURCE, AudioServices, SearchableSource
 from songray.errors import FetchError
+from songray.library import Row
 from songray.service.middlewares import AUDIO_BYTES
 from songray.service.problems import unavailable
 
+Result = TypeVar("Result")
 NOT_FOUND_KINDS = ("no_preview", "no_match", "no_data", "no_location")
 PATIENCE_SECONDS = 10.0  # after which a client is told to retry later
 
@@ -29,15 +33,22 @@ class ExternalSources:
     def __init__(self, services: AudioServices, at_once: int) -> None:
         self.services, self.at_once = services, at_once
         self._threads = ThreadPoolExecutor(at_once, "external")
-        self._underway: set[asyncio.Future[tuple[str, bytes]]] = set()
+        self._underway: set[asyncio.Future[Any]] = set()
 
     async def first_preview(self, source: SearchableSource, words: str) -> tuple[str, bytes]:
         """What `first_preview` returns. Raises HTTPException: 503 also where all threads are busy, or where
         the source takes longer than PATIENCE_SECONDS."""
+        return await self._in_thread(source, first_preview, self.services, source, words)
+
+    async def locate(self, track: Row) -> AudioLocation:
+        """The location of a track's audio now. Raises HTTPException, as `first_preview`."""
+        return await self._in_thread(track["source"], locate, self.services, track)
+
+    async def _in_thread(self, source: str, function: Callable[..., Result], *arguments: Any) -> Result:
         if len(self._underway) >= self.at_once:
             raise unavailable("too many requests wait for external sources already")
         loop = asyncio.get_running_loop()
-        fetched = loop.run_in_executor(self._threads, first_preview, self.services, source, words)
+        fetched = loop.run_in_executor(self._threads, function, *arguments)
         self._underway.add(fetched)
         fetched.add_done_callback(self._end)
         await asyncio.wait([fetched], timeout=PATIENCE_SECONDS)  # does not cancel it
@@ -46,7 +57,7 @@ class ExternalSources:
             raise unavailable(detail, PATIENCE_SECONDS)
         return fetched.result()
 
-    def _end(self, fetched: asyncio.Future[tuple[str, bytes]]) -> None:
+    def _end(self, fetched: asyncio.Future[Any]) -> None:
         self._underway.discard(fetched)
         fetched.exception()  # asyncio would log one that nobody waits for any more
 
@@ -60,6 +71,21 @@ def first_preview(services: AudioServices, source: SearchableSource, words: str)
         raise http_error(error) from error
     except (TimeoutError, aiohttp.ClientError) as error:
         raise HTTPException(502, f"the preview of {track.track_id} cannot be fetched: {error!r}") from error
+
+
+def locate(services: AudioServices, track: Row) -> AudioLocation:
+    """Raises HTTPException: 404 where the catalogue has no audio, 502 or 503 where the source fails."""
+
+    async def located() -> AudioLocation:
+        async with web.session() as session:
+            return await services.locate(track, session, DEFAULT_ISRC_SOURCE)
+
+    try:
+        return asyncio.run(located())
+    except FetchError as error:
+        raise http_error(error) from error
+    except (TimeoutError, aiohttp.ClientError) as error:
+        raise HTTPException(502, f"the audio of {track['track_id']} cannot be located: {error!r}") from error
 
 
 def first_track(source: Source, words: str) -> Track:

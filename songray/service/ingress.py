@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from ray.serve.handle import DeploymentHandle
 from starlette.exceptions import HTTPException
 
+from songray.catalogue.sources.base import AudioLocation
 from songray.catalogue.sources.registry import SearchableSource
 from songray.learning import runs
-from songray.library import Library, Vectors
+from songray.library import Library, Row, Vectors
 from songray.search.index import Index
 from songray.search.version import Version
 from songray.service.external import ExternalSources
@@ -69,6 +70,9 @@ class Ingress:
         if upload.vector is None:
             raise HTTPException(STATUSES.get(upload.error, 422), f"{upload.error}: {upload.detail}")
         return upload.vector
+
+    async def locate(self, track: Row) -> AudioLocation:
+        return await self.external.locate(track)
 
     async def first_preview(self, source: SearchableSource, words: str) -> tuple[str, bytes]:
         return await self.external.first_preview(source, words)

@@ -36,11 +36,13 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from songray.service.api_keys import is_key
+from songray.service.audio import PATH as AUDIO_PATH
 from songray.service.metrics import Metrics
 from songray.service.problems import problem_response
 
 PUBLIC_PATHS = ("/", "/healthz", "/readyz", "/openapi.json")  # that need no key
-OPENSUBSONIC_PREFIX = "/rest/"  # whose routes check keys themselves, by OpenSubsonic's rules
+# Files of the page; routes that check keys, by OpenSubsonic's rules, or the signature of a link themselves.
+PUBLIC_PREFIXES = ("/page/", "/rest/", AUDIO_PATH)
 UPLOAD_PATH = "/v1/similar"
 AUDIO_BYTES = 20 << 20
 FORM_BYTES = 1 << 16  # overhead of a multipart form around a file
@@ -152,7 +154,7 @@ class KeyBackend(AuthenticationBackend):
 
     async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, BaseUser] | None:
         path = conn.scope["path"]
-        if path in PUBLIC_PATHS or path.startswith(OPENSUBSONIC_PREFIX):
+        if path in PUBLIC_PATHS or path.startswith(PUBLIC_PREFIXES):
             return None
         scheme, _, key = conn.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and is_key(key.strip(), self.keys):

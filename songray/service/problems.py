@@ -92,6 +92,7 @@ HANDLERS: dict[int | type[Exception], Any] = {
 DESCRIPTIONS = {
     400: "The request cannot be parsed",
     401: "A key is needed: none was sent, or it is not valid",
+    403: "The link has expired, or is not signed",
     404: "A track is not in the index",
     408: "The request took too long",
     413: "The request is too large",

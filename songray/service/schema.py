@@ -67,6 +67,18 @@ class Tracks(IndexResponse):
     tracks: list[Track]
 
 
+Weights = Annotated[
+    dict[str, float],
+    Field(
+        description="the tags that the words ask for; negative: that they exclude", examples=[{"piano": 1.0}]
+    ),
+]
+
+
+class SearchedTracks(Tracks):
+    weights: Weights  # none where the words describe no sound
+
+
 class Match(BaseModel):
     track: Track
     similarity: float = Field(ge=0, le=1, description=SIMILARITY)
@@ -90,9 +102,7 @@ class SimilarToAudio(Matches):
 
 
 class SimilarToText(Matches):
-    weights: dict[str, float] = Field(
-        description="the tags that the words ask for; negative: that they exclude", examples=[{"piano": 1.0}]
-    )
+    weights: Weights
 
 
 class Point(BaseModel):
@@ -105,6 +115,18 @@ class Point(BaseModel):
 
 class Map(IndexResponse):
     points: list[Point]
+
+
+Position = Annotated[list[float], Field(min_length=2, max_length=2)]
+
+
+class Positions(IndexResponse):
+    positions: dict[str, Position] = Field(description="x and y by track id")
+
+
+class AudioLink(BaseModel):
+    track_id: Id
+    url: str = Field(description="relative to the service; it needs no key, and expires")
 
 
 class RunSummary(BaseModel):
@@ -267,3 +289,9 @@ class PlaylistRequest(Ranking):
 
     seeds: list[Seed] = Field(min_length=1, max_length=500, description="in the order of the playlist")
     filters: Filters = Filters()
+
+
+class ExportRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    tracks: list[Id] = Field(min_length=1, max_length=1000, description="ids, in the order of the playlist")

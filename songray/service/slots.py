@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 import ray.exceptions
+from numpy.typing import NDArray
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from songray.errors import SongrayError
 from songray.learning import runs
 from songray.library import Library, Row, Vectors
+from songray.search.attributes import CATEGORICAL
 from songray.search.candidates import Box, Candidates, Place, Points, by_cosine, merge, merge_points
 from songray.search.filters import Filters
 from songray.search.index import Index
@@ -97,6 +99,12 @@ class SlottedIndex:
             rows |= dict(zip(positions, part, strict=True))
         return [rows[position] for position in range(len(places))]
 
+    async def attribute(self, places: Sequence[Place], name: str, query: Vectors | None) -> NDArray[Any]:
+        values = np.empty(len(places), object if query is None and name in CATEGORICAL else np.float32)
+        for positions, part in await self._call_owners("attribute", places, name, query):
+            values[positions] = part
+        return values
+
     async def search(self, text: str, limit: int) -> list[Place]:
         parts = await self._call_all("scored", text, limit)
         return [place for _, place in sorted(item for part in parts for item in part)[:limit]]
@@ -115,13 +123,15 @@ class SlottedIndex:
             raise unavailable("no part of the index answers")
         return present
 
-    async def _call_owners(self, method: str, places: Sequence[Place]) -> Iterator[tuple[list[int], Any]]:
+    async def _call_owners(
+        self, method: str, places: Sequence[Place], *arguments: Any
+    ) -> Iterator[tuple[list[int], Any]]:
         """The results of the slots whose shards contain the places, each with its positions among them."""
         positions_of: dict[int, list[int]] = {}
         for position, (shard, _) in enumerate(places):
             positions_of.setdefault(shard % len(self.slots), []).append(position)
         calls = (
-            self._call(self.slots[slot], method, [places[i] for i in positions])
+            self._call(self.slots[slot], method, [places[i] for i in positions], *arguments)
             for slot, positions in positions_of.items()
         )
         results = await asyncio.gather(*calls)

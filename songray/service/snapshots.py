@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Generic, Protocol, TypeVar
+
+from numpy.typing import NDArray
 
 from songray.errors import InvalidOption, MissingInput, SongrayError
-from songray.library import Library
+from songray.library import Library, Vectors
 from songray.search.candidates import Box, Place, Points
 from songray.search.ranking import Searcher
 from songray.search.version import Version, read_version, version_names, versions
@@ -29,6 +31,9 @@ class IndexSnapshot(Searcher, Protocol):
 
     async def points(self, bbox: Box | None, limit: int) -> Points:
         """A sample of the points of the map in a box, by ascending sample rank."""
+
+    async def attribute(self, places: Sequence[Place], name: str, query: Vectors | None) -> NDArray[Any]:
+        """An attribute of tracks, or their cosine with a query: see Shard.attribute."""
 
 
 class Snapshots(Generic[Loaded]):

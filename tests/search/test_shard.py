@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from songray.library import TABLES
 from songray.search.filters import CACHED_CHARACTERS, CACHED_FILTERS, Facets, Filters
-from songray.search.shard import SHOWN, Shard, to_float32
+from songray.search.halves import to_float32
+from songray.search.shard import SHOWN, Shard
 
 
 def matches(row: dict[str, Any], filters: Filters) -> bool:

@@ -8,10 +8,10 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from songray.service.dependencies import CurrentSnapshot
 from songray.service.metrics import Metrics
-from songray.service.page import HTML, POLICY
 from songray.service.problems import problem_responses
 from songray.service.responses import json_response
 from songray.service.schema import Health, Ready
+from songray.service.webpage import HTML, POLICY
 
 router = APIRouter(tags=["operation"])
 

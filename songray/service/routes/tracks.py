@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
+from urllib.parse import urljoin
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 
+from songray.errors import QueryError
 from songray.library import Row
 from songray.search import ranking
+from songray.search.words import parse_question
+from songray.service import playlists
+from songray.service.audio import AudioLinks
 from songray.service.dependencies import CurrentSnapshot
 from songray.service.problems import problem_responses
 from songray.service.responses import index_response, json_response, track_json
-from songray.service.schema import Track, Tracks
+from songray.service.schema import ExportRequest, SearchedTracks, Track
 from songray.service.snapshots import IndexSnapshot
 
 TrackId = Annotated[str, Path(max_length=500, examples=["deezer:3135556"])]
@@ -19,7 +24,7 @@ TrackId = Annotated[str, Path(max_length=500, examples=["deezer:3135556"])]
 router = APIRouter(tags=["tracks"])
 
 
-@router.get("/v1/tracks", response_model=Tracks, responses=problem_responses(422))
+@router.get("/v1/tracks", response_model=SearchedTracks, responses=problem_responses(422))
 async def search(
     snapshot: CurrentSnapshot,
     q: Annotated[str, Query(max_length=200, description="words of title, artists or album")] = "",
@@ -28,7 +33,34 @@ async def search(
     """Tracks by title, artists and album, best match first; tolerates missing accents and misspellings.
     Without words, a sample."""
     rows = await snapshot.rows(await snapshot.search(q, limit))
-    return index_response(snapshot, tracks=[track_json(row) for row in rows])
+    try:
+        weights = parse_question(q, snapshot.version.tags)
+    except QueryError:
+        weights = {}
+    return index_response(snapshot, tracks=[track_json(row) for row in rows], weights=weights)
+
+
+@router.post(
+    "/v1/export",
+    response_class=Response,
+    responses={200: {"content": playlists.DOCUMENTATION}, **problem_responses(400, 404, 413, 422)},
+)
+async def export(
+    body: ExportRequest,
+    request: Request,
+    snapshot: CurrentSnapshot,
+    format: Annotated[Literal["m3u8", "csv", "xspf"], Query()] = "m3u8",
+) -> Response:
+    """A playlist of tracks as a file. A track without a public preview is at a link to this service, which
+    expires where the service needs a key."""
+    seeds = await ranking.find(snapshot, body.tracks)
+    links: AudioLinks = request.app.state.audio_links
+    tracks = [track_json(row) for row in await snapshot.rows(ranking.places(seeds.candidates))]
+    for track in tracks:
+        track["preview"] = track["preview"] or urljoin(str(request.base_url), links.create(track["track_id"]))
+    media_type, write = playlists.FORMATS[format]
+    headers = {"Content-Disposition": f'attachment; filename="songray.{format}"'}
+    return Response(write(tracks), media_type=media_type, headers=headers)
 
 
 @router.get("/v1/tracks/{track_id:path}", response_model=Track, responses=problem_responses(404, 422))
