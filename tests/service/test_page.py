@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlencode
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
-from serving import CLIPS, local_service, shared_library
+from serving import (
+    CLIPS,
+    RUN,
+    LocalService,
+    add_tracks,
+    clip,
+    copied_library,
+    local_service,
+    save_run,
+)
 
+from songray.keys import track_key
 from songray.library import Library
+from songray.search.build import IndexConfig, index
+from songray.service.api_keys import VARIABLE
 from songray.service.options import IngressConfig
 
 OPTIONS = ["--no-sandbox", "--enable-unsafe-swiftshader", "--autoplay-policy=no-user-gesture-required"]
@@ -17,7 +35,20 @@ OPTIONS = ["--no-sandbox", "--enable-unsafe-swiftshader", "--autoplay-policy=no-
 
 @pytest.fixture(scope="module")
 def indexed(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Library:
-    return shared_library(tmp_path_factory)[0]
+    """Tracks whose vectors point in all directions; those of tones are all alike."""
+    library, folder = copied_library(tmp_path_factory)
+    for number in range(CLIPS):
+        clip(folder, number)
+    table = library.table("embeddings", RUN)
+    table.delete(table.files())
+    vectors = np.random.default_rng(0).normal(size=(CLIPS, 8)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    ids = [f"t:{number}" for number in range(CLIPS)]
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), 8)
+    keys = pa.array([track_key(track_id, 0) for track_id in ids], pa.int64())
+    table.append(pa.table({"track_key": keys, "track_id": ids, "embedding": column}), "random")
+    index(library, IndexConfig(compact=True))
+    return library
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +63,19 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def page(browser: Browser, indexed: Library) -> Iterator[Page]:
+def preview(tmp_path: Path) -> bytes:
+    return clip(tmp_path, 1)
+
+
+@pytest.fixture
+def page(browser: Browser, indexed: Library, preview: bytes) -> Iterator[Page]:
     """The page on a wide screen; at the end its console has shown no error."""
     problems: list[str] = []
     context = browser.new_context(viewport={"width": 1280, "height": 800}, accept_downloads=True)
     page = context.new_page()
     page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: problems.append(str(error)))
+    page.route("https://x.test/*", lambda route: route.fulfill(body=preview, content_type="audio/flac"))
     with local_service(indexed, IngressConfig()) as url:
         page.goto(url)
         expect(page.locator("#list > li")).to_have_count(CLIPS)
@@ -61,3 +98,188 @@ def test_a_track_is_found_played_and_its_neighbours_are_listed(page: Page) -> No
     expect(page.locator("#player-title")).to_have_text("Björk 12 · The Knife 3")
     expect(page.locator("#player-time")).to_contain_text("/ 0:0")
     assert page.locator("#audio").evaluate("audio => audio.duration") > 1
+
+
+def test_keys_walk_the_list_play_and_go_back(page: Page) -> None:
+    page.keyboard.press("?")
+    expect(page.locator("#help")).to_be_visible()
+    page.keyboard.press("Escape")
+    page.locator("h1").click()
+    for _ in range(2):
+        page.keyboard.press("ArrowDown")
+    expect(page.locator("#list > li.current .title")).to_be_focused()
+    second = page.locator("#list > li").nth(1).locator(".title").inner_text()
+    page.keyboard.press("Space")
+    expect(page.locator("#player-title")).to_contain_text(second)
+    page.keyboard.press("Enter")
+    expect(page.locator("#status")).to_contain_text(f"Most similar to “{second}”")
+    page.keyboard.press("Escape")
+    expect(page.locator("#list > li")).to_have_count(CLIPS)
+    page.go_back()
+    expect(page.locator("#status")).to_contain_text(f"Most similar to “{second}”")
+
+
+def test_recommendations_follow_likes_and_dislikes(page: Page) -> None:
+    page.get_by_role("button", name="Björk 3", exact=True).click()
+    expect(page.locator("#status")).to_contain_text("Most similar to “Björk 3”")
+    liked, disliked = (
+        page.locator("#list > li").nth(place).locator(".title").inner_text() for place in (0, 5)
+    )
+    page.get_by_role("button", name=f"Less like {disliked}", exact=True).click()
+    expect(page.locator("#status")).to_have_text("Recommended:")
+    expect(page.get_by_role("button", name=disliked, exact=True)).to_have_count(0)
+    page.get_by_role("button", name=f"More like {liked}", exact=True).click()
+    expect(page.locator("#seeds > span")).to_have_count(3)
+    page.locator("#diversity").fill("0.8")
+    expect(page).to_have_url(re.compile("diversity=0.8"))
+    expect(page.locator("#list .why").first).to_contain_text("near “Björk")
+    page.reload()
+    expect(page.locator("#seeds > span")).to_have_count(3)
+    page.locator("#list .similarity").first.click()
+    expect(page.locator("#list .similarity").first).to_contain_text("cos ")
+
+
+def test_a_playlist_is_made_ordered_saved_and_shared(page: Page) -> None:
+    for name in ("Björk 1", "Björk 2", "Björk 3"):
+        page.get_by_role("button", name=f"Add {name} to the playlist", exact=True).click()
+    titles = page.locator("#tray-list .title")
+    expect(titles).to_have_text(["Björk 1", "Björk 2", "Björk 3"])
+    page.get_by_role("button", name="Move Björk 3 up", exact=True).click()
+    expect(titles).to_have_text(["Björk 1", "Björk 3", "Björk 2"])
+    page.get_by_role("button", name="Remove Björk 2 from the playlist", exact=True).click()
+    page.reload()  # the address holds it
+    expect(titles).to_have_text(["Björk 1", "Björk 3"])
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save").click()
+    lines = Path(download.value.path()).read_text().splitlines()
+    assert lines[1::2] == ["#EXTINF:101,The Knife 0 - Björk 1", "#EXTINF:103,The Knife 0 - Björk 3"]
+    assert lines[2] == "https://x.test/1.mp3" and lines[4].endswith("/audio/t%3A3")
+    page.get_by_role("button", name="Route").click()
+    expect(page.locator("#status")).to_contain_text("from “Björk 1” by The Knife 0 to “Björk 3”")
+
+
+def point_of(page: Page, track_id: str) -> tuple[float, float]:
+    """The place of a track on the screen, by what the service says of the map."""
+    base = page.url.partition("#")[0]
+    every = [("track", f"t:{number}") for number in range(CLIPS)]
+    places = page.request.get(f"{base}v1/points/positions?{urlencode(every)}").json()["positions"]
+    x, y = ([place[axis] for place in places.values()] for axis in (0, 1))
+    box = page.locator("#points").bounding_box()
+    assert box is not None
+    across = (places[track_id][0] - min(x)) / (max(x) - min(x)) - 0.5
+    up = (places[track_id][1] - min(y)) / (max(y) - min(y)) - 0.5
+    width, height = box["width"], box["height"]
+    return box["x"] + width * (0.5 + 0.92 * across), box["y"] + height * (0.5 - 0.92 * up)
+
+
+def test_points_are_named_chosen_and_surrounded(page: Page) -> None:
+    expect(page.locator("#legend button")).to_have_text(["Electro (12)", "Folk (12)"])
+    x, y = point_of(page, "t:12")
+    page.mouse.move(x + 2, y)
+    expect(page.locator("#tip")).to_contain_text("Björk 12")
+    page.mouse.click(x + 2, y)
+    expect(page.locator("#status")).to_contain_text("Most similar to “Björk 12”")
+    expect(page.locator("#player-title")).to_contain_text("Björk 12")
+    page.keyboard.down("Shift")
+    page.mouse.move(x - 6, y - 6)
+    page.mouse.down()
+    for dx, dy in ((6, -6), (6, 6), (-6, 6)):
+        page.mouse.move(x + dx, y + dy)
+    page.mouse.up()
+    page.keyboard.up("Shift")
+    expect(page.locator("#tray-list")).to_contain_text("Björk 12")
+    page.locator("#color").select_option("year")
+    expect(page.locator("#legend .ends")).to_have_text("19802003")
+    page.locator("#color").select_option("similarity")
+    expect(page.locator("#legend .ends")).to_contain_text("1.00")
+    page.locator("#color").select_option("genre")
+    page.get_by_role("button", name="Folk (12)").click()
+    page.mouse.move(0, 0)
+    page.mouse.move(x + 2, y)  # Björk 12 is hidden
+    expect(page.locator("#tip")).to_be_hidden()
+
+
+def test_a_dropped_file_is_answered(browser: Browser, indexed: Library, tmp_path: Path) -> None:
+    service = LocalService(indexed, vector=np.eye(8, dtype=np.float32)[0])
+    with local_service(indexed, IngressConfig(), service=service) as url:
+        page = browser.new_page()
+        page.goto(url)
+        expect(page.locator("#list > li")).to_have_count(CLIPS)
+        page.evaluate(
+            """() => {
+                const transfer = new DataTransfer();
+                transfer.items.add(new File(["x"], "song <b>.mp3"));
+                dispatchEvent(new DragEvent("drop", { dataTransfer: transfer, cancelable: true }));
+            }"""
+        )
+        expect(page.locator("#status")).to_have_text("Most similar to the file song <b>.mp3:")
+        page.close()
+
+
+def test_a_key_is_asked_for_once_and_not_put_into_an_address(
+    browser: Browser, indexed: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, "right-key")
+    requested: list[str] = []
+    with local_service(indexed, IngressConfig()) as url:
+        page = browser.new_page()
+        page.on("request", lambda request: requested.append(request.url))
+        page.goto(url)
+        expect(page.locator("#key")).to_be_visible()
+        for key in ("wrong-key", "right-key"):
+            page.get_by_label("API key").fill(key)
+            page.get_by_role("button", name="Continue").click()
+            if key == "wrong-key":
+                expect(page.locator("#key-problem")).to_have_text("This key is not valid.")
+        expect(page.locator("#list > li")).to_have_count(CLIPS)
+        expect(page.locator("#legend button")).to_have_count(2)
+        page.get_by_role("button", name="Play Björk 3", exact=True).click()
+        expect(page.locator("#player-time")).to_contain_text("/ 0:0")
+        page.close()
+    assert any("signature=" in address for address in requested)
+    assert not any("right-key" in address for address in requested)
+
+
+def test_a_service_that_fails_is_reported_and_tried_again(browser: Browser, indexed: Library) -> None:
+    with local_service(indexed, IngressConfig()) as url:
+        page = browser.new_page()
+        page.route("**/v1/tracks?*", lambda route: route.abort())
+        page.goto(url)
+        expect(page.locator("#status")).to_contain_text("The service does not answer: is it running?")
+        page.unroute("**/v1/tracks?*")
+        page.get_by_role("button", name="Try again").click()
+        expect(page.locator("#list > li")).to_have_count(CLIPS)
+        page.close()
+
+
+def test_text_of_a_catalogue_is_shown_as_text(
+    browser: Browser, cluster: None, tmp_path: Path, library: Library
+) -> None:
+    title = "<img src=x onerror=document.title='run'>"
+    save_run(library, RUN, coefficients=4)
+    add_tracks(library, tmp_path, range(12))
+    tracks = library.table("tracks")
+    rows = [row | {"title": title, "genres": [title]} for row in tracks.read().to_pylist()]
+    tracks.delete(tracks.files())
+    tracks.append(pa.Table.from_pylist(rows, tracks.schema()), "1")
+    index(library, IndexConfig(links=8))
+    with local_service(library, IngressConfig()) as url:
+        page = browser.new_page()
+        page.goto(url)
+        expect(page.locator("#list .title").first).to_have_text(title)
+        expect(page.locator("#legend button")).to_have_text(f"{title} (12)")
+        page.locator("#list .title").first.click()
+        expect(page.locator("#seeds")).to_contain_text(title)
+        assert page.locator("#results img, #legend img").count() == 0
+        assert page.title() == "songray: what sounds like this?"
+        page.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_fits_a_phone(browser: Browser, indexed: Library, scheme: Literal["light", "dark"]) -> None:
+    with local_service(indexed, IngressConfig()) as url:
+        page = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme=scheme)
+        page.goto(f"{url}#like=t%3A12&tray=t%3A1&tray=t%3A3")
+        expect(page.locator("#list .similarity")).to_have_count(18)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        page.close()

@@ -30,8 +30,7 @@ export class Player {
 
   // Play a track, and then those of the queue.
   async play(track, queue = []) {
-    this.track = track; this.queue = queue; this.expired = false;
-    $("player").hidden = false;
+    this.track = track; this.queue = queue;
     $("player-title").textContent = `${track.title} · ${artists(track)}`;
     if (navigator.mediaSession) navigator.mediaSession.metadata = new MediaMetadata({ title: track.title, artist: artists(track), album: track.album ?? "" });
     try {
@@ -47,9 +46,9 @@ export class Player {
 
   // An audio element does not tell why it failed: the service does.
   async explain() {
-    const title = this.track.title;
-    const answer = await fetch(audio.src, { headers: { Range: "bytes=0-0" } }).catch(() => null);
-    const problem = answer?.ok === false ? await answer.json().catch(() => null) : null;
+    const title = this.track.title, isOurs = new URL(audio.src, location.href).origin === location.origin;
+    const answer = isOurs && await fetch(audio.src, { headers: { Range: "bytes=0-0" } }).catch(() => null);
+    const problem = answer && !answer.ok ? await answer.json().catch(() => null) : null;
     this.report(`“${title}” cannot be played: ${problem?.detail ?? "its source does not answer, or its format is unknown to this browser"}.`);
     this.changed();
   }
