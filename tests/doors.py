@@ -528,6 +528,10 @@ QUERIES: tuple[tuple[str, list[tuple[str, str]]], ...] = (
     ]),
     ("/v1/path", [("from", "t:0"), ("to", "t:23"), ("steps", "5"), ("genres", "Folk")]),
     ("/v1/map", [("bbox", "-1,-1,1,1"), ("limit", "9")]),
+    ("/v1/points", [("bbox", "-1,-1,1,1"), ("limit", "9"), ("color", "year"), ("similar_to", "t:1")]),
+    ("/v1/points/tracks", [("version", "000001"), ("point", "0.3"), ("point", "0.4")]),
+    ("/v1/points/positions", [("track", "t:1"), ("track", "t:2")]),
+    ("/audio/t:3", [("expires", "1"), ("signature", "x")]), ("/v1/tracks/t:3/audio", []),
     ("/v1/stats", []), ("/v1/runs", []), ("/readyz", []), ("/metrics", []), ("/openapi.json", []),
 )  # fmt: skip
 CREDENTIALS = (

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -174,18 +172,3 @@ def problem(response: httpx.Response) -> tuple[int, str]:
     assert response.headers["content-type"] == "application/problem+json"
     assert response.json()["status"] == response.status_code
     return response.status_code, response.json()["detail"]
-
-
-def rendered(url: str) -> str:
-    """The document of a page once its requests are answered."""
-    browser = shutil.which("chromium")
-    if browser is None:
-        pytest.skip("the page is tested with chromium, which is not installed")
-    with tempfile.TemporaryDirectory() as profile:
-        options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-                   "--disable-background-networking", "--disable-component-update", "--disable-sync",
-                   f"--user-data-dir={profile}", "--virtual-time-budget=5000", "--dump-dom",
-                   "--enable-logging=stderr"]  # fmt: skip
-        done = subprocess.run([browser, *options, url], capture_output=True, text=True, timeout=60)
-    assert "Content Security Policy" not in done.stderr  # which is how the browser reports what it refuses
-    return done.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import httpx
@@ -12,7 +13,7 @@ from conftest import free_port
 from constructed import RUN, add_run, add_tracks, units
 from hypothesis import given
 from hypothesis import strategies as st
-from serving import local_service, problem, rendered
+from serving import local_service, problem
 
 from songray.keys import REVISION_BITS, KeySet, track_key
 from songray.learning.models.labels import MSD
@@ -155,11 +156,19 @@ def test_filters_on_tags_hold_in_every_question(client: httpx.Client) -> None:
     assert status == 422 and "'organ' is no tag of this index: it has 00s, 60s" in detail
 
 
-def test_the_page_shows_what_words_find(client: httpx.Client) -> None:
-    page = rendered(f"{client.base_url}#?rock%20without%20jazz")
-    assert "The tracks that sound most like “rock without jazz”:" in page
-    first = client.get("/v1/similar", params={"text": "rock without jazz"}).json()["similar"][0]
-    assert f">{first['track']['title']}<" in page and f">{first['similarity']:.3f}<" in page
+def test_a_search_tells_whether_its_words_describe_a_sound(client: httpx.Client) -> None:
+    weights = client.get("/v1/tracks?q=rock without jazz").json()["weights"]
+    assert weights["jazz"] == -1 and weights["rock"] > 0
+    assert client.get("/v1/tracks?q=xyzzy").json()["weights"] == {}
+
+
+def test_points_are_colored_by_tags(client: httpx.Client) -> None:
+    content = client.get("/v1/points?color=tag").content
+    head = json.loads(content[4 : 4 + int.from_bytes(content[:4], "little")])
+    assert {"rock", "jazz"} <= {*head["color"]["values"]}
+    content = client.get("/v1/points?tag=rock").content
+    head = json.loads(content[4 : 4 + int.from_bytes(content[:4], "little")])
+    assert head["color"]["kind"] == "number" and 0 < head["color"]["least"] < head["color"]["largest"] < 1
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 import numpy as np
 import pyarrow as pa
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from serving import (
     CLIPS,
@@ -276,10 +277,19 @@ def test_text_of_a_catalogue_is_shown_as_text(
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_page_fits_a_phone(browser: Browser, indexed: Library, scheme: Literal["light", "dark"]) -> None:
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_is_accessible_and_fits_its_screen(
+    browser: Browser, indexed: Library, scheme: Literal["light", "dark"], width: int
+) -> None:
     with local_service(indexed, IngressConfig()) as url:
-        page = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme=scheme)
-        page.goto(f"{url}#like=t%3A12&tray=t%3A1&tray=t%3A3")
-        expect(page.locator("#list .similarity")).to_have_count(18)
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        page = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=scheme)
+        page.goto(f"{url}#like=t%3A12&unlike=t%3A5&tray=t%3A1&tray=t%3A3")
+        expect(page.locator("#list .similarity").first).to_be_visible()
+        expect(page.locator("#tray-list > li")).to_have_count(2)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        for opened in ("", "help-button"):
+            if opened:
+                page.locator(f"#{opened}").click()
+            found = Axe().run(page).response["violations"]
+            assert [(rule["id"], rule["impact"]) for rule in found if rule["impact"] != "minor"] == []
         page.close()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
+import json
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 from xml.etree import ElementTree
 
 import httpx
@@ -20,7 +22,6 @@ from serving import (
     embed_clips,
     local_service,
     problem,
-    rendered,
     shared_library,
 )
 
@@ -169,6 +170,75 @@ def test_the_map_of_a_box_refines_the_whole_map(client: httpx.Client) -> None:
     assert problem(client.get("/v1/map", params={"bbox": "1,2,3"}))[0] == 422
 
 
+def decoded(content: bytes) -> dict[str, Any]:
+    """The columns of /v1/points by name, and its header, as the document says that they are encoded."""
+    length = int.from_bytes(content[:4], "little")
+    head, offset = json.loads(content[4 : 4 + length]), 4 + length
+    for column in head["columns"]:
+        kind = np.dtype(column["type"])
+        head[column["name"] + "s"] = np.frombuffer(content, kind, head["count"], offset)
+        offset += kind.itemsize * head["count"]
+    assert offset == len(content)
+    return head
+
+
+def test_points_are_those_of_the_map_with_a_color(client: httpx.Client) -> None:
+    points = {point["track_id"]: point for point in client.get("/v1/map").json()["points"]}
+    head = decoded(client.get("/v1/points").content)
+    assert (head["count"], head["tracks"], head["color"]["values"]) == (CLIPS, CLIPS, ["Electro", "Folk"])
+    names = [f"{shard}.{label}" for shard, label in zip(head["shards"], head["labels"], strict=True)]
+    tracks = client.get("/v1/points/tracks", params={"version": head["version"], "point": names}).json()[
+        "tracks"
+    ]
+    left, bottom, right, top = head["extent"]
+    for number, track in enumerate(tracks):
+        point = points[track["track_id"]]
+        assert left + head["xs"][number] / 65535 * (right - left) == pytest.approx(point["x"], abs=1e-4)
+        assert bottom + head["ys"][number] / 65535 * (top - bottom) == pytest.approx(point["y"], abs=1e-4)
+        assert head["color"]["values"][head["colors"][number]] == track["genres"][0]
+    years = decoded(client.get("/v1/points?color=year").content)
+    assert years["colors"].tolist() == [int(track["release_date"]) for track in tracks]
+    similar = decoded(client.get("/v1/points?similar_to=t:12").content)
+    assert tracks[similar["colors"].argmax()]["track_id"] == "t:12" and similar["color"][
+        "largest"
+    ] == pytest.approx(1)
+    box = {"bbox": f"{left},{bottom},{(left + right) / 2},{top}", "limit": 3}
+    assert decoded(client.get("/v1/points", params=box).content)["count"] == 3
+    places = client.get("/v1/points/positions?track=t:3&track=t:999").json()["positions"]
+    assert places == {"t:3": [pytest.approx(points["t:3"][axis]) for axis in "xy"]}
+
+
+def test_points_of_another_version_are_refused(client: httpx.Client) -> None:
+    for parameters in ({"version": "000099", "point": "0.1"}, {"version": "000001", "point": "0.999"}):
+        status, detail = problem(client.get("/v1/points/tracks", params=parameters))
+        assert status == 404 and "load the map anew" in detail
+    assert problem(client.get("/v1/points/tracks?version=1&point=x"))[0] == 422
+    assert problem(client.get("/v1/points?similar_to=t:999"))[0] == 404
+    assert problem(client.get("/v1/points?tag=piano"))[0] == 422  # this run gives no tags
+
+
+def test_files_are_streamed_by_ranges_and_urls_are_redirected_to(client: httpx.Client) -> None:
+    link = client.get("/v1/tracks/t:3/audio").json()["url"]
+    whole = client.get(link)
+    assert (whole.status_code, whole.headers["content-type"]) == (200, "audio/flac")
+    part = client.get(link, headers={"Range": "bytes=10-19"})
+    assert (part.status_code, part.content) == (206, whole.content[10:20])
+    assert client.get(link, headers={"Range": "bytes=99999999-"}).status_code == 416
+    elsewhere = client.get(client.get("/v1/tracks/t:4/audio").json()["url"])
+    assert (elsewhere.status_code, elsewhere.headers["location"]) == (307, "https://x.test/4.mp3")
+    assert problem(client.get("/v1/tracks/t:999/audio"))[0] == 404
+    assert problem(client.get("/audio/t%3A999"))[0] == 404
+
+
+def test_a_playlist_is_exported(client: httpx.Client) -> None:
+    lines = client.post("/v1/export", json={"tracks": ["t:4", "t:3"]}).text.splitlines()
+    assert lines[2] == "https://x.test/4.mp3" and client.get(lines[4]).headers["content-type"] == "audio/flac"
+    table = client.post("/v1/export?format=csv", json={"tracks": ["t:4"]})
+    assert table.headers["content-disposition"] == 'attachment; filename="songray.csv"'
+    assert problem(client.post("/v1/export", json={"tracks": ["t:999"]}))[0] == 404
+    assert problem(client.post("/v1/export", json={"tracks": []}))[0] == 422
+
+
 def test_the_library_is_described(client: httpx.Client) -> None:
     content = client.get("/v1/runs").json()
     run = {"name": RUN, "model": "mfcc", "metrics": {"loss": 0.5}, "versions": ["000001"]}
@@ -251,14 +321,3 @@ def test_a_query_by_audio_needs_a_file_or_a_source(client: httpx.Client) -> None
     assert problem(client.post("/v1/similar", params={"source": "folder", "q": "x"}))[0] == 422
     both = client.post("/v1/similar", params={"source": "deezer", "q": "x"}, files={"audio": b"x"})
     assert problem(both)[0] == 422
-
-
-def test_the_page_in_a_browser(client: httpx.Client) -> None:
-    """Its list of tracks and, by a track's own address, the similar ones."""
-    assert "what sounds like this?" in client.get("/").text
-    assert "The Knife" in rendered(str(client.base_url))
-    page = rendered(f"{client.base_url}#t%3A12")
-    assert "The tracks most similar to “Björk 12” by The Knife 3" in page
-    assert page.count('class="bar"') == 18  # three of each artist
-    similar = client.get("/v1/tracks/t:12/similar?k=20").json()["similar"]
-    assert f">{similar[0]['similarity']:.3f}<" in page

@@ -33,7 +33,13 @@ def test_slots_answer_as_one_index_and_in_part_while_one_is_down(
     ingress = IngressConfig(slots=2, encoders=0, max_ongoing=20, watch_seconds=0.3)
     config = ServeConfig(port=free_port(), ingress=ingress)
     similar = "/v1/tracks/t:12/similar?k=50&per_artist=0"
-    paths = (similar, "/v1/path?from=t:1&to=t:20", "/v1/tracks?q=bjork 1", "/v1/map")
+    paths = (
+        similar,
+        "/v1/path?from=t:1&to=t:20",
+        "/v1/tracks?q=bjork 1",
+        "/v1/map",
+        "/v1/points/positions?track=t:1&track=t:20",
+    )
     with served(sharded, config) as url, httpx.Client(base_url=url, timeout=30) as client:
         with local_service(sharded, ingress) as local:
             for path in paths:

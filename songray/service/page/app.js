@@ -46,7 +46,7 @@ const toTray = ids => change({ tray: [...state.tray, ...ids.filter(id => !state.
 const player = new Player(say, playing => {
   for (const button of document.querySelectorAll("button[data-play]")) {
     const is = button.dataset.play === playing;
-    button.textContent = is ? "⏸" : "▶"; button.setAttribute("aria-label", `${is ? "Pause" : "Play"} ${button.dataset.title}`);
+    button.textContent = is ? "▮▮" : "▶"; button.setAttribute("aria-label", `${is ? "Pause" : "Play"} ${button.dataset.title}`);
   }
 });
 
@@ -55,7 +55,7 @@ let current = -1;
 const after = (tracks, id) => tracks.slice(tracks.findIndex(track => track.track_id === id) + 1);
 
 function playButton(track, tracks) {
-  const button = element("button", { className: "small", label: `Play ${track.title}`, textContent: player.playing === track.track_id ? "⏸" : "▶" });
+  const button = element("button", { className: "small", label: `Play ${track.title}`, textContent: player.playing === track.track_id ? "▮▮" : "▶" });
   button.dataset.play = track.track_id; button.dataset.title = track.title;
   button.onclick = () => player.toggle(track, after(tracks(), track.track_id));
   return button;
@@ -343,6 +343,7 @@ $("color").onchange = event => change({ color: event.target.value }, true);
 $("zoom-in").onclick = () => map.zoomBy(1.6);
 $("zoom-out").onclick = () => map.zoomBy(1 / 1.6);
 $("zoom-fit").onclick = () => map.fit();
+$("legend-box").open = !matchMedia("(max-width: 56rem)").matches;  // there it would cover the map
 $("help-button").onclick = () => $("help").showModal();
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => map.draw());
 

@@ -55,7 +55,7 @@ export class PointMap {
       gl.shaderSource(shader, source); gl.compileShader(shader); gl.attachShader(program, shader);
     }
     gl.linkProgram(program); gl.useProgram(program);
-    gl.enable(gl.BLEND); gl.blendFunc(gl.SRC_ALPHA, gl.ONE_MINUS_SRC_ALPHA);
+    gl.enable(gl.BLEND); gl.blendFuncSeparate(gl.SRC_ALPHA, gl.ONE_MINUS_SRC_ALPHA, gl.ONE, gl.ONE_MINUS_SRC_ALPHA);
     this.places = Object.fromEntries(["scale", "offset", "size"].map(name => [name, gl.getUniformLocation(program, name)]));
     this.positionBuffer = gl.createBuffer(); this.colorBuffer = gl.createBuffer();
     for (const [name, buffer, size, type] of [["position", this.positionBuffer, 2, gl.UNSIGNED_SHORT], ["color", this.colorBuffer, 4, gl.UNSIGNED_BYTE]]) {
@@ -87,7 +87,7 @@ export class PointMap {
       const value = colors[i];
       const shade = table ? table[value] : Number.isNaN(value) ? unknown : ramp((value - color.least) / span);
       this.shades.set(shade, 4 * i);
-      this.shades[4 * i + 3] = table && this.hidden.has(color.values[value]) ? 0 : 215;
+      this.shades[4 * i + 3] = table && this.hidden.has(color.values[value]) ? 0 : 235;
     }
   }
 

@@ -66,7 +66,7 @@ export class Player {
   }
 
   changed() {
-    $("player-toggle").textContent = audio.paused ? "▶" : "⏸";
+    $("player-toggle").textContent = audio.paused ? "▶" : "▮▮";
     this.onChange(this.playing);
   }
 }
