@@ -5,7 +5,7 @@ import { colorOf, PointMap, rampGradient } from "./map.js";
 import { artists, Player } from "./player.js";
 
 const $ = id => document.getElementById(id);
-const RESULTS = 30, LASSO_TRACKS = 100, SEARCH_WAIT_MS = 150, ROUTE_STEPS = 12;
+const RESULTS = 30, LASSO_TRACKS = 100, REASONS = 4, SEARCH_WAIT_MS = 150, ROUTE_STEPS = 12;
 const known = new Map();  // tracks by id that the service has described
 
 const element = (name, properties = {}, ...children) => {
@@ -66,7 +66,7 @@ function reason(match, seed) {
   if (!seed) return "";
   const tags = new Set(seed.tags.map(({ tag }) => tag)), common = match.track.tags.map(({ tag }) => tag).filter(tag => tags.has(tag));
   const genres = match.track.genres.filter(genre => seed.genres.includes(genre));
-  const shared = [...new Set([...genres, ...common])];
+  const shared = [...new Set([...genres, ...common])].slice(0, REASONS);
   const beside = state.like.length > 1 ? `near “${seed.title}”` : "";
   return [beside, shared.length ? `shares ${shared.join(", ")}` : ""].filter(Boolean).join(", ");
 }

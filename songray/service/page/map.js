@@ -12,9 +12,8 @@ const FRAGMENT = `#version 300 es
 precision mediump float;
 in vec4 shade; out vec4 pixel;
 void main() {
-  float distance = length(gl_PointCoord - 0.5);
-  if (distance > 0.5) discard;
-  pixel = shade;
+  vec2 centred = gl_PointCoord - 0.5;
+  pixel = vec4(shade.rgb, dot(centred, centred) > 0.25 ? 0.0 : shade.a);
 }`;
 // Distinct on white and on black: 20 hues and two greys, for tracks of rarer values and without a value.
 const PALETTE = ["#4477cc", "#dd7722", "#339955", "#cc3344", "#8866cc", "#a0663d", "#d0559f", "#7f8c1f",
@@ -23,7 +22,8 @@ const PALETTE = ["#4477cc", "#dd7722", "#339955", "#cc3344", "#8866cc", "#a0663d
 const OTHER = "#8a8f98", UNKNOWN = "#b3b7bd";
 const RAMP = [[59, 76, 192], [124, 133, 220], [152, 160, 170], [226, 140, 72], [196, 30, 40]];  // least to largest
 const GRID = 128, REACH = 12;  // cells a side; pixels within which a point is picked
-const STEPS = 65535;
+const FILLED = 0.92, TOP = 48;  // share of the canvas that the whole map fills; pixels that the controls cover
+const STEPS = 65535, CROWD = 20_000;
 
 const rgb = text => [1, 3, 5].map(start => parseInt(text.slice(start, start + 2), 16));
 
@@ -40,7 +40,7 @@ export class PointMap {
   constructor(canvas, marks, handlers) {
     Object.assign(this, { canvas, marks, handlers, data: null, hidden: new Set(), selected: null, neighbours: [] });
     this.view = { x: 0.5, y: 0.5, zoom: 1 };  // the centre, in 0…1 of the extent; 1 shows all
-    this.gl = canvas.getContext("webgl2", { antialias: true, alpha: true, premultipliedAlpha: false });
+    this.gl = canvas.getContext("webgl2", { antialias: false, alpha: false });
     if (this.gl) this.prepare();
     new ResizeObserver(() => this.draw()).observe(canvas);
     canvas.addEventListener("webglcontextlost", event => event.preventDefault());
@@ -55,7 +55,7 @@ export class PointMap {
       gl.shaderSource(shader, source); gl.compileShader(shader); gl.attachShader(program, shader);
     }
     gl.linkProgram(program); gl.useProgram(program);
-    gl.enable(gl.BLEND); gl.blendFuncSeparate(gl.SRC_ALPHA, gl.ONE_MINUS_SRC_ALPHA, gl.ONE, gl.ONE_MINUS_SRC_ALPHA);
+    gl.blendFunc(gl.SRC_ALPHA, gl.ONE_MINUS_SRC_ALPHA);
     this.places = Object.fromEntries(["scale", "offset", "size"].map(name => [name, gl.getUniformLocation(program, name)]));
     this.positionBuffer = gl.createBuffer(); this.colorBuffer = gl.createBuffer();
     for (const [name, buffer, size, type] of [["position", this.positionBuffer, 2, gl.UNSIGNED_SHORT], ["color", this.colorBuffer, 4, gl.UNSIGNED_BYTE]]) {
@@ -118,15 +118,15 @@ export class PointMap {
     gl.bindBuffer(gl.ARRAY_BUFFER, this.colorBuffer); gl.bufferData(gl.ARRAY_BUFFER, this.shades, gl.STATIC_DRAW);
   }
 
-  // Pixels of a unit of the plane, at the view's zoom; the margin keeps points off the border.
-  get unit() { return [this.canvas.clientWidth * 0.92 * this.view.zoom, this.canvas.clientHeight * 0.92 * this.view.zoom]; }
+  // Pixels of a unit of the plane, at the view's zoom.
+  get unit() { return [this.canvas.clientWidth * FILLED * this.view.zoom, (this.canvas.clientHeight - TOP) * FILLED * this.view.zoom]; }
   toPixels(x, y) {
     const [width, height] = this.unit;
-    return [this.canvas.clientWidth / 2 + (x - this.view.x) * width, this.canvas.clientHeight / 2 - (y - this.view.y) * height];
+    return [this.canvas.clientWidth / 2 + (x - this.view.x) * width, (this.canvas.clientHeight + TOP) / 2 - (y - this.view.y) * height];
   }
   toPlane(pixelX, pixelY) {
     const [width, height] = this.unit;
-    return [this.view.x + (pixelX - this.canvas.clientWidth / 2) / width, this.view.y - (pixelY - this.canvas.clientHeight / 2) / height];
+    return [this.view.x + (pixelX - this.canvas.clientWidth / 2) / width, this.view.y - (pixelY - (this.canvas.clientHeight + TOP) / 2) / height];
   }
 
   draw() {
@@ -139,12 +139,15 @@ export class PointMap {
     for (const canvas of [this.canvas, this.marks]) if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
     const gl = this.gl;
     if (gl && this.data) {
-      gl.viewport(0, 0, width, height); gl.clearColor(0, 0, 0, 0); gl.clear(gl.COLOR_BUFFER_BIT);
-      const scale = [2 * 0.92 * this.view.zoom, 2 * 0.92 * this.view.zoom];
-      gl.uniform2f(this.places.scale, ...scale);
-      gl.uniform2f(this.places.offset, -this.view.x * scale[0], -this.view.y * scale[1]);
+      const background = getComputedStyle(document.body).backgroundColor.match(/[\d.]+/g).map(part => part / 255);
+      gl.viewport(0, 0, width, height); gl.clearColor(...background.slice(0, 3), 1); gl.clear(gl.COLOR_BUFFER_BIT);
+      // Discs with soft colors; squares of few pixels where there are many, which software draws twice as fast.
+      if (this.data.count > CROWD) gl.disable(gl.BLEND); else gl.enable(gl.BLEND);
+      const covered = TOP / this.canvas.clientHeight, wide = 2 * FILLED * this.view.zoom, high = wide * (1 - covered);
+      gl.uniform2f(this.places.scale, wide, high);
+      gl.uniform2f(this.places.offset, -this.view.x * wide, -this.view.y * high - covered);
       const crowd = Math.min(1, Math.sqrt(4000 / Math.max(1, this.data.count)));
-      gl.uniform1f(this.places.size, ratio * Math.min(14, (3 + 5 * crowd) * Math.sqrt(this.view.zoom)));
+      gl.uniform1f(this.places.size, ratio * Math.min(14, (2 + 6 * crowd) * Math.sqrt(this.view.zoom)));
       gl.drawArrays(gl.POINTS, 0, this.data.count);
     }
     this.renderMarks(ratio);
@@ -215,7 +218,7 @@ export class PointMap {
     return numbers;
   }
 
-  zoomBy(factor, pixelX = this.canvas.clientWidth / 2, pixelY = this.canvas.clientHeight / 2) {
+  zoomBy(factor, pixelX = this.canvas.clientWidth / 2, pixelY = (this.canvas.clientHeight + TOP) / 2) {
     const before = this.toPlane(pixelX, pixelY);
     this.view.zoom = Math.min(2000, Math.max(0.5, this.view.zoom * factor));
     const after = this.toPlane(pixelX, pixelY);
