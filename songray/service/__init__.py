@@ -10,6 +10,7 @@ playlists     playlists as M3U8, CSV and XSPF
 metrics       metrics for Prometheus
 api_keys      API keys, which the driver ships to the replicas, and their comparison
 audio         links to audio, which expire
+transcode     files that browsers do not play, as MP3
 points        points of the map as binary columns
 webpage       the page at /, and its Content Security Policy
 routes        the routes of /v1 and of operation

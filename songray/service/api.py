@@ -19,6 +19,7 @@ from songray.service.middlewares import SecurityHeadersMiddleware, middlewares
 from songray.service.options import IngressConfig
 from songray.service.problems import ProblemDetailsAPI
 from songray.service.routes import audio, operation, overview, recommendations, tracks
+from songray.service.transcode import Transcoder
 from songray.service.webpage import FOLDER
 
 DESCRIPTION = """Recommends music by how it sounds. Errors are problem details (RFC 9457). OpenSubsonic's
@@ -59,7 +60,7 @@ def create_api(service: Callable[[], Service], config: IngressConfig, keys: ApiK
         redoc_url=None,
     )
     api.state.service, api.state.keys, api.state.metrics = service, keys, metrics
-    api.state.audio_links = AudioLinks(keys)
+    api.state.audio_links, api.state.transcoder = AudioLinks(keys), Transcoder()
     for router in ROUTERS:
         api.include_router(router)
     api.mount("/page", StaticFiles(directory=FOLDER))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import PurePath
 from typing import Annotated
 
 from fastapi import APIRouter, HTTPException, Query, Request, Response
@@ -15,6 +14,7 @@ from songray.service.problems import problem_responses
 from songray.service.responses import json_response
 from songray.service.routes.tracks import TrackId, track_row
 from songray.service.schema import AudioLink
+from songray.service.transcode import Transcoder
 
 router = APIRouter(tags=["audio"])
 
@@ -49,8 +49,8 @@ async def audio(
     expires: Annotated[int, Query(ge=0, le=1 << 53)] = 0,
     signature: Annotated[str, Query(max_length=100)] = "",
 ) -> Response:
-    """The audio of a track: the file of a folder, of which a range may be requested, or a redirect to where
-    the catalogue has it now."""
+    """The audio of a track: the file of a folder, of which a range may be requested, as MP3 where browsers do
+    not play its format; or a redirect to where the catalogue has it now."""
     links: AudioLinks = request.app.state.audio_links
     if not links.verify(track_id, expires, signature):
         raise HTTPException(403, "the link has expired, or is not signed: request /v1/tracks/{id}/audio")
@@ -59,15 +59,15 @@ async def audio(
         return RedirectResponse(location.url, 307, {"Cache-Control": "no-store"})
     if location.is_public or "://" in location.url:
         raise HTTPException(404, f"the catalogue of {track_id} names no audio that can be played")
-    kind = media_type(location.url)
-    if kind is None:
-        suffix = PurePath(location.url).suffix
-        raise HTTPException(
-            415, f"the file of {track_id} is {suffix or 'without a suffix'}, which browsers do not play"
-        )
     if not os.path.isfile(location.url):
         raise HTTPException(
             404, f"the file of {track_id} is no longer there: run `songray crawl folder` again"
         )
-    headers = {"Cache-Control": "private, max-age=3600"}
-    return FileResponse(location.url, media_type=kind, headers=headers)
+    path, kind = location.url, media_type(location.url)
+    if kind is None:
+        transcoder: Transcoder = request.app.state.transcoder
+        try:
+            path, kind = str(await transcoder.file(path)), "audio/mpeg"
+        except (OSError, ValueError, LookupError) as error:  # PyAV's errors are of these kinds
+            raise HTTPException(415, f"the file of {track_id} cannot be decoded: {error}") from error
+    return FileResponse(path, media_type=kind, headers={"Cache-Control": "private, max-age=3600"})
