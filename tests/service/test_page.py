@@ -140,6 +140,24 @@ def test_recommendations_follow_likes_and_dislikes(page: Page) -> None:
     expect(page.locator("#list .similarity").first).to_contain_text("cos ")
 
 
+def test_filters_restrict_what_is_recommended(page: Page) -> None:
+    expect(page.locator("#filters")).to_be_hidden()  # a search has none
+    page.get_by_role("button", name="Björk 3", exact=True).click()
+    page.locator("#filters summary").click()
+    page.get_by_label("Genres").fill("Folk")
+    page.get_by_label("First year").fill("1990")
+    page.get_by_label("First year").press("Tab")
+    expect(page.locator("#filter-count")).to_have_text("(2)")
+    expect(page.locator("#list > li").first).to_contain_text("Folk")
+    numbers = [int(title.split()[1]) for title in page.locator("#list .title").all_inner_texts()]
+    assert numbers and all(number >= 10 and number % 2 == 0 for number in numbers)
+    page.get_by_label("Genres").fill("Polka")
+    page.get_by_label("Genres").press("Tab")
+    expect(page.locator("#status")).to_have_text("No track matches the filters.")
+    page.get_by_role("button", name="Clear filters").click()
+    expect(page.locator("#list .similarity")).to_have_count(18)
+
+
 def test_a_playlist_is_made_ordered_saved_and_shared(page: Page) -> None:
     for name in ("Björk 1", "Björk 2", "Björk 3"):
         page.get_by_role("button", name=f"Add {name} to the playlist", exact=True).click()

@@ -20,10 +20,12 @@ const remember = tracks => { for (const track of tracks) known.set(track.track_i
 // ---- state
 
 const LISTS = ["like", "unlike", "tray", "route"];
+const NAME_FILTERS = ["genres", "artists", "tags", "not_tags"], YEAR_FILTERS = ["year_from", "year_to"];
+const FILTERS = [...NAME_FILTERS, ...YEAR_FILTERS];
 function readState() {
   const parameters = new URLSearchParams(location.hash.slice(1)), state = {};
   for (const name of LISTS) state[name] = parameters.getAll(name);
-  for (const name of ["q", "text", "color"]) state[name] = parameters.get(name) ?? "";
+  for (const name of ["q", "text", "color", ...FILTERS]) state[name] = parameters.get(name) ?? "";
   state.diversity = Math.min(1, Math.max(0, Number(parameters.get("diversity")) || 0));
   return state;
 }
@@ -40,6 +42,17 @@ const NO_QUESTION = { like: [], unlike: [], route: [], q: "", text: "" };
 const select = id => change({ ...NO_QUESTION, like: [id] });
 const without = (list, id) => list.filter(other => other !== id);
 const toTray = ids => change({ tray: [...state.tray, ...ids.filter(id => !state.tray.includes(id))] }, true);
+
+// The filters of the state as the service takes them: names in lists, years as numbers.
+function filters() {
+  const chosen = {};
+  for (const name of NAME_FILTERS) {
+    const names = state[name].split(",").map(value => value.trim()).filter(Boolean);
+    if (names.length) chosen[name] = names;
+  }
+  for (const name of YEAR_FILTERS) if (state[name]) chosen[name] = Number(state[name]);
+  return chosen;
+}
 
 // ---- player and list
 
@@ -126,22 +139,22 @@ async function answer() {
   described = false;
   const { like, unlike, route, diversity } = state;
   if (route.length === 2) {
-    const { tracks } = await request(`v1/path?${query({ from: route[0], to: route[1], steps: ROUTE_STEPS })}`);
+    const { tracks } = await request(`v1/path?${query({ from: route[0], to: route[1], steps: ROUTE_STEPS, ...filters() })}`);
     return [`A route of ${tracks.length} tracks from ${titled(tracks[0])} to ${titled(tracks.at(-1))}:`, tracks];
   }
   if (like.length === 1 && !unlike.length) {
-    const { track, similar } = await request(`v1/tracks/${encodeURIComponent(like[0])}/similar?${query({ k: RESULTS, diversity })}`);
+    const { track, similar } = await request(`v1/tracks/${encodeURIComponent(like[0])}/similar?${query({ k: RESULTS, diversity, ...filters() })}`);
     remember([track]);
     return [`Most similar to ${titled(track)}:`, similar.map(match => match.track), similar];
   }
   if (like.length) {
     await describe([...like, ...unlike]);
     const ids = list => list.map(id => ({ id }));
-    const { similar } = await post("v1/recommend", { like: ids(like), unlike: ids(unlike), k: RESULTS, diversity });
+    const { similar } = await post("v1/recommend", { like: ids(like), unlike: ids(unlike), k: RESULTS, diversity, filters: filters() });
     return ["Recommended:", similar.map(match => match.track), similar];
   }
   if (state.text) {
-    const { similar } = await request(`v1/similar?${query({ text: state.text, k: RESULTS, diversity })}`);
+    const { similar } = await request(`v1/similar?${query({ text: state.text, k: RESULTS, diversity, ...filters() })}`);
     return [`Tracks that sound like “${state.text}”:`, similar.map(match => match.track), similar];
   }
   const { tracks, weights } = await request(`v1/tracks?${query({ q: state.q, limit: RESULTS })}`);
@@ -156,6 +169,10 @@ async function render() {
   $("words").value = document.activeElement === $("words") ? $("words").value : state.text || state.q;
   $("diversity").value = state.diversity; $("adventure").hidden = !(state.like.length || state.text);
   $("color").value = state.color || "genre";
+  for (const input of document.querySelectorAll("[data-filter]")) if (input !== document.activeElement) input.value = state[input.id];
+  const count = FILTERS.filter(name => state[name]).length;
+  $("filter-count").textContent = count ? `(${count})` : "";
+  $("filters").hidden = !(state.like.length || state.text || state.route.length);
   renderTray();
   recolor();
   const { tray, color, ...question } = state, text = JSON.stringify(question);
@@ -167,7 +184,7 @@ async function render() {
   try {
     const [title, tracks, matches] = await answer();
     if (number !== latest) return;
-    showList(title, tracks, matches);
+    showList(tracks.length || !Object.keys(filters()).length ? title : "No track matches the filters.", tracks, matches);
     renderSeeds();
     offerDescription();
     mark(number);
@@ -338,6 +355,8 @@ $("words").oninput = () => {
   clearTimeout(waiting);
   waiting = setTimeout(() => change({ ...NO_QUESTION, q: $("words").value }, Boolean(state.q)), SEARCH_WAIT_MS);
 };
+for (const input of document.querySelectorAll("[data-filter]")) input.onchange = () => change({ [input.id]: input.value.trim() }, true);
+$("filter-clear").onclick = () => change(Object.fromEntries(FILTERS.map(name => [name, ""])), true);
 $("diversity").onchange = event => change({ diversity: Number(event.target.value) }, true);
 $("color").onchange = event => change({ color: event.target.value }, true);
 $("zoom-in").onclick = () => map.zoomBy(1.6);
@@ -349,7 +368,7 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => map.
 
 addEventListener("keydown", event => {
   if (document.querySelector("dialog[open]") || event.ctrlKey || event.metaKey || event.altKey) return;
-  const typing = event.target.matches("input[type=search], input[type=password]"), range = event.target.matches("input[type=range], select");
+  const typing = event.target.matches("input:not([type=range])"), range = event.target.matches("input[type=range], select");
   if (event.key === "Escape") { event.target.blur(); $("words").value = ""; change(NO_QUESTION); return; }
   if (event.key === "ArrowDown" && !range) { event.preventDefault(); moveTo(current + 1); return; }
   if (event.key === "ArrowUp" && !range && !typing) { event.preventDefault(); moveTo(current - 1); return; }

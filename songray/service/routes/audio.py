@@ -69,5 +69,6 @@ async def audio(
         try:
             path, kind = str(await transcoder.file(path)), "audio/mpeg"
         except (OSError, ValueError, LookupError) as error:  # PyAV's errors are of these kinds
-            raise HTTPException(415, f"the file of {track_id} cannot be decoded: {error}") from error
+            reason = getattr(error, "strerror", None) or "it has no sound"  # without its private path
+            raise HTTPException(415, f"the file of {track_id} cannot be decoded: {reason}") from error
     return FileResponse(path, media_type=kind, headers={"Cache-Control": "private, max-age=3600"})
