@@ -271,6 +271,23 @@ def test_a_service_that_fails_is_reported_and_tried_again(browser: Browser, inde
         page.close()
 
 
+def test_without_genres_the_sound_gives_the_colors(
+    browser: Browser, cluster: None, tmp_path: Path, library: Library
+) -> None:
+    save_run(library, RUN, coefficients=4)
+    add_tracks(library, tmp_path, range(12))
+    tracks = library.table("tracks")
+    rows = [row | {"genres": []} for row in tracks.read().to_pylist()]
+    tracks.delete(tracks.files())
+    tracks.append(pa.Table.from_pylist(rows, tracks.schema()), "1")
+    index(library, IndexConfig(links=8))
+    with local_service(library, IngressConfig()) as url:
+        page = browser.new_page()
+        page.goto(url)
+        expect(page.locator("#color")).to_have_value("tag")
+        page.close()
+
+
 def test_text_of_a_catalogue_is_shown_as_text(
     browser: Browser, cluster: None, tmp_path: Path, library: Library
 ) -> None:

@@ -168,7 +168,7 @@ let asked = null;
 async function render() {
   $("words").value = document.activeElement === $("words") ? $("words").value : state.text || state.q;
   $("diversity").value = state.diversity; $("adventure").hidden = !(state.like.length || state.text);
-  $("color").value = state.color || "genre";
+  $("color").value = state.color || coloring().color;
   for (const input of document.querySelectorAll("[data-filter]")) if (input !== document.activeElement) input.value = state[input.id];
   const count = FILTERS.filter(name => state[name]).length;
   $("filter-count").textContent = count ? `(${count})` : "";
@@ -250,23 +250,30 @@ const map = new PointMap($("points"), $("marks"), {
 
 let loading = null;
 let colored = "";
+let withoutGenres = false;  // then the strongest tag is the first color
+function coloring() {
+  const color = state.color || (withoutGenres ? "tag" : "genre"), seed = state.like.at(-1);
+  if (color !== "similarity") return { color };
+  return seed ? { similar_to: seed } : { color: "genre" };
+}
+
 async function loadPoints(bbox) {
   loading?.abort();
-  const controller = loading = new AbortController();
-  const color = state.color || "genre", seed = state.like.at(-1);
-  const how = color === "similarity" ? (seed ? { similar_to: seed } : { color: "genre" }) : { color };
+  const controller = loading = new AbortController(), how = coloring();
   colored = JSON.stringify(how);
   try {
     const data = await points({ bbox, ...how }, controller.signal);
     map.show(data);
     renderLegend();
+    if (how.color === "genre" && !withoutGenres && data.color.values.join() === "" && data.count) {
+      withoutGenres = true;
+      if (!state.color) render();
+    }
   } catch (error) { if (error.name !== "AbortError") say(error.message); }
 }
 
 function recolor() {
-  const color = state.color || "genre", seed = state.like.at(-1);
-  const how = color === "similarity" ? (seed ? { similar_to: seed } : { color: "genre" }) : { color };
-  if (JSON.stringify(how) !== colored) { map.hidden = new Set(); loadPoints(); }
+  if (JSON.stringify(coloring()) !== colored) { map.hidden = new Set(); loadPoints(); }
 }
 
 function renderLegend() {
