@@ -21,18 +21,18 @@ from songray.search.reference import Reference
 from songray.search.tags import statistics
 from songray.search.target import (
     Target,
-    contains,
+    find_changes,
     find_target,
+    indexed_signatures,
     keys_without_direction,
+    obsolete_labels,
     read_tagged_vectors,
     read_tracks,
 )
 from songray.search.version import (
-    LIVE,
     Bits,
     ShardEntry,
     Version,
-    live_tracks,
     local_copy,
     mark_deleted,
     newest_version,
@@ -49,6 +49,7 @@ from songray.search.version import (
 TUNING_TRACKS = 20_000  # of the lowest keys, on which M is tuned
 CHECKED_TRACKS = 250_000  # whose vectors one task reads to see whether they have a direction
 REFERENCE_TRACKS = 1024  # the first of these; four times as many took a tenth longer to build
+EMPTY = "embeddings/{run} is empty: run `songray embed` first"
 MEASURED_TRACKS = 1000  # that are appended to a shard: for fewer, its recall is not measured again
 ROW_BYTES = 600  # of a track's row and text, about
 
@@ -125,13 +126,10 @@ def index(library: Library, config: IndexConfig) -> IndexSummary:
         prune(library, run, config.keep, lease)
         before = newest_version(library, run)
         config = replace(config, bits=config.bits or (before.bits if before else 32))
-        target = find_target(library, run)
-        if not len(target):
-            raise MissingInput(f"embeddings/{run} is empty: run `songray embed` first")
         if before is None or not before.shards or config.compact or not has_options(before, config):
-            summary = build(library, run, config, target, before, lease)
+            summary = build(library, run, config, before, lease)
         else:
-            summary = update(library, config, target, before, lease)
+            summary = update(library, config, before, lease)
         prune(library, run, config.keep, lease)
     return summary
 
@@ -145,9 +143,12 @@ def has_options(version: Version, config: IndexConfig) -> bool:
 
 
 def build(
-    library: Library, run: str, config: IndexConfig, target: Target, before: Version | None, lease: Lease
+    library: Library, run: str, config: IndexConfig, before: Version | None, lease: Lease
 ) -> IndexSummary:
     """Write a version that shares no shard with those before it."""
+    target = find_target(library, run)
+    if not len(target):
+        raise MissingInput(EMPTY.format(run=run))
     every, target = len(target), comparable(library, run, target)
     if not len(target):
         raise MissingInput(f"embeddings/{run}: none of {every} vectors is finite: train another run")
@@ -206,17 +207,15 @@ def prepare(
     return Reference(tracks, vectors[:REFERENCE_TRACKS]), parameters, statistics(labels, levels)
 
 
-def update(
-    library: Library, config: IndexConfig, target: Target, before: Version, lease: Lease
-) -> IndexSummary:
+def update(library: Library, config: IndexConfig, before: Version, lease: Lease) -> IndexSummary:
     """Write a version with the shards of the one before, missing tracks appended, others marked as deleted;
-    return the one before where nothing has changed."""
-    live = [live_tracks(library, before.run, entry) for entry in before.shards]
-    every = np.concatenate(live) if live else np.empty(0, LIVE)
-    pending = target.select(~contains(every, target.rows))
-    missing = comparable(library, before.run, pending)
-    left_out = len(pending) - len(missing)
-    obsolete = [tracks["label"][~contains(target.rows, tracks)] for tracks in live]
+    return the one before where nothing has changed. Memory: see find_changes."""
+    changes = find_changes(library, before.run, indexed_signatures(library, before))
+    if not changes.tracks:
+        raise MissingInput(EMPTY.format(run=before.run))
+    missing = comparable(library, before.run, changes.missing)
+    left_out = len(changes.missing) - len(missing)
+    obsolete = [obsolete_labels(library, before.run, entry, changes.obsolete) for entry in before.shards]
     deleted = sum(map(len, obsolete))
     if not len(missing) and not deleted:
         return IndexSummary(before, new=False, left_out=left_out)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,9 +10,12 @@ import pyarrow as pa
 import pyarrow.compute
 from numpy.typing import NDArray
 
+from songray.key_index import KeyIndex
 from songray.keys import REVISION_BITS, Keys
 from songray.library import Library, Vectors, matrix, tag_matrix
+from songray.search.bitmap import Labels
 from songray.search.tags import Levels, to_levels
+from songray.search.version import ShardEntry, Version, live_tracks
 from songray.table import Newest
 
 TARGET = np.dtype(
@@ -24,6 +27,9 @@ TARGET = np.dtype(
         ("checksum", "i8"),  # of that row
     ]
 )
+SPREAD = np.uint64(0x9E3779B97F4A7C15)  # odd, so that different checksums stay different
+
+Signatures = NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
@@ -48,19 +54,81 @@ class Target:
         return [self.select(np.sort(part)) for part in np.array_split(by_file, -(-len(self) // capacity))]
 
 
+@dataclass(frozen=True)
+class Changes:
+    """What an index has and should not have, and the reverse."""
+
+    tracks: int  # that it should contain
+    missing: Target
+    obsolete: Signatures  # sorted, of tracks that it contains
+
+
 def find_target(library: Library, run: str) -> Target:
     """Memory: 36 bytes a track, and a range of the key indexes."""
+    embeddings, tracks = _key_indexes(library, run)
+    parts = [np.empty(0, TARGET), *_parts(library, run, embeddings, tracks)]
+    return Target(np.concatenate(parts), embeddings.paths, tracks.paths)
+
+
+def find_changes(library: Library, run: str, indexed: Signatures) -> Changes:
+    """Compare what an index contains, by sorted signatures, with what it should. Memory: 9 bytes a track of
+    the index, 36 of each that is missing, and a range of the key indexes."""
+    embeddings, tracks = _key_indexes(library, run)
+    count, missing, is_current = 0, [np.empty(0, TARGET)], np.zeros(len(indexed), bool)
+    for rows in _parts(library, run, embeddings, tracks):
+        needed = signatures(rows)
+        position = np.searchsorted(indexed, needed)
+        is_indexed = np.zeros(len(rows), bool)
+        within = position < len(indexed)
+        is_indexed[within] = indexed[position[within]] == needed[within]
+        is_current[position[is_indexed]] = True
+        missing.append(rows[~is_indexed])
+        count += len(rows)
+    repeats = np.flatnonzero(indexed[1:] == indexed[:-1]) + 1  # searchsorted finds the first of equal ones
+    is_current[repeats] = is_current[repeats - 1]
+    target = Target(np.concatenate(missing), embeddings.paths, tracks.paths)
+    return Changes(count, target, indexed[~is_current])
+
+
+def indexed_signatures(library: Library, version: Version) -> Signatures:
+    """Of the live tracks of a version, sorted."""
+    sizes = [entry.tracks - entry.deleted_labels.size for entry in version.shards]
+    every, ends = np.empty(sum(sizes), np.uint64), np.cumsum(sizes)
+    for entry, size, end in zip(version.shards, sizes, ends, strict=True):
+        every[end - size : end] = signatures(live_tracks(library, version.run, entry))
+    every.sort()
+    return every
+
+
+def obsolete_labels(library: Library, run: str, entry: ShardEntry, obsolete: Signatures) -> Labels:
+    """The labels of the live tracks of a shard with some signatures."""
+    if not obsolete.size:
+        return np.empty(0, np.int64)
+    live = live_tracks(library, run, entry)
+    labels: Labels = live["label"][np.isin(signatures(live), obsolete)]
+    return labels
+
+
+def signatures(rows: NDArray[np.void]) -> Signatures:
+    """A number for the key and the checksum of each row. That one of 100 million new tracks shares it with
+    one of 100 million others has a probability of 0.0005."""
+    checksums = rows["checksum"].astype(np.uint64)
+    signed: Signatures = rows["key"].astype(np.uint64) + checksums * SPREAD
+    return signed
+
+
+def _key_indexes(library: Library, run: str) -> tuple[KeyIndex, KeyIndex]:
+    return library.table("embeddings", run).key_index(), library.table("tracks").key_index()
+
+
+def _parts(library: Library, run: str, embedded: KeyIndex, described: KeyIndex) -> Iterator[NDArray[np.void]]:
+    """The rows of a target, an interval of keys at a time."""
     embeddings, tracks = library.table("embeddings", run), library.table("tracks")
-    embedded, described = embeddings.key_index(), tracks.key_index()
-    intervals = max(embedded.intervals, described.intervals, key=len)
-    parts = [
-        _rows(
+    for interval in max(embedded.intervals, described.intervals, key=len):
+        yield _rows(
             embeddings.newest_between(embedded, interval, ["track_key"]),
             tracks.newest_between(described, interval, ["track_key", "checksum", "is_gone"]),
         )
-        for interval in intervals
-    ]
-    return Target(np.concatenate(parts), embedded.paths, described.paths)
 
 
 def _rows(embeddings: Newest, tracks: Newest) -> NDArray[np.void]:
@@ -76,17 +144,6 @@ def _rows(embeddings: Newest, tracks: Newest) -> NDArray[np.void]:
     rows["track_key"], rows["track_file"] = track_keys[described], tracks.file[described]
     rows["checksum"] = pa.compute.fill_null(tracks.rows["checksum"], 0).to_numpy()[described]
     return rows
-
-
-def contains(tracks: NDArray[np.void], others: NDArray[np.void]) -> NDArray[np.bool_]:
-    """For each of the others, whether its key is among the tracks, with the same checksum."""
-    if not len(tracks):
-        return np.zeros(len(others), bool)
-    order = np.argsort(tracks["key"])
-    position = np.minimum(np.searchsorted(tracks["key"], others["key"], sorter=order), len(tracks) - 1)
-    nearest = tracks[order[position]]
-    same: NDArray[np.bool_] = (nearest["key"] == others["key"]) & (nearest["checksum"] == others["checksum"])
-    return same
 
 
 def read_vectors(library: Library, run: str, target: Target) -> Vectors:

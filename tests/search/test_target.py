@@ -8,7 +8,7 @@ import pytest
 from constructed import RUN, add_run, add_tracks, units
 
 from songray.library import Library
-from songray.search.target import find_target, read_tracks, read_vectors
+from songray.search.target import find_changes, find_target, read_tracks, read_vectors, signatures
 
 
 @pytest.mark.parametrize("same_file", [True, False])
@@ -36,3 +36,18 @@ def test_of_rows_that_repeat_a_key_the_newest_counts(library: Library, same_file
     assert vectors[row] == pytest.approx(units(1, seed=9)[0])
     others = [int(name[2:]) for name in described["track_id"].to_pylist() if name != "a:3"]
     assert np.delete(vectors, row, axis=0) == pytest.approx(units(20)[others])
+
+
+@pytest.mark.parametrize("repeated", [False, True])
+def test_changes_are_what_is_missing_and_what_is_obsolete(library: Library, repeated: bool) -> None:
+    """Some tracks are indexed, some with another checksum, some are not in the tables any more."""
+    add_tracks(add_run(library), units(60))
+    every = signatures(find_target(library, RUN).rows)
+    random = np.random.default_rng(0)
+    kept, gone = random.choice(every, 25, replace=False), random.integers(0, 1 << 62, 7).astype(np.uint64)
+    indexed = np.concatenate([kept, kept[:3] if repeated else kept[:0], gone])
+    changes = find_changes(library, RUN, np.sort(indexed))
+    assert changes.tracks == 60
+    assert np.array_equal(np.sort(signatures(changes.missing.rows)), np.setdiff1d(every, kept))
+    assert np.array_equal(changes.obsolete, np.sort(gone))
+    assert len(find_changes(library, RUN, np.empty(0, np.uint64)).missing) == 60

@@ -17,12 +17,12 @@ from songray.service.options import IngressConfig, ServeConfig
 
 @pytest.fixture(scope="module")
 def sharded(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Library:
-    """The shared library with an index of four shards."""
+    """The shared library with a quantised index of four shards."""
     whole = shared_library(tmp_path_factory)[0]
     library = Library.open(str(tmp_path_factory.mktemp("sharded") / "library"))
     for name in ("tracks", "runs", "embeddings"):
         shutil.copytree(Path(whole.path(name)), library.path(name))
-    index(library, IndexConfig(links=8, shard_tracks=7))
+    index(library, IndexConfig(links=8, shard_tracks=7, bits=8))
     return library
 
 

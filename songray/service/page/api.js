@@ -32,7 +32,8 @@ async function send(path, options = {}) {
   }
   if (!response.ok) {
     const problem = await response.json().catch(() => ({}));
-    throw new Error(typeof problem.detail === "string" ? problem.detail : response.statusText);
+    const detail = typeof problem.detail === "string" ? problem.detail : response.statusText;
+    throw Object.assign(new Error(detail), { status: response.status });
   }
   return response;
 }

@@ -220,8 +220,15 @@ function renderSeeds() {
 const tip = $("tip");
 let hoverNumber = 0;
 const pointOf = number => `${map.data.shards[number]}.${map.data.labels[number]}`;
-const tracksAt = async numbers => numbers.length
-  ? remember((await request(`v1/points/tracks?${query({ version: map.data.version, point: numbers.map(pointOf) })}`)).tracks) : [];
+async function tracksAt(numbers) {
+  if (!numbers.length) return [];
+  try {
+    return remember((await request(`v1/points/tracks?${query({ version: map.data.version, point: numbers.map(pointOf) })}`)).tracks);
+  } catch (error) {
+    if (error.status === 404) loadPoints(box);  // the service has another version of the index by now
+    throw error;
+  }
+}
 const attempt = task => task.catch(error => say(error.message));
 
 const map = new PointMap($("points"), $("marks"), {
@@ -245,10 +252,14 @@ const map = new PointMap($("points"), $("marks"), {
     toTray(tracks.map(track => track.track_id));
     say(`${tracks.length} tracks of the region are in the playlist${numbers.length > tracks.length ? `, of ${numbers.length}` : ""}.`);
   })),
-  onView: box => { if (map.data && map.data.tracks > map.data.count) loadPoints(box.join(",")); },
+  onView(bounds) {
+    box = bounds.join(",");
+    if (map.data && map.data.tracks > map.data.count) loadPoints(box);
+  },
 });
 
 let loading = null;
+let box;  // what the map shows, once it was moved
 let colored = "";
 let withoutGenres = false;  // then the strongest tag is the first color
 function coloring() {
@@ -257,7 +268,7 @@ function coloring() {
   return seed ? { similar_to: seed } : { color: "genre" };
 }
 
-async function loadPoints(bbox) {
+async function loadPoints(bbox) {  // a sample of those in a box; of all without one
   loading?.abort();
   const controller = loading = new AbortController(), how = coloring();
   colored = JSON.stringify(how);
@@ -273,7 +284,7 @@ async function loadPoints(bbox) {
 }
 
 function recolor() {
-  if (JSON.stringify(coloring()) !== colored) { map.hidden = new Set(); loadPoints(); }
+  if (JSON.stringify(coloring()) !== colored) { map.hidden = new Set(); loadPoints(map.data?.tracks > map.data?.count ? box : undefined); }
 }
 
 function renderLegend() {
