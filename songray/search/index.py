@@ -73,7 +73,8 @@ class Index:
         numbers, labels = np.array(places, np.int64).reshape(-1, 2).T
         values = np.empty(len(labels), object if query is None and name in CATEGORICAL else np.float32)
         for number, shard in self.shards.items():
-            values[numbers == number] = shard.attribute(labels[numbers == number], name, query)
+            own = numbers == number
+            values[own] = await asyncio.to_thread(shard.attribute, labels[own], name, query)
         return values
 
     async def described(self, weights: dict[str, float], k: int, filters: Filters = EVERYTHING) -> Candidates:

@@ -91,7 +91,7 @@ def find_changes(library: Library, run: str, indexed: Signatures) -> Changes:
 
 
 def indexed_signatures(library: Library, version: Version) -> Signatures:
-    """Of the live tracks of a version, sorted."""
+    """The signatures of the live tracks of a version, sorted."""
     sizes = [entry.tracks - entry.deleted_labels.size for entry in version.shards]
     every, ends = np.empty(sum(sizes), np.uint64), np.cumsum(sizes)
     for entry, size, end in zip(version.shards, sizes, ends, strict=True):

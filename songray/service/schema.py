@@ -150,6 +150,7 @@ class Stats(BaseModel):
     recall: float = Field(description="recall at 10 against exact search, measured on a sample")
     recall_target: float
     parameters: dict[str, int] = Field(description="parameters of the HNSW graphs")
+    tags: list[str] = Field(description="labels of the tags of the sound that its run gives")
 
 
 class Health(BaseModel):

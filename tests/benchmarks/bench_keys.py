@@ -28,6 +28,7 @@ from songray.cluster import ENVIRONMENT
 from songray.key_index import FILES, KeyIndex
 from songray.keys import track_key
 from songray.library import Library
+from songray.search.target import signatures
 from songray.table import Table
 
 SIZES = [int(size) for size in os.environ.get("SONGRAY_BENCH_KEYS", "1000000 10000000 100000000").split()]
@@ -84,8 +85,11 @@ def fill(index: KeyIndex, table: Table, tracks: int) -> None:
         rows = {
             "track_key": numbers << 8,
             "error": pa.nulls(numbers.size, pa.string()),
+            "checksum": numbers & ~31,
             "file": random.integers(0, len(infos), numbers.size).astype(np.int32),
         }
+        others = {name: index.schema.field(name).type for name in index.schema.names if name not in rows}
+        rows |= {name: pa.repeat(pa.scalar(0).cast(kind), numbers.size) for name, kind in others.items()}
         part = pa.table({name: rows[name] for name in index.schema.names}, schema=index.schema)
         ranges.append(key_index._write(index, "range", part))
     key_index._publish(replace(index, files=files, numbers=len(infos), ranges=tuple(ranges)))
@@ -131,3 +135,44 @@ def test_real_rows(cluster: None, tmp_path: Path) -> None:
         newest = table.newest(["track_key"])
         rows.append([step, newest.rows.num_rows, time.monotonic() - started])
     print(f"\n{tabulate(rows, ['step', 'rows', 's'], tablefmt='github', floatfmt='.2f')}")
+
+
+CHANGES = """
+import resource, sys, time
+import numpy as np
+from songray.library import Library
+from songray.search.target import find_changes
+indexed = np.load(sys.argv[2])
+started = time.monotonic()
+changes = find_changes(Library.open(sys.argv[1]), "run", indexed)
+seconds = time.monotonic() - started
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(changes.tracks, len(changes.missing), len(changes.obsolete), seconds, peak)
+"""
+
+
+@pytest.mark.parametrize("tracks", SIZES)
+def test_changes_of_an_index(tracks: int, tmp_path: Path) -> None:
+    """What `songray index` compares where NEW of the tracks are not indexed, and NEW others are."""
+    library = Library.open(str(tmp_path / "library"))
+    embeddings, described = library.table("embeddings", "run"), library.table("tracks")
+    for table in (embeddings, described):
+        os.makedirs(table.path)
+        for number in range(1000):
+            open(f"{table.path}/{number:07}.parquet", "w").close()
+        fill(table._empty_index(table.key_paths[0], table.path, table.kind.indexed), table, tracks)
+    index, signed = embeddings.key_index(), []
+    for interval in index.intervals:
+        keys = index.between(interval)["track_key"].to_numpy()
+        rows = np.zeros(len(keys), [("key", "i8"), ("checksum", "i8")])
+        rows["key"], rows["checksum"] = keys, (keys >> 8) & ~31
+        signed.append(signatures(rows))
+    every = np.concatenate(signed)
+    every[:NEW] += np.uint64(1)
+    np.save(tmp_path / "indexed.npy", np.sort(every))
+    command = [sys.executable, "-c", CHANGES, library.root, str(tmp_path / "indexed.npy")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    count, missing, obsolete, seconds, peak = done.stdout.split()
+    assert (int(count), int(missing), int(obsolete)) == (len(every), NEW, NEW)
+    print(f"\n{tracks:,} tracks: {float(seconds):.1f} s, peak {float(peak):.0f} MB")

@@ -163,6 +163,7 @@ def test_a_search_tells_whether_its_words_describe_a_sound(client: httpx.Client)
 
 
 def test_points_are_colored_by_tags(client: httpx.Client) -> None:
+    assert {"rock", "jazz"} <= {*client.get("/v1/stats").json()["tags"]}
     content = client.get("/v1/points?color=tag").content
     head = json.loads(content[4 : 4 + int.from_bytes(content[:4], "little")])
     assert {"rock", "jazz"} <= {*head["color"]["values"]}

@@ -264,6 +264,7 @@ let colored = "";
 let withoutGenres = false;  // then the strongest tag is the first color
 function coloring() {
   const color = state.color || (withoutGenres ? "tag" : "genre"), seed = state.like.at(-1);
+  if (color.startsWith("tag:")) return { tag: color.slice(4) };
   if (color !== "similarity") return { color };
   return seed ? { similar_to: seed } : { color: "genre" };
 }
@@ -421,6 +422,16 @@ addEventListener("drop", async event => {
   } catch (error) { if (number === latest) say(error.message); }
 });
 
+// The tags that the index has, as colors and as filters.
+async function listTags() {
+  const { tags } = await request("v1/stats");
+  $("color-tags").replaceChildren(...tags.map(tag => element("option", { value: `tag:${tag}`, textContent: tag })));
+  $("color-tags").hidden = !tags.length;
+  $("tag-names").replaceChildren(...tags.map(tag => element("option", { value: tag })));
+  if (state.color) $("color").value = state.color;
+}
+
 addEventListener("popstate", () => { state = readState(); render(); });
 addEventListener("online", () => render());
 render();
+listTags().catch(() => {});  // where the service fails, the list of tracks says so

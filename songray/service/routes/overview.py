@@ -139,4 +139,5 @@ async def stats(snapshot: CurrentSnapshot) -> Response:
     """Statistics of the served index."""
     names = ("run", "version", "tracks", "dimension", "recall", "recall_target", "parameters")
     content = {name: getattr(snapshot.version, name) for name in names}
-    return json_response(content | {"shards": len(snapshot.version.shards)})
+    more = {"shards": len(snapshot.version.shards), "tags": sorted(snapshot.version.tags)}
+    return json_response(content | more)
