@@ -124,6 +124,7 @@ class QuantisedGraph:
     def nearest(self, queries: Vectors, k: int, ef: int) -> Neighbours | None:
         import faiss
 
+        ef = max(ef, k)  # as hnswlib does: faiss ends a search after ef candidates, also where k is larger
         options = faiss.SearchParametersHNSW(efSearch=ef, **self._filter)
         cosines, labels = self._graph.search(np.ascontiguousarray(queries, np.float32), k, params=options)
         return None if (labels < 0).any() else (labels, cosines)

@@ -73,3 +73,13 @@ def test_a_higher_recall_takes_more_links() -> None:
     vectors = units(3000, dimension=32)
     low, high = (tune_m(vectors, 100, recall) for recall in (0.5, 0.99))
     assert low == M_VALUES[0] < high
+
+
+@pytest.mark.parametrize("quantised", [False, True])
+def test_ef_is_at_least_the_number_of_neighbours(quantised: bool) -> None:
+    vectors, queries = units(3000, dimension=8), units(50, dimension=8, seed=1)
+    graph = build_graph(vectors, replace(OPTIONS, quantised=quantised)).graph
+    nearest = search(graph, vectors.__getitem__, queries, 200, ef=4)
+    assert nearest is not None
+    least = np.sort(queries @ vectors.T, axis=1)[:, -200]
+    assert (nearest[1] >= least[:, None] - 1e-5).mean() > 0.95
