@@ -140,11 +140,12 @@ def merge_notes(table: Table, paths: Sequence[str]) -> None:
             keys = pa.parquet.read_table(path, columns=["track_key"], filesystem=table.filesystem)
         if keys.num_rows:
             parts[path] = keys["track_key"].to_numpy()
-    if len(parts) > 1:
-        keys = np.unique(np.concatenate(list(parts.values())))
-        path = posixpath.join(table.checkpoint_path, f"merged-{uuid.uuid4().hex}.parquet")
-        write_parquet(table.filesystem, path, pa.table({"track_key": keys}))
-    for path in parts if len(parts) > 1 else ():
+    if len(parts) < 2:
+        return
+    keys = np.unique(np.concatenate(list(parts.values())))
+    merged_note = posixpath.join(table.checkpoint_path, f"merged-{uuid.uuid4().hex}.parquet")
+    write_parquet(table.filesystem, merged_note, pa.table({"track_key": keys}))
+    for path in parts:
         delete(table.filesystem, path)
 
 

@@ -1,9 +1,9 @@
 """From vectors to ranked tracks. In reading order, and all but `build` and `erase` run without Ray:
 
+halves        vectors of length 1, and those stored as float16
 graphs        HNSW graphs, in float32 and in 8 bits
 hnsw          builds graphs, measures their recall, tunes M
 text          text search over titles, artists and albums
-halves        vectors stored as float16
 tags          tags of the sound: how they are stored, and how well tracks fit a description by them
 words         words about music → tags
 attributes    attributes of tracks by which a map is coloured

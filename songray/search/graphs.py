@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from songray.library import Vectors
+from songray.search.halves import normalise
 
 Labels = NDArray[np.int64]
 Neighbours = tuple[Labels, Vectors]  # labels and cosines, both (queries, k)
@@ -149,8 +150,7 @@ def search(
     if nearest is None:
         return None
     labels = nearest[0]
-    units = queries / np.maximum(np.linalg.norm(queries, axis=1, keepdims=True), 1e-12)
     candidates = vectors(labels.ravel()).reshape(*labels.shape, -1)
-    cosines = np.einsum("qd,qkd->qk", units, candidates, dtype=np.float32)
+    cosines = np.einsum("qd,qkd->qk", normalise(queries), candidates, dtype=np.float32)
     order = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
     return np.take_along_axis(labels, order, axis=1), np.take_along_axis(cosines, order, axis=1)

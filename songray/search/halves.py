@@ -1,4 +1,4 @@
-"""Vectors that are stored as float16, as float32."""
+"""Vectors in float32: scaled to length 1, and those that are stored as float16."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from songray.library import Vectors
 
 def unit_vectors(halves: NDArray[np.float16]) -> Vectors:
     """Stored vectors, (tracks, dimension), as float32, scaled to length 1 after rounding, as in the graph."""
-    vectors = to_float32(halves)
+    return normalise(to_float32(halves))
+
+
+def normalise(vectors: Vectors) -> Vectors:
+    """Vectors, (vectors, dimension), scaled to length 1; those of length 0 stay."""
     lengths = np.sqrt(np.einsum("td,td->t", vectors, vectors))[:, None]
     units: Vectors = vectors / np.maximum(lengths, 1e-12)
     return units

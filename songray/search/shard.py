@@ -36,7 +36,7 @@ from songray.search.attributes import (
 from songray.search.candidates import CANDIDATE, POINT, Box, Candidates, Points, by_cosine
 from songray.search.filters import CACHED_CHARACTERS, CACHED_FILTERS, EVERYTHING, Filters
 from songray.search.graphs import SPARE, Labels, open_graph, search
-from songray.search.halves import to_float32, unit_vectors
+from songray.search.halves import normalise, to_float32, unit_vectors
 from songray.search.hnsw import K
 from songray.search.tags import Levels, Tags
 from songray.search.version import TEXT, TRACKS, VECTORS
@@ -169,7 +169,7 @@ class Shard:
 
     def _exact(self, queries: Vectors, k: int, mask: NDArray[np.bool_]) -> list[Candidates]:
         """The k nearest to each query among the tracks of a mask, by comparing all."""
-        units = queries / np.maximum(np.linalg.norm(queries, axis=1, keepdims=True), 1e-12)
+        units = normalise(queries)
         labels = np.flatnonzero(mask)
         parts = [labels[start : start + ROWS_AT_ONCE] for start in range(0, len(labels), ROWS_AT_ONCE)]
         tops = [_top(units @ to_float32(self._vectors[part]).T, part, k + SPARE) for part in parts]

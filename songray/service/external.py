@@ -6,7 +6,7 @@ Sources answer slowly, or not at all: requests to them have threads of their own
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -42,6 +42,8 @@ class ExternalSources:
 
     async def locate(self, track: Row) -> AudioLocation:
         """The location of a track's audio now. Raises HTTPException, as `first_preview`."""
+        if stored := self.services.stored_location(track):
+            return stored
         return await self._in_thread(track["source"], locate, self.services, track)
 
     async def _in_thread(self, source: str, function: Callable[..., Result], *arguments: Any) -> Result:
@@ -65,12 +67,8 @@ class ExternalSources:
 def first_preview(services: AudioServices, source: SearchableSource, words: str) -> tuple[str, bytes]:
     """Id and audio. Raises HTTPException: 404 where there is none, 502 or 503 where the source fails."""
     track = first_track(services.search(source, words), words)
-    try:
-        return track.track_id, asyncio.run(fetch_preview(services, source, track))
-    except FetchError as error:
-        raise http_error(error) from error
-    except (TimeoutError, aiohttp.ClientError) as error:
-        raise HTTPException(502, f"the preview of {track.track_id} cannot be fetched: {error!r}") from error
+    failure = f"the preview of {track.track_id} cannot be fetched"
+    return track.track_id, run(fetch_preview(services, source, track), failure)
 
 
 def locate(services: AudioServices, track: Row) -> AudioLocation:
@@ -80,12 +78,17 @@ def locate(services: AudioServices, track: Row) -> AudioLocation:
         async with web.session() as session:
             return await services.locate(track, session, DEFAULT_ISRC_SOURCE)
 
+    return run(located(), f"the audio of {track['track_id']} cannot be located")
+
+
+def run(request: Coroutine[Any, Any, Result], failure: str) -> Result:
+    """The result of requests to a source, in a thread without an event loop. Raises HTTPException."""
     try:
-        return asyncio.run(located())
+        return asyncio.run(request)
     except FetchError as error:
         raise http_error(error) from error
     except (TimeoutError, aiohttp.ClientError) as error:
-        raise HTTPException(502, f"the audio of {track['track_id']} cannot be located: {error!r}") from error
+        raise HTTPException(502, f"{failure}: {error!r}") from error
 
 
 def first_track(source: Source, words: str) -> Track:

@@ -37,17 +37,21 @@ class Transcoder:
         except Exception:
             self._files.pop(name, None)
             raise
-        await self._forget()
+        self._forget()
         return transcoded
 
     async def _transcode(self, path: str) -> Path:
         descriptor, name = tempfile.mkstemp(".mp3", dir=self._folder.name)
         os.close(descriptor)
         async with self._slots:
-            await asyncio.to_thread(transcode, path, Path(name))
+            try:
+                await asyncio.to_thread(transcode, path, Path(name))
+            except Exception:
+                os.unlink(name)
+                raise
         return Path(name)
 
-    async def _forget(self) -> None:
+    def _forget(self) -> None:
         """Delete the files that were requested longest ago; one that is being sent stays open."""
         while len(self._files) > KEPT_FILES and next(iter(self._files.values())).done():
             _, task = self._files.popitem(last=False)

@@ -44,12 +44,12 @@ PARAMETERS = {"M": 16, "ef_construction": 200}
 QUERIES, THREADS, ROUNDS, K = 2000, 2, 5, 10
 
 
-def clustered(count: int, seed: int) -> np.ndarray:
-    """Unit vectors around centres that are the same for every seed."""
-    centres = np.random.default_rng(0).normal(size=(CLUSTERS, DIMENSION)).astype(np.float32)
+def clustered(count: int, seed: int, dimension: int = DIMENSION, clusters: int = CLUSTERS) -> np.ndarray:
+    """Unit vectors, (count, dimension), around centres that are the same for every seed."""
+    centres = np.random.default_rng(0).normal(size=(clusters, dimension)).astype(np.float32)
     generator = np.random.default_rng(seed)
-    vectors = centres[generator.integers(0, CLUSTERS, count)]
-    vectors += SPREAD * generator.normal(size=(count, DIMENSION)).astype(np.float32)
+    vectors = centres[generator.integers(0, clusters, count)]
+    vectors += SPREAD * generator.standard_normal((count, dimension), np.float32)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 

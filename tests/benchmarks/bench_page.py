@@ -73,18 +73,18 @@ class BuiltService(LocalService):
 
 
 def measure(page: Page, url: str) -> list[float]:
-    """Seconds until the first paint and until the points are drawn, bytes that were sent, frames a second
+    """Seconds until the first paint and until the points are rendered, bytes that were sent, frames a second
     while the map is zoomed, and megabytes of JavaScript's memory."""
     sent = []
     page.on("response", lambda response: sent.append(response.request.sizes()["responseBodySize"]))
     page.goto(url)
     page.locator("#legend li").first.wait_for(timeout=60_000)
-    drawn = page.evaluate("performance.now() / 1000")
+    rendered = page.evaluate("performance.now() / 1000")
     paint = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime / 1000")
     received = sum(sent) / 1e6
     frames = page.evaluate(FRAMES, SECONDS)
     memory = page.evaluate("performance.memory.usedJSHeapSize / 1e6")
-    return [paint, drawn, received, frames, memory]
+    return [paint, rendered, received, frames, memory]
 
 
 def test_page(tmp_path: Path) -> None:
@@ -103,5 +103,5 @@ def test_page(tmp_path: Path) -> None:
                 table.append([f"{count:,}", *measure(page, url)])
                 page.close()
         browser.close()
-    heads = ["tracks", "first paint (s)", "points drawn (s)", "sent (MB)", "frames/s", "JavaScript (MB)"]
+    heads = ["tracks", "first paint (s)", "points rendered (s)", "sent (MB)", "frames/s", "JavaScript (MB)"]
     print(f"\n{tabulate(table, heads, 'github', floatfmt='.2f')}")

@@ -18,13 +18,14 @@ from typing import Any, NamedTuple
 
 import faiss
 import numpy as np
+from bench_index import clustered
 from tabulate import tabulate
 
 from songray.search.graphs import FloatGraph, QuantisedGraph, open_graph, search
 
 TRACKS = int(os.environ.get("SONGRAY_BENCH_TRACKS", "1000000"))
 DIMENSION = int(os.environ.get("SONGRAY_BENCH_DIMENSION", "64"))
-CLUSTERS, SPREAD, QUERIES, K, ROUNDS = 10_000, 0.5, 2000, 10, 3
+CLUSTERS, QUERIES, K, ROUNDS = 10_000, 2000, 10, 3
 PARAMETERS, THREADS = {"M": 16, "ef_construction": 200}, 2
 EFS = (32, 64, 96, 128, 192, 256, 384, 512)
 RECALL = 0.99
@@ -40,15 +41,6 @@ class Searched(NamedTuple):
     ef: int  # the smallest that reaches the recall, else the largest; for IVF, probes
     recall: float
     queries_a_second: float
-
-
-def clustered(count: int, seed: int) -> np.ndarray:
-    """Unit vectors around centres that are the same for every seed."""
-    centres = np.random.default_rng(0).normal(size=(CLUSTERS, DIMENSION)).astype(np.float32)
-    generator = np.random.default_rng(seed)
-    vectors = centres[generator.integers(0, CLUSTERS, count)]
-    vectors += SPREAD * generator.standard_normal((count, DIMENSION), np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def int8_codes(vectors: np.ndarray) -> np.ndarray:
@@ -138,7 +130,7 @@ SYSTEMS: dict[str, tuple[Callable[..., None], Callable[..., Any]]] = {
 
 def measure_build(name: str, folder: Path, results: Any) -> None:
     """Worker process: build an index and store it; seconds and bytes of its files."""
-    vectors = clustered(TRACKS, 1)
+    vectors = clustered(TRACKS, 1, DIMENSION, CLUSTERS)
     started = time.perf_counter()
     SYSTEMS[name][0](vectors, folder)
     seconds = time.perf_counter() - started
@@ -147,7 +139,7 @@ def measure_build(name: str, folder: Path, results: Any) -> None:
 
 def measure_search(name: str, folder: Path, results: Any) -> None:
     """Worker process: open an index and search it; bytes that it takes for itself, ef, recall, queries/s."""
-    queries, least = clustered(QUERIES, 2), np.load(folder.parent / "least.npy")
+    queries, least = clustered(QUERIES, 2, DIMENSION, CLUSTERS), np.load(folder.parent / "least.npy")
     halves = np.load(folder.parent / "halves.npy", mmap_mode="r")
     before = anonymous_bytes()
     nearest = SYSTEMS[name][1](folder)
@@ -184,7 +176,7 @@ def in_process(worker: Callable[..., None], name: str, folder: Path) -> tuple[An
 
 
 def test_quantised_search(tmp_path: Path) -> None:
-    vectors, queries = clustered(TRACKS, 1), clustered(QUERIES, 2)
+    vectors, queries = clustered(TRACKS, 1, DIMENSION, CLUSTERS), clustered(QUERIES, 2, DIMENSION, CLUSTERS)
     faiss.omp_set_num_threads(THREADS)
     exact = faiss.IndexFlatIP(DIMENSION)
     exact.add(vectors)

@@ -135,6 +135,10 @@ def test_requests_wait_for_external_sources_in_limits(cluster: None, monkeypatch
             with pytest.raises(HTTPException, match=detail) as raised:
                 await sources.first_preview("deezer", "x")
             assert (raised.value.status_code, raised.value.headers) == (503, {"Retry-After": "1"})
+        track = {"track_id": "x:1", "source": "folder", "isrc": None, "location": "/music/a.mp3"}
+        assert (await sources.locate(track)).url == "/music/a.mp3"  # no source is asked for it
+        with pytest.raises(HTTPException, match="too many requests wait for external sources"):
+            await sources.locate(track | {"source": "deezer", "location": "deezer:1"})
         slow.released.set()
         while raised.value.status_code == 503:  # until the first request has ended
             await asyncio.sleep(0.01)

@@ -6,7 +6,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlencode
 
 import numpy as np
@@ -271,16 +271,21 @@ def test_a_service_that_fails_is_reported_and_tried_again(browser: Browser, inde
         page.close()
 
 
-def test_without_genres_the_sound_gives_the_colors(
-    browser: Browser, cluster: None, tmp_path: Path, library: Library
-) -> None:
+def add_described(library: Library, folder: Path, **described: Any) -> None:
+    """Add twelve tracks with an index, all of them described in the same way."""
     save_run(library, RUN, coefficients=4)
-    add_tracks(library, tmp_path, range(12))
+    add_tracks(library, folder, range(12))
     tracks = library.table("tracks")
-    rows = [row | {"genres": []} for row in tracks.read().to_pylist()]
+    rows = [row | described for row in tracks.read().to_pylist()]
     tracks.delete(tracks.files())
     tracks.append(pa.Table.from_pylist(rows, tracks.schema()), "1")
     index(library, IndexConfig(links=8))
+
+
+def test_without_genres_the_sound_gives_the_colors(
+    browser: Browser, cluster: None, tmp_path: Path, library: Library
+) -> None:
+    add_described(library, tmp_path, genres=[])
     with local_service(library, IngressConfig()) as url:
         page = browser.new_page()
         page.goto(url)
@@ -292,13 +297,7 @@ def test_text_of_a_catalogue_is_shown_as_text(
     browser: Browser, cluster: None, tmp_path: Path, library: Library
 ) -> None:
     title = "<img src=x onerror=document.title='run'>"
-    save_run(library, RUN, coefficients=4)
-    add_tracks(library, tmp_path, range(12))
-    tracks = library.table("tracks")
-    rows = [row | {"title": title, "genres": [title]} for row in tracks.read().to_pylist()]
-    tracks.delete(tracks.files())
-    tracks.append(pa.Table.from_pylist(rows, tracks.schema()), "1")
-    index(library, IndexConfig(links=8))
+    add_described(library, tmp_path, title=title, genres=[title])
     with local_service(library, IngressConfig()) as url:
         page = browser.new_page()
         page.goto(url)
@@ -325,6 +324,6 @@ def test_the_page_is_accessible_and_fits_its_screen(
         for opened in ("", "help-button"):
             if opened:
                 page.locator(f"#{opened}").click()
-            found = Axe().run(page).response["violations"]
-            assert [(rule["id"], rule["impact"]) for rule in found if rule["impact"] != "minor"] == []
+            violations = Axe().run(page).response["violations"]
+            assert [(rule["id"], rule["impact"]) for rule in violations if rule["impact"] != "minor"] == []
         page.close()

@@ -41,15 +41,21 @@ class AudioServices:
         A track without a location is looked up at `isrc_source` by its ISRC. Raises FetchError, of the kind
         "no_location" where there is neither.
         """
+        if stored := self.stored_location(track):
+            return stored
         location = track["location"] or ""
         if not location and track["isrc"] and isrc_source != "none":
             location = f"{isrc_source}:isrc:{track['isrc']}"
         if not location:
             detail = "the catalogue gives neither a location of the audio nor an ISRC"
             raise FetchError("no_location", detail, retryable=True)  # a later crawl may add one
-        service, _, reference = location.partition(":")
-        if service == DeezerSource.name:
-            return await self.deezer.locate(session, reference)
+        return await self.deezer.locate(session, location.partition(":")[2])
+
+    def stored_location(self, track: Row) -> AudioLocation | None:
+        """The location that the catalogue itself gives; None where a service has to be asked."""
+        location = track["location"] or ""
+        if not location or location.partition(":")[0] == DeezerSource.name:
+            return None
         source = SOURCES.get(track["source"])
         return AudioLocation(location, is_public=source is not None and source.is_public)
 

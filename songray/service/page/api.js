@@ -13,7 +13,7 @@ function enteredKey(problem) {
   });
 }
 
-let asking = null;  // one dialog for all requests that need a key
+let nextKey = null;  // the key of the open dialog, one for all requests that need it
 
 async function send(path, options = {}) {
   const key = sessionStorage.getItem("key");
@@ -26,8 +26,8 @@ async function send(path, options = {}) {
     throw new Error(navigator.onLine ? "The service does not answer: is it running?" : "You are offline.");
   }
   if (response.status === 401) {
-    asking ??= enteredKey(key ? "This key is not valid." : "").finally(() => { asking = null; });
-    const entered = await asking;
+    nextKey ??= enteredKey(key ? "This key is not valid." : "").finally(() => { nextKey = null; });
+    const entered = await nextKey;
     if (entered) { sessionStorage.setItem("key", entered); return send(path, options); }
   }
   if (!response.ok) {

@@ -134,9 +134,9 @@ const describe = async ids => {
   return ids.map(id => known.get(id)).filter(Boolean);
 };
 
-let described = false;  // whether the words of the search also describe a sound
+let describesSound = false;  // whether the words of the search also describe a sound
 async function answer() {
-  described = false;
+  describesSound = false;
   const { like, unlike, route, diversity } = state;
   if (route.length === 2) {
     const { tracks } = await request(`v1/path?${query({ from: route[0], to: route[1], steps: ROUTE_STEPS, ...filters() })}`);
@@ -158,13 +158,13 @@ async function answer() {
     return [`Tracks that sound like “${state.text}”:`, similar.map(match => match.track), similar];
   }
   const { tracks, weights } = await request(`v1/tracks?${query({ q: state.q, limit: RESULTS })}`);
-  described = Object.keys(weights).length > 0;
+  describesSound = Object.keys(weights).length > 0;
   return [tracks.length ? (state.q ? "Choose a track to find similar ones." : "Some tracks; choose one, here or on the map.")
     : state.q ? "No title or artist matches these words." : "The index is empty.", tracks];
 }
 
 let latest = 0;
-let asked = null;
+let answered = null;  // the question whose answer is shown, or requested
 async function render() {
   $("words").value = document.activeElement === $("words") ? $("words").value : state.text || state.q;
   $("diversity").value = state.diversity; $("adventure").hidden = !(state.like.length || state.text);
@@ -176,8 +176,8 @@ async function render() {
   renderTray();
   recolor();
   const { tray, color, ...question } = state, text = JSON.stringify(question);
-  if (text === asked) return;
-  asked = text;
+  if (text === answered) return;
+  answered = text;
   const number = ++latest;
   renderSeeds();
   const slow = setTimeout(() => { if (number === latest) say("Searching…"); }, 300);
@@ -190,7 +190,7 @@ async function render() {
     mark(number);
   } catch (error) {
     if (number !== latest) return;
-    asked = null;
+    answered = null;
     showList(error.message, []);
     const again = element("button", { textContent: "Try again" });
     again.onclick = render;
@@ -200,7 +200,7 @@ async function render() {
 
 // Words may also describe a sound.
 function offerDescription() {
-  if (!described) return;
+  if (!describesSound) return;
   const link = element("button", { className: "title", id: "described", textContent: `Tracks that sound like “${state.q}”` });
   link.onclick = () => change({ ...NO_QUESTION, text: state.q });
   $("list").prepend(element("li", {}, link));
@@ -225,7 +225,7 @@ async function tracksAt(numbers) {
   try {
     return remember((await request(`v1/points/tracks?${query({ version: map.data.version, point: numbers.map(pointOf) })}`)).tracks);
   } catch (error) {
-    if (error.status === 404) loadPoints(box);  // the service has another version of the index by now
+    if (error.status === 404) loadPoints();  // the service has another version of the index by now
     throw error;
   }
 }
@@ -254,7 +254,7 @@ const map = new PointMap($("points"), $("marks"), {
   })),
   onView(bounds) {
     box = bounds.join(",");
-    if (map.data && map.data.tracks > map.data.count) loadPoints(box);
+    if (isSample()) loadPoints();
   },
 });
 
@@ -269,12 +269,15 @@ function coloring() {
   return seed ? { similar_to: seed } : { color: "genre" };
 }
 
-async function loadPoints(bbox) {  // a sample of those in a box; of all without one
+// Whether the index has more tracks than the map shows at once.
+const isSample = () => Boolean(map.data) && map.data.tracks > map.data.count;
+
+async function loadPoints() {
   loading?.abort();
   const controller = loading = new AbortController(), how = coloring();
   colored = JSON.stringify(how);
   try {
-    const data = await points({ bbox, ...how }, controller.signal);
+    const data = await points({ bbox: isSample() ? box : undefined, ...how }, controller.signal);
     map.show(data);
     renderLegend();
     if (how.color === "genre" && !withoutGenres && data.color.values.join() === "" && data.count) {
@@ -285,7 +288,7 @@ async function loadPoints(bbox) {  // a sample of those in a box; of all without
 }
 
 function recolor() {
-  if (JSON.stringify(coloring()) !== colored) { map.hidden = new Set(); loadPoints(map.data?.tracks > map.data?.count ? box : undefined); }
+  if (JSON.stringify(coloring()) !== colored) { map.hidden = new Set(); loadPoints(); }
 }
 
 function renderLegend() {
@@ -296,7 +299,6 @@ function renderLegend() {
     const shown = value => value === undefined ? "unknown" : Math.abs(value) <= 1 ? value.toFixed(2) : Math.round(value);
     const ends = element("li", { className: "ends" }, element("span", { textContent: shown(color.least) }), element("span", { textContent: shown(color.largest) }));
     $("legend").replaceChildren(element("li", {}, scale), ends);
-    scale.style.display = "block";
     return;
   }
   $("legend").replaceChildren(...color.values.map((value, number) => {
@@ -328,16 +330,16 @@ async function mark(number) {
 
 // ---- playlist
 
-let trayDrawn = "";
+let trayShown = "";
 async function renderTray() {
   $("tray-count").textContent = state.tray.length;
   for (const id of ["tray-play", "tray-export", "tray-share", "tray-clear"]) $(id).disabled = !state.tray.length;
   $("tray-path").disabled = state.tray.length < 2;
   const text = JSON.stringify(state.tray);
-  if (text === trayDrawn) return;
-  trayDrawn = text;
+  if (text === trayShown) return;
+  trayShown = text;
   const tracks = await describe(state.tray);
-  if (text !== trayDrawn) return;
+  if (text !== trayShown) return;
   $("tray-list").replaceChildren(...tracks.map((track, place) => {
     const move = (by, sign, name) => {
       const button = element("button", { className: "small", textContent: sign, label: `Move ${track.title} ${name}`, disabled: !state.tray[place + by] });
@@ -410,7 +412,7 @@ addEventListener("drop", async event => {
   event.preventDefault();
   const number = ++latest, form = new FormData();
   form.append("audio", file);
-  asked = null;
+  answered = null;
   say(`Listening to ${file.name}…`);
   try {
     const { similar } = await request(`v1/similar?k=${RESULTS}`, { method: "POST", body: form });

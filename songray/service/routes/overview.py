@@ -13,7 +13,7 @@ from songray.learning import runs
 from songray.library import Library
 from songray.search import ranking
 from songray.search.attributes import Category, Number
-from songray.search.candidates import CANDIDATE
+from songray.search.candidates import CANDIDATE, Points
 from songray.search.version import version_names
 from songray.search.words import parse_tags
 from songray.service.dependencies import CurrentService, CurrentSnapshot
@@ -21,26 +21,34 @@ from songray.service.points import FORMAT, encode
 from songray.service.problems import problem_responses
 from songray.service.responses import index_response, json_response, track_json
 from songray.service.schema import Id, Map, Positions, Runs, Stats, Tracks
+from songray.service.snapshots import IndexSnapshot
 
 NUMBER = r"[-+]?(\d{1,9}(\.\d{0,30})?|\.\d{1,30})(e[-+]?\d{1,2})?"
 PointName = Annotated[str, StringConstraints(pattern=r"^\d{1,9}\.\d{1,9}$")]
 BOX = rf"^\s*{NUMBER}(\s*,\s*{NUMBER}){{3}}\s*$"
 
+Bounds = Annotated[
+    str | None, Query(pattern=BOX, description="left,bottom,right,top", examples=["-1,-1,1,1"])
+]
+
 router = APIRouter(tags=["overview"])
+
+
+async def sample_of(snapshot: IndexSnapshot, bbox: str | None, limit: int) -> Points:
+    """A sample of the points of the map in a box, or in all of it."""
+    box = tuple(map(float, bbox.split(","))) if bbox else None
+    return await snapshot.points(box, limit)  # type: ignore[arg-type]  # BOX has four numbers
 
 
 @router.get("/v1/map", response_model=Map, responses=problem_responses(422))
 async def map_(
     snapshot: CurrentSnapshot,
-    bbox: Annotated[
-        str | None, Query(pattern=BOX, description="left,bottom,right,top", examples=["-1,-1,1,1"])
-    ] = None,
+    bbox: Bounds = None,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
 ) -> Response:
     """Tracks as points on a plane, similar ones near each other. A sample of those in the box, which contains
     all tracks of the box that a sample of a larger one contains."""
-    box = tuple(map(float, bbox.split(","))) if bbox else None
-    sample = await snapshot.points(box, limit)  # type: ignore[arg-type]  # BOX has four numbers
+    sample = await sample_of(snapshot, bbox, limit)
     rows = await snapshot.rows(ranking.places(sample))
     points = [
         {name: row[name] for name in ("track_id", "title", "artist_names")} | {"x": x, "y": y}
@@ -59,9 +67,7 @@ async def map_(
 )
 async def points(
     snapshot: CurrentSnapshot,
-    bbox: Annotated[
-        str | None, Query(pattern=BOX, description="left,bottom,right,top", examples=["-1,-1,1,1"])
-    ] = None,
+    bbox: Bounds = None,
     limit: Annotated[int, Query(ge=1, le=100_000)] = 100_000,
     color: Annotated[Category | Number, Query(description="attribute of the tracks")] = "genre",
     tag: Annotated[str | None, Query(max_length=100, description="color by a tag's probability")] = None,
@@ -73,8 +79,7 @@ async def points(
         seeds = await ranking.find(snapshot, [similar_to])
         (query,) = await snapshot.vectors(ranking.places(seeds.candidates))
     name = parse_tags((tag,), snapshot.version.tags)[0] if tag else color
-    box = tuple(map(float, bbox.split(","))) if bbox else None
-    sample = await snapshot.points(box, limit)  # type: ignore[arg-type]  # BOX has four numbers
+    sample = await sample_of(snapshot, bbox, limit)
     places = ranking.places(sample)
     colour = await snapshot.attribute(places, name, query)
     names = ("run", "version", "tracks")
