@@ -21,7 +21,8 @@ from songray.audio.spectrograms import SPECS, from_bytes
 from songray.audio.transform import TransformConfig, transform
 from songray.catalogue.crawl import CrawlConfig, crawl
 from songray.catalogue.sources.manifest.source import ManifestSource
-from songray.evaluation.evaluate import EvaluateConfig, evaluate
+from songray.evaluation.evaluate import evaluate
+from songray.evaluation.measure import EvaluateConfig
 from songray.learning import runs
 from songray.learning.embed import EmbedConfig, embed
 from songray.learning.encoder import load

@@ -23,7 +23,8 @@ from songray.audio.transform import TransformConfig, transform
 from songray.catalogue.crawl import CrawlConfig, crawl
 from songray.catalogue.sources.folder import FolderSource
 from songray.catalogue.sources.manifest.source import ManifestSource
-from songray.evaluation.evaluate import EvaluateConfig, evaluate
+from songray.evaluation.evaluate import evaluate
+from songray.evaluation.measure import EvaluateConfig
 from songray.evaluation.scores import Score
 from songray.learning import runs
 from songray.learning.embed import EmbedConfig, embed

@@ -14,12 +14,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-LEAST_ARTISTS = 10  # with two queries or more; fewer give no interval
+LEAST_ARTISTS = 10  # with two queries or more, or one each; fewer give no interval
 LEVEL = 0.95
 PERMUTATIONS = 10_000
 
 Values = NDArray[np.float64]
-Groups = NDArray[np.int64]  # the artist of each query, as a number
+Groups = NDArray[np.int64]  # the artist of each query, or its playlist, as a number
+
+
+@dataclass(frozen=True)
+class Observations:
+    """What a task gives for each of its queries."""
+
+    values: dict[str, Values]  # by metric, (queries,) each
+    groups: Groups
+    chance: float | None = None  # expected value of the first metric where vectors say nothing
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,7 @@ def estimate(values: Values, groups: Groups) -> Estimate:
 
     mean = float(values.mean())
     sums, sizes = _by_group(values, groups)
-    if (sizes > 1).sum() < LEAST_ARTISTS:
+    if (sizes > (sizes.max() > 1)).sum() < LEAST_ARTISTS:
         return Estimate(mean)
     residuals = (sums - mean * sizes) / sizes.mean()
     error = np.sqrt((residuals**2).sum() / (len(sizes) * (len(sizes) - 1)))

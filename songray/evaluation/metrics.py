@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from songray.library import Row, Vectors
 
-ROWS_AT_ONCE = 512  # queries whose cosines are in memory together
+ROWS_AT_ONCE = 512  # queries whose cosines are in memory together, at most
+CELLS_AT_ONCE = 1 << 24  # cosines that are in memory together, at most: about 40 bytes each
 
 Matrix = NDArray[np.bool_]  # (queries, tracks)
 Values = NDArray[np.float64]  # (queries,)
@@ -68,27 +69,35 @@ class Retrieval:
 
 def nearest(vectors: Vectors, k: int) -> NDArray[np.int32]:
     """The k nearest other vectors of each vector by cosine, exactly, in descending order: (tracks, k)."""
-    ranked = [_ranked(vectors, start)[:, :k] for start in range(0, len(vectors), ROWS_AT_ONCE)]
-    return np.concatenate(ranked)
+    return np.concatenate([ranked[:, :k] for _, ranked in _rankings(vectors, len(vectors))])
 
 
-def _ranked(vectors: Vectors, start: int) -> NDArray[np.int32]:
-    """All tracks by their cosine to each of ROWS_AT_ONCE queries, the query itself last."""
-    cosines = vectors[start : start + ROWS_AT_ONCE] @ vectors.T
+def _rankings(vectors: Vectors, queries: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int32]]]:
+    """For some of the first queries at a time, their positions and what _ranked returns."""
+    rows = max(1, min(ROWS_AT_ONCE, CELLS_AT_ONCE // max(1, len(vectors))))
+    for start in range(0, min(queries, len(vectors)), rows):
+        stop = min(start + rows, queries, len(vectors))
+        yield np.arange(start, stop), _ranked(vectors, start, stop)
+
+
+def _ranked(vectors: Vectors, start: int, stop: int) -> NDArray[np.int32]:
+    """All tracks by their cosine to each of the queries from `start` to `stop`, the query itself last."""
+    cosines = vectors[start:stop] @ vectors.T
     cosines[np.arange(len(cosines)), np.arange(start, start + len(cosines))] = -np.inf
     return np.argsort(-cosines, axis=1, kind="stable").astype(np.int32)
 
 
-def retrieval(vectors: Vectors, tracks: Sequence[Row], k: int) -> dict[Task, Retrieval]:
+def retrieval(
+    vectors: Vectors, tracks: Sequence[Row], k: int, queries: int | None = None
+) -> dict[Task, Retrieval]:
     """The values of unit vectors, (tracks, dimension), in each task that has a query. A task that leaves
-    tracks out is given where it leaves out one that another label would find."""
+    tracks out is given where it leaves out one that another label would find. All tracks are searched; the
+    queries are the first ones, by default all."""
     sharing = {label: _Sharing([of(track) for track in tracks]) for label, of in LABELS.items()}
     parts: dict[Task, list[Part]] = {task: [] for task in TASKS}
     has_effect = dict.fromkeys(TASKS, False)
-    for start in range(0, len(vectors), ROWS_AT_ONCE):
-        ranked = _ranked(vectors, start)
-        queries = np.arange(start, start + len(ranked))
-        same = {label: shares.between(queries, ranked) for label, shares in sharing.items()}
+    for query, ranked in _rankings(vectors, len(vectors) if queries is None else queries):
+        same = {label: shares.between(query, ranked) for label, shares in sharing.items()}
         for task in TASKS:
             is_left_out = same[task.without] if task.without else np.zeros(ranked.shape, bool)
             has_effect[task] |= not task.without or bool((is_left_out & same[task.label]).any())
@@ -98,7 +107,7 @@ def retrieval(vectors: Vectors, tracks: Sequence[Row], k: int) -> dict[Task, Ret
             is_query = is_relevant.any(axis=1)
             chance = is_relevant.sum(axis=1)[is_query] / is_candidate.sum(axis=1)[is_query]
             values = metrics(is_relevant[is_query], is_candidate[is_query], k)
-            parts[task].append((queries[is_query], chance, values))
+            parts[task].append((query[is_query], chance, values))
     results = {}
     for task, each in parts.items():
         positions = np.concatenate([part[0] for part in each])

@@ -2,22 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 from tabulate import tabulate
 
 from songray.errors import StageFailed
-from songray.evaluation.clusters import Clusters
-from songray.evaluation.intervals import LEAST_ARTISTS, Estimate, Groups, estimate, holm, probability
-from songray.evaluation.metrics import LABELS, METRICS, TASKS, Retrieval, Task
-from songray.library import Row
+from songray.evaluation import listeners, metrics, probes, robustness
+from songray.evaluation.intervals import LEAST_ARTISTS, Estimate, Observations, estimate, holm, probability
 
-PRINTED = ("nearest", "r_precision", "average_precision")
-# Of each task and metric, as options name it.
-NAMES = {f"{task.name} {metric}": (task, metric) for task in TASKS for metric in METRICS}
 LEVEL = 0.05  # below which a probability tells two runs apart
+
+
+@dataclass(frozen=True)
+class Section:
+    """Tasks that share metrics; each query of a task has a value of each metric."""
+
+    tasks: tuple[str, ...]
+    metrics: Mapping[str, str]  # name: what it is
+    printed: tuple[str, ...]  # of the metrics
+
+
+PLAYLISTS = ("playlist-continuation", "playlist-continuation-of-frequent-tracks",
+             "playlist-continuation-of-rare-tracks")  # fmt: skip
+SECTIONS = {
+    "retrieval": Section(
+        tuple(task.name for task in metrics.TASKS),
+        metrics.METRICS,
+        ("nearest", "r_precision", "average_precision"),
+    ),
+    "probes": Section(("genre-probe", "decade-probe"), probes.METRICS, tuple(probes.METRICS)),
+    "listeners": Section(
+        ("collaborative-neighbours", *PLAYLISTS), listeners.METRICS, tuple(listeners.METRICS)
+    ),
+    "robustness": Section(tuple(robustness.CHANGES), robustness.METRICS, tuple(robustness.METRICS)),
+}
+# Of each task and metric, as options name it.
+NAMES = {
+    f"{task} {metric}": (task, metric)
+    for section in SECTIONS.values()
+    for task in section.tasks
+    for metric in section.metrics
+}
+LOWER_IS_BETTER = {"clicks"}
 
 
 @dataclass(frozen=True)
@@ -30,13 +57,16 @@ class Difference:
 
 @dataclass(frozen=True)
 class Score:
-    """How good the neighbours of a run are in one task."""
+    """How good the vectors of a run are in one task."""
 
-    task: Task
-    queries: int  # tracks that have a relevant one
-    chance: float
+    task: str
+    queries: int
+    chance: float | None  # expected value of the task's first metric
     metrics: dict[str, Estimate]
     differences: dict[str, Difference] = field(default_factory=dict)  # by metric
+
+
+Facts = Mapping[str, float | str]  # by name
 
 
 @dataclass(frozen=True)
@@ -46,59 +76,50 @@ class Evaluation:
     tracks: int
     neighbours: int
     scores: dict[str, list[Score]]  # by run
-    clusters: dict[str, Clusters]  # by run, where tracks have genres
+    facts: dict[str, dict[str, Facts]] = field(default_factory=dict)  # by section and run
     baseline: str = ""
+    remarks: tuple[str, ...] = ()  # what could not be computed, and why
 
     def __str__(self) -> str:
         """The tables in Markdown, or why there are none."""
-        if not any(self.scores.values()):
-            labels = f"{', '.join(list(LABELS)[:-1])} or {list(LABELS)[-1]}"
-            return (
+        parts = [text for name in SECTIONS if (text := self.table(name))]
+        if not parts:
+            labels = f"{', '.join(list(metrics.LABELS)[:-1])} or {list(metrics.LABELS)[-1]}"
+            parts.append(
                 f"evaluate: no two of the {self.tracks} tracks share a known {labels}, so there is no score"
             )
-        parts = [self._retrieval()]
-        if all(one.metrics[PRINTED[0]].low is None for scores in self.scores.values() for one in scores):
+        elif not any(
+            value.low for one in self.every_score() for value in one.metrics.values() if value.low is not None
+        ):
             parts.append(f"no intervals: fewer than {LEAST_ARTISTS} artists have two of the tracks")
-        if self.clusters:
-            parts.append(self._clusters())
-        if verdicts := list(self.verdicts()):
-            parts.append("\n".join(verdicts))
+        parts += [fact_table(by_run) for by_run in self.facts.values()]
+        parts += ["\n".join(lines) for lines in (list(self.verdicts()), self.remarks) if lines]
         return "\n\n".join(parts)
 
-    def _retrieval(self) -> str:
-        heads = ["run", "by", "tracks", "chance", *(name.replace("_", " ") for name in PRINTED)]
+    def every_score(self) -> Iterator[Score]:
+        for scores in self.scores.values():
+            yield from scores
+
+    def table(self, section: str) -> str:
+        """The printed scores of a section in Markdown, or ""."""
+        shared = SECTIONS[section]
         rows = [
-            [run, one.task, one.queries, one.chance, *(one.metrics[name].text() for name in PRINTED)]
+            [run, one.task.replace("-", " "), one.queries, "" if one.chance is None else f"{one.chance:.3f}",
+             *(one.metrics[name].text() if name in one.metrics else "" for name in shared.printed)]
             for run, scores in self.scores.items()
             for one in scores
-        ]
-        return str(tabulate(rows, heads, tablefmt="github", floatfmt=".3f"))
-
-    def _clusters(self) -> str:
-        rows = [[run, c.genres, c.v_measure, c.mutual_information] for run, c in self.clusters.items()]
-        heads = ["run", "genres", "V-measure", "AMI"]
-        return str(tabulate(rows, heads, tablefmt="github", floatfmt=".3f"))
+            if one.task in shared.tasks
+        ]  # fmt: skip
+        heads = ["run", "by", "queries", "chance", *(name.replace("_", " ") for name in shared.printed)]
+        return str(tabulate(rows, heads, tablefmt="github", disable_numparse=True)) if rows else ""
 
     def verdicts(self) -> Iterator[str]:
-        """A sentence for each run beside the baseline, on the metrics that are printed."""
+        """A sentence for each run beside the baseline and each section, on the metrics that are printed."""
         for run, scores in self.scores.items():
-            found: dict[str, list[str]] = {
-                "is better on": [],
-                "is worse on": [],
-                "cannot be told apart on": [],
-            }
-            for one in scores:
-                for name in PRINTED if one.differences else ():
-                    change, text = one.differences[name], f"{name.replace('_', ' ')} by {one.task}"
-                    if change.probability >= LEVEL:
-                        found["cannot be told apart on"].append(text)
-                    else:
-                        verb = "is better on" if change.estimate.mean > 0 else "is worse on"
-                        value = change.estimate.text("+")
-                        found[verb].append(f"{text} {value}, p = {change.probability:.4f}")
-            if any(found.values()):
-                clauses = [f"{verb} {'; '.join(texts)}" for verb, texts in found.items() if texts]
-                yield f"{run} beside {self.baseline}: {', and '.join(clauses)}"
+            for name, section in SECTIONS.items():
+                found = [one for one in scores if one.task in section.tasks and one.differences]
+                if clauses := _verdict(found, section):
+                    yield f"{run} beside {self.baseline}, {name}: {clauses}"
 
     def check(self, name: str, least: float) -> None:
         """Raise StageFailed where the difference of a run from the baseline, in a metric of NAMES, may lie
@@ -107,7 +128,10 @@ class Evaluation:
         for run, scores in self.scores.items():
             if run == self.baseline:
                 continue
-            found = next((one.differences[metric].estimate for one in scores if one.task == task), None)
+            found = next(
+                (one.differences[metric].estimate for one in scores if one.task == task and one.differences),
+                None,
+            )
             if found is None or found.low is None:
                 raise StageFailed(f"{run}: too few tracks or artists for an interval of {name}")
             if found.low < least:
@@ -117,47 +141,64 @@ class Evaluation:
                 )
 
 
-def artists_of(tracks: Sequence[Row]) -> Groups:
-    """The first artist of each track as a number; a track without one is an artist of its own."""
-    names = [(track["artist_ids"] or [f"\0{position}"])[0] for position, track in enumerate(tracks)]
-    groups: Groups = np.unique(names, return_inverse=True)[1]
-    return groups
+def _verdict(scores: list[Score], section: Section) -> str:
+    """The clauses of a sentence; "" where nothing was compared."""
+    found: dict[str, list[str]] = {"is better on": [], "is worse on": [], "cannot be told apart on": []}
+    for one in scores:
+        for name in section.printed:
+            if (change := one.differences.get(name)) is None:
+                continue
+            text = f"{name.replace('_', ' ')} by {one.task.replace('-', ' ')}"
+            if change.probability >= LEVEL:
+                found["cannot be told apart on"].append(text)
+            else:
+                is_better = (change.estimate.mean > 0) != (name in LOWER_IS_BETTER)
+                value = change.estimate.text("+")
+                verb = "is better on" if is_better else "is worse on"
+                found[verb].append(f"{text} {value}, p = {change.probability:.4f}")
+    return ", and ".join(f"{verb} {'; '.join(texts)}" for verb, texts in found.items() if texts)
 
 
-def score(tasks: dict[Task, Retrieval], artists: Groups) -> list[Score]:
-    """The means and intervals of a run."""
+def fact_table(by_run: Mapping[str, Facts]) -> str:
+    """Facts in Markdown, a row for each run."""
+    names = list(dict.fromkeys(name for facts in by_run.values() for name in facts))
+    rows = [[run, *(fact_text(facts.get(name, "")) for name in names)] for run, facts in by_run.items()]
+    return str(tabulate(rows, ["run", *names], tablefmt="github", disable_numparse=True))
+
+
+def fact_text(value: float | str) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
+
+
+def score(found: Mapping[str, Observations]) -> list[Score]:
+    """The means and intervals of a run, by its tasks."""
     return [
         Score(
             task,
-            found.queries.size,
-            found.chance,
-            {name: estimate(values, artists[found.queries]) for name, values in found.values.items()},
+            each.groups.size,
+            each.chance,
+            {name: estimate(values, each.groups) for name, values in each.values.items()},
         )
-        for task, found in tasks.items()
+        for task, each in found.items()
     ]
 
 
 def compare(
-    scores: dict[str, list[Score]], found: dict[str, dict[Task, Retrieval]], baseline: str, artists: Groups
+    scores: dict[str, list[Score]], found: Mapping[str, Mapping[str, Observations]], baseline: str
 ) -> dict[str, list[Score]]:
-    """The scores with their differences from the baseline. All runs have the same queries."""
-    others = [run for run in scores if run != baseline]
-    differences: dict[tuple[str, Task, str], Difference] = {}
+    """The scores with their differences from the baseline. Runs that have a task have the same queries."""
+    differences: dict[tuple[str, str], dict[str, Difference]] = {}
     for task, reference in found[baseline].items():
-        groups = artists[reference.queries]
-        for metric in METRICS:
-            changes = [found[run][task].values[metric] - reference.values[metric] for run in others]
-            adjusted = holm([probability(change, groups) for change in changes])
+        others = [run for run in scores if run != baseline and task in found[run]]
+        for metric, values in reference.values.items():
+            changes = [found[run][task].values[metric] - values for run in others]
+            adjusted = holm([probability(change, reference.groups) for change in changes])
             for run, change, value in zip(others, changes, adjusted, strict=True):
-                differences[run, task, metric] = Difference(estimate(change, groups), value)
+                difference = Difference(estimate(change, reference.groups), value)
+                differences.setdefault((run, task), {})[metric] = difference
     return {
-        run: [
-            one if run == baseline else replace(one, differences=_of(differences, run, one.task))
-            for one in each
-        ]
+        run: [replace(one, differences=differences.get((run, one.task), {})) for one in each]
         for run, each in scores.items()
     }
-
-
-def _of(found: dict[tuple[str, Task, str], Difference], run: str, task: Task) -> dict[str, Difference]:
-    return {metric: found[run, task, metric] for metric in METRICS}

@@ -214,12 +214,14 @@ def als(contains: scipy.sparse.csr_array, config: FactorizeConfig) -> Vectors:
     import implicit.als
     import implicit.nearest_neighbours
     import scipy.sparse
+    from threadpoolctl import threadpool_limits
 
     weights = implicit.nearest_neighbours.bm25_weight(scipy.sparse.csr_matrix(contains), K1=100, B=0.8)
-    model = implicit.als.AlternatingLeastSquares(
-        factors=config.factors, iterations=config.iterations, random_state=config.seed, num_threads=1
-    )
-    model.fit(weights.tocsr(), show_progress=False)
+    with threadpool_limits(1, "blas"):  # whose threads wait for each other in implicit's loops
+        model = implicit.als.AlternatingLeastSquares(
+            factors=config.factors, iterations=config.iterations, random_state=config.seed, num_threads=1
+        )
+        model.fit(weights.tocsr(), show_progress=False)
     factors: Vectors = model.item_factors
     return factors
 

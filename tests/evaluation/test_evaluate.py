@@ -15,8 +15,9 @@ from sklearn.metrics import average_precision_score, ndcg_score
 
 from songray.errors import InvalidOption, StageFailed
 from songray.evaluation.clusters import cluster
-from songray.evaluation.evaluate import EvaluateConfig, evaluate
+from songray.evaluation.evaluate import evaluate
 from songray.evaluation.intervals import estimate
+from songray.evaluation.measure import EvaluateConfig
 from songray.evaluation.metrics import TASKS, Task, metrics, nearest, retrieval
 from songray.evaluation.scores import Evaluation
 from songray.keys import track_key

@@ -25,6 +25,7 @@ class ALI(Embedder):
     spec = "linear257"
     frames = FRAMES
     windows_per_clip = 10
+    has_decoder = True
     validation_metric = None  # adversarial losses do not measure quality
 
     def __init__(self, config: ALIConfig) -> None:
@@ -69,6 +70,9 @@ class ALI(Embedder):
         """(batch, latent) → (batch, frames, bins)"""
         windows: torch.Tensor = self.generator["decoder"](vectors)[:, 0, :FRAMES, :BINS]
         return windows
+
+    def reconstruct(self, windows: torch.Tensor) -> torch.Tensor:
+        return self.decode(self.embed(windows))
 
     def optimizer(self, group: str, learning_rate: float) -> torch.optim.Optimizer:
         weights = self.get_submodule(group).parameters()

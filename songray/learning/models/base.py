@@ -40,6 +40,7 @@ class Embedder(nn.Module):
     dimension: int  # length of a vector
     optimizer_groups: tuple[str, ...] = ("",)  # submodules that alternating steps optimise, in this order;
     # a name may repeat, "" is the whole model
+    has_decoder: bool = False  # whether `reconstruct` does
     is_fitted: bool = False  # fitted by `fit`, without gradients
     validation_metric: str | None = "loss"  # minimal in the best epoch; None: the last epoch is kept
     scale: Scale = "whiten"  # how a run scales the vectors; "wccn": within-class covariance normalisation
@@ -61,6 +62,10 @@ class Embedder(nn.Module):
         """Vectors of windows, (batch, dimension) → probabilities of the tags in the model's options, (batch,
         tags)."""
         raise TypeError(f"{type(self).__name__} gives no tags")
+
+    def reconstruct(self, windows: torch.Tensor) -> torch.Tensor:
+        """(batch, frames, bins) → the same, decoded from their vectors, where `has_decoder`."""
+        raise TypeError(f"{type(self).__name__} has no decoder")
 
     def fit(self, windows: Iterable[torch.Tensor]) -> None:
         """Fit in one pass over batches of windows, where `is_fitted`."""

@@ -20,6 +20,7 @@ class CAE(Embedder):
 
     frames = 256
     windows_per_clip = 4
+    has_decoder = True
 
     def __init__(self, config: CAEConfig) -> None:
         super().__init__()
@@ -39,13 +40,16 @@ class CAE(Embedder):
         )
 
     def forward(self, batch: Batch, group: str = "") -> dict[str, torch.Tensor]:
-        decoded = self.decoder(self.embed(batch.windows))  # (batch, bins, frames)
-        loss = functional.mse_loss(decoded.transpose(1, 2), batch.windows)
+        loss = functional.mse_loss(self.reconstruct(batch.windows), batch.windows)
         return {"loss": loss, "squared_error": loss.detach()}
 
     def embed(self, windows: torch.Tensor) -> torch.Tensor:
         latent: torch.Tensor = self.encoder(windows.transpose(1, 2))  # from (batch, bins, frames)
         return latent
+
+    def reconstruct(self, windows: torch.Tensor) -> torch.Tensor:
+        decoded: torch.Tensor = self.decoder(self.embed(windows))  # (batch, bins, frames)
+        return decoded.transpose(1, 2)
 
 
 def _dense(units: list[int]) -> list[nn.Module]:

@@ -25,6 +25,7 @@ class CAE2D(Embedder):
 
     spec = "mel96"
     frames = FRAMES
+    has_decoder = True
 
     def __init__(self, config: CAE2DConfig) -> None:
         super().__init__()
@@ -43,11 +44,23 @@ class CAE2D(Embedder):
         vectors: torch.Tensor = self.encoder(scale_to_range(windows)[:, None]).flatten(1)
         return vectors
 
+    def reconstruct(self, windows: torch.Tensor) -> torch.Tensor:
+        """In the range of each window."""
+        low, span = range_of(windows)
+        decoded: torch.Tensor = self.decoder(self.encoder(scale_to_range(windows)[:, None]))
+        return decoded[:, 0] * span + low
+
 
 def scale_to_range(windows: torch.Tensor) -> torch.Tensor:
     """Scale the minimum and maximum of each window to 0 and 1."""
+    low, span = range_of(windows)
+    return (windows - low) / span
+
+
+def range_of(windows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The minimum of each window and the difference of its maximum from it, (batch, 1, 1) each."""
     low, high = windows.amin((1, 2), keepdim=True), windows.amax((1, 2), keepdim=True)
-    return (windows - low) / (high - low).clamp_min(1e-3)
+    return low, (high - low).clamp_min(1e-3)
 
 
 def _encoder_layers(filters: list[int], pools: list[int]) -> list[nn.Module]:

@@ -9,6 +9,7 @@ class ModelConfig:
     """Options of a model, a frozen dataclass. The first line of its docstring describes the model."""
 
     tags: ClassVar[tuple[str, ...]] = ()  # of the sound, whose probabilities the model gives beside a vector
+    trained_on: ClassVar[str] = ""  # of pretrained weights: the data that they were trained on
 
     @property
     def waveform(self) -> str:

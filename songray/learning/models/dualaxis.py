@@ -21,6 +21,7 @@ class DualAxis(Embedder):
     spec = "mel128-8k"
     frames = 128
     hop = 37  # 32 windows in a clip of 30 s
+    has_decoder = True
 
     def __init__(self, config: DualAxisConfig) -> None:
         super().__init__()
@@ -32,13 +33,16 @@ class DualAxis(Embedder):
         )
 
     def forward(self, batch: Batch, group: str = "") -> dict[str, torch.Tensor]:
-        decoded = self.decoder(self.embed(batch.windows))[:, 0]  # (batch, frames, bins)
-        loss = functional.mse_loss(decoded, batch.windows)
+        loss = functional.mse_loss(self.reconstruct(batch.windows), batch.windows)
         return {"loss": loss, "squared_error": loss.detach()}
 
     def embed(self, windows: torch.Tensor) -> torch.Tensor:
         vectors: torch.Tensor = self.encoder(windows)
         return vectors
+
+    def reconstruct(self, windows: torch.Tensor) -> torch.Tensor:
+        decoded: torch.Tensor = self.decoder(self.embed(windows))[:, 0]
+        return decoded
 
 
 class DualEncoder(nn.Module):

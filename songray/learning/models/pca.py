@@ -18,6 +18,7 @@ class PCA(Embedder):
 
     scale = "centre"
     is_fitted = True
+    has_decoder = True
 
     def __init__(self, config: PCAConfig) -> None:
         super().__init__()
@@ -49,6 +50,9 @@ class PCA(Embedder):
 
     def embed(self, windows: torch.Tensor) -> torch.Tensor:
         return (windows.flatten(1) - self.mean) @ self.components.T
+
+    def reconstruct(self, windows: torch.Tensor) -> torch.Tensor:
+        return self.decode(self.embed(windows))
 
     def decode(self, vectors: torch.Tensor) -> torch.Tensor:
         """(batch, components) → (batch, frames, bins)"""

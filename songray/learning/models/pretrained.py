@@ -23,6 +23,7 @@ class MusicnnMSDConfig(MusicnnConfig):
     """Pretrained: musicnn, trained on 200,000 songs of the Million Song Dataset to predict Last.fm's tags."""
 
     weights = "msd.safetensors"
+    trained_on = "200,000 songs of the Million Song Dataset, their tags at Last.fm"
     tags = labels.MSD
 
 
@@ -31,12 +32,15 @@ class MusicnnMTTConfig(MusicnnConfig):
     """Pretrained: musicnn, trained on the 25,000 clips of MagnaTagATune to predict their tags."""
 
     weights = "mtt.safetensors"
+    trained_on = "25,000 clips of MagnaTagATune, their tags"
     tags = labels.MTT
 
 
 @dataclass(frozen=True)
 class TransformersConfig(ModelConfig):
     """Pretrained: any audio model of the transformers library, such as CLAP or MERT, from a local folder."""
+
+    trained_on = "what its model card says"
 
     path: str = ""
     """Folder of the model: config.json, preprocessor_config.json and *.safetensors, which the run copies."""

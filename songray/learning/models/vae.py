@@ -22,6 +22,7 @@ class VAE(Embedder):
     """Encodes a window of 2.97 s as a normal distribution and reconstructs the window from a sample of it."""
 
     frames = 128
+    has_decoder = True
     max_gradient_norm = 10.0  # the exponential of the variance can give very large gradients at first
 
     def __init__(self, config: VAEConfig) -> None:
@@ -50,6 +51,11 @@ class VAE(Embedder):
     def embed(self, windows: torch.Tensor) -> torch.Tensor:
         mean: torch.Tensor = self.encoder(windows[:, None])[:, : self.dimension]
         return mean
+
+    def reconstruct(self, windows: torch.Tensor) -> torch.Tensor:
+        """From the mean of the distribution."""
+        decoded: torch.Tensor = self.decoder(self.embed(windows))[:, 0]
+        return decoded
 
 
 def _encoder_layers() -> list[nn.Module]:
