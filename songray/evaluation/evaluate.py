@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from songray.evaluation.measure import EvaluateConfig, Measured, measure
+from songray.evaluation.report import write_report
 from songray.evaluation.scores import Evaluation, Score, compare, score
 from songray.library import Library, Row
 from songray.storage import storage_errors
@@ -34,7 +35,10 @@ def evaluate(library: Library, config: EvaluateConfig) -> Evaluation:
         tuple(measured.remarks),
     )
     if config.output:
-        write(evaluation, measured, Path(config.output))
+        folder = Path(config.output)
+        write(evaluation, measured, folder)
+        with measured.step("all runs", "figures"), storage_errors(str(folder)):
+            write_report(library, measured, evaluation, folder / "report.html")
     return evaluation
 
 

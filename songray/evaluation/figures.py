@@ -21,7 +21,7 @@ COLORS = ("#3b7dd8", "#e07b28", "#2f9e62", "#c9453f", "#8b68c9", "#a0714f", "#d6
           "#21a9b8", "#5c6bc0", "#f2a93b", "#66bb6a", "#ef7f7a", "#b39ddb", "#8d6e63", "#f48fb1", "#90a4ae",
           "#d4d04a", "#4dd0e1")  # fmt: skip
 UNKNOWN = "#8a8f98"
-STYLE = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "songray",
     "font.family": "sans-serif",
@@ -48,7 +48,9 @@ class Drawing:
 
 
 @contextmanager
-def drawing(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> Iterator[Drawing]:
+def drawing(
+    width: float, height: float, rows: int = 1, columns: int = 1, **options: Any
+) -> Iterator[Drawing]:
     """A figure of so many inches, with axes in rows and columns."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -76,6 +78,7 @@ def intervals(estimates: Mapping[str, Estimate], label: str, chance: float | Non
             made.axes.axvline(chance, color=COLORS[3], linestyle="--", linewidth=1)
         made.axes.set_yticks(range(len(names)), names)
         made.axes.set_xlabel(label)
+        made.axes.locator_params(axis="x", nbins=5)
         made.axes.grid(axis="x", alpha=0.2)
     return made.svg
 
@@ -92,12 +95,14 @@ def scatter(
         codes = np.full(len(positions), -1) if colors is None else colors
         order = np.argsort(codes[shown] >= 0, kind="stable")  # unknown ones below
         points = positions[shown][order]
-        made.axes.scatter(*points.T, s=9, c=[color(code) for code in codes[shown][order]],
-                          alpha=0.3 if marks and colors is None else 0.85, linewidths=0, rasterized=True)  # fmt: skip
+        alpha = 0.3 if marks and colors is None else 0.85
+        inks = [color(code) for code in codes[shown][order]]
+        made.axes.scatter(*points.T, s=9, c=inks, alpha=alpha, linewidths=0, rasterized=True)
         for number, (text, members) in enumerate((marks or {}).items()):
             own = positions[members]
             made.axes.plot(*own.T, "o", color=COLORS[number % len(COLORS)], markersize=6)
-            made.axes.annotate(text, own.mean(axis=0), fontsize=9, fontweight="bold")
+            place = {"xytext": (5, 4), "textcoords": "offset points"}
+            made.axes.annotate(text, own.mean(axis=0), fontsize=8, fontweight="bold", **place)
         _without_ticks(made.axes)
     return made.svg
 
@@ -105,7 +110,7 @@ def scatter(
 def numbers(positions: Positions, values: NDArray[np.float64], label: str) -> str:
     """Points in the color of a number."""
     with drawing(MAP_INCHES + 0.7, MAP_INCHES) as made:
-        points = made.axes.scatter(*positions.T, s=22, c=values, cmap="viridis", linewidths=0, rasterized=True)
+        points = made.axes.scatter(*positions.T, s=22, c=values, cmap="viridis", linewidths=0)
         made.figure.colorbar(points, label=label, format="%d")
         _without_ticks(made.axes)
     return made.svg
@@ -120,26 +125,26 @@ def curves(lines: Mapping[str, Sequence[float]], label: str, log: bool = False) 
     with drawing(5.0, 2.6) as made:
         for number, (name, values) in enumerate(lines.items()):
             x = range(1, len(values) + 1)
-            made.axes.plot(x, values, label=name, color=COLORS[number % len(COLORS)], marker=".", markersize=4)
+            made.axes.plot(x, values, ".-", label=name, color=COLORS[number % len(COLORS)], markersize=4)
         made.axes.set_xlabel("epoch")
         made.axes.set_ylabel(label)
         made.axes.xaxis.get_major_locator().set_params(integer=True)
         if log and all(value > 0 for values in lines.values() for value in values):
             made.axes.set_yscale("log")
         made.axes.grid(alpha=0.2)
-        made.axes.legend(fontsize=8)
+        made.figure.legend(loc="outside lower center", fontsize=7, ncols=2)
     return made.svg
 
 
 def lines(values: Mapping[str, Sequence[float]], x: str, y: str) -> str:
     """A line for each name, by position."""
-    with drawing(5.0, 2.6) as made:
+    with drawing(5.0, 3.0) as made:
         for number, (name, each) in enumerate(values.items()):
             made.axes.plot(each, label=name, color=COLORS[number % len(COLORS)], linewidth=1.3)
         made.axes.set_xlabel(x)
         made.axes.set_ylabel(y)
         made.axes.grid(alpha=0.2)
-        made.axes.legend(fontsize=7, ncols=2)
+        made.figure.legend(loc="outside lower center", fontsize=7, ncols=2)
     return made.svg
 
 

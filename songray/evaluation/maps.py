@@ -19,7 +19,7 @@ Positions = NDArray[np.float32]  # (tracks, 2)
 
 class Faithfulness(NamedTuple):
     """How well a map keeps neighbours, 0…1 (Venna and Kaski, 2001): 1 where those on the map are among the
-    nearest vectors (trustworthiness), and where the nearest vectors are neighbours on the map (continuity)."""
+    nearest vectors (trustworthiness), and where the nearest vectors are near on the map (continuity)."""
 
     trustworthiness: float
     continuity: float
@@ -33,20 +33,21 @@ def project(vectors: Vectors, method: Method) -> Positions:
     if method == "pca" or len(vectors) <= NEIGHBOURS:
         from sklearn.decomposition import PCA
 
-        projection = PCA(2, random_state=0).fit_transform(vectors)
-        largest = np.take_along_axis(projection, np.abs(projection).argmax(axis=0, keepdims=True), axis=0)
-        return (projection * np.sign(largest)).astype(np.float32)
-    if method == "tsne":
+        found = PCA(2, random_state=0).fit_transform(vectors)
+        found *= np.sign(np.take_along_axis(found, np.abs(found).argmax(axis=0, keepdims=True), axis=0))
+    elif method == "tsne":
         from sklearn.manifold import TSNE
 
         perplexity = min(30.0, (len(vectors) - 1) / 3)
-        found = TSNE(metric="cosine", init="random", perplexity=perplexity, random_state=0).fit_transform(vectors)
+        model = TSNE(metric="cosine", init="random", perplexity=perplexity, random_state=0)
+        found = model.fit_transform(vectors)
     else:
         from umap import UMAP
 
         model = UMAP(n_neighbors=NEIGHBOURS, metric="cosine", init="pca", random_state=0, n_jobs=1)
         found = model.fit_transform(vectors)
-    return found.astype(np.float32)
+    positions: Positions = np.asarray(found, np.float32)
+    return positions
 
 
 def faithfulness(vectors: Vectors, positions: Positions) -> Faithfulness:

@@ -96,6 +96,7 @@ class Measured:
 
     sample: Sample
     vectors: dict[str, Vectors]  # by run
+    sets: dict[str, list[str]] = field(default_factory=dict)  # of genres whose clusters are compared
     listening: Listening | None = None
     communities: Communities | None = None
     found: dict[str, dict[str, Observations]] = field(default_factory=dict)  # by run and task
@@ -141,9 +142,10 @@ def measure(library: Library, config: EvaluateConfig) -> Measured:
     measured.found = {name: {} for name in compared}
     if config.measures("listeners"):
         _read_listeners(library, measured)
-    sets = genre_sets(sample.genres, vectors) if config.measures("clusters") else {}
+    if config.measures("clusters"):
+        measured.sets = genre_sets(sample.genres, vectors)
     for name, each in compared.items():
-        _measure_vectors(measured, name, each, config, sets)
+        _measure_vectors(measured, name, each, config)
     if config.measures("robustness"):
         changed = ChangedTracks(library, sample, config.changed)
         for name, each in vectors.items():
@@ -171,9 +173,7 @@ def _read_listeners(library: Library, measured: Measured) -> None:
             measured.found[COLLABORATIVE] = {"playlist-continuation": found}
 
 
-def _measure_vectors(
-    measured: Measured, name: str, vectors: Vectors, config: EvaluateConfig, sets: dict[str, list[str]]
-) -> None:
+def _measure_vectors(measured: Measured, name: str, vectors: Vectors, config: EvaluateConfig) -> None:
     sample, found = measured.sample, measured.found[name]
     if config.measures("retrieval"):
         with measured.step(name, "retrieval"):
@@ -191,7 +191,7 @@ def _measure_vectors(
     if config.measures("clusters"):
         with measured.step(name, "clusters"):
             measured.add("clusters", name, cluster(short, sample.genres))
-            measured.add("genre sets", name, cluster_sets(short, sample.genres, sets))
+            measured.add("genre sets", name, cluster_sets(short, sample.genres, measured.sets))
             if (counts := count_clusters(short)) is not None:
                 measured.counts[name] = counts
                 best = {"k by silhouette": counts.by_silhouette, "silhouette": max(counts.silhouette)}

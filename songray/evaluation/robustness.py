@@ -179,7 +179,7 @@ def as_mp3(recording: Recording, bits_a_second: int = MP3_BITS) -> bytes:
 def _through_mp3(recording: Recording) -> Recording:
     from songray.audio.decode import decode
 
-    return decode(as_mp3(recording), Excerpt(seconds=len(recording.samples) / recording.rate))
+    return decode(as_mp3(recording), Excerpt(len(recording.samples) / recording.rate, "start"))
 
 
 def _quieter(recording: Recording) -> Recording:

@@ -21,6 +21,7 @@ class Section:
     tasks: tuple[str, ...]
     metrics: Mapping[str, str]  # name: what it is
     printed: tuple[str, ...]  # of the metrics
+    compared: tuple[str, ...]  # of these, in sentences about two runs
 
 
 PLAYLISTS = ("playlist-continuation", "playlist-continuation-of-frequent-tracks",
@@ -30,12 +31,18 @@ SECTIONS = {
         tuple(task.name for task in metrics.TASKS),
         metrics.METRICS,
         ("nearest", "r_precision", "average_precision"),
+        ("r_precision",),
     ),
-    "probes": Section(("genre-probe", "decade-probe"), probes.METRICS, tuple(probes.METRICS)),
+    "probes": Section(("genre-probe", "decade-probe"), probes.METRICS, tuple(probes.METRICS), ("logistic",)),
     "listeners": Section(
-        ("collaborative-neighbours", *PLAYLISTS), listeners.METRICS, tuple(listeners.METRICS)
+        ("collaborative-neighbours", *PLAYLISTS),
+        listeners.METRICS,
+        tuple(listeners.METRICS),
+        ("overlap", "r_precision"),
     ),
-    "robustness": Section(tuple(robustness.CHANGES), robustness.METRICS, tuple(robustness.METRICS)),
+    "robustness": Section(
+        tuple(robustness.CHANGES), robustness.METRICS, tuple(robustness.METRICS), ("itself",)
+    ),
 }
 # Of each task and metric, as options name it.
 NAMES = {
@@ -114,7 +121,7 @@ class Evaluation:
         return str(tabulate(rows, heads, tablefmt="github", disable_numparse=True)) if rows else ""
 
     def verdicts(self) -> Iterator[str]:
-        """A sentence for each run beside the baseline and each section, on the metrics that are printed."""
+        """A sentence for each run beside the baseline and each section, on the metrics that it compares."""
         for run, scores in self.scores.items():
             for name, section in SECTIONS.items():
                 found = [one for one in scores if one.task in section.tasks and one.differences]
@@ -145,7 +152,7 @@ def _verdict(scores: list[Score], section: Section) -> str:
     """The clauses of a sentence; "" where nothing was compared."""
     found: dict[str, list[str]] = {"is better on": [], "is worse on": [], "cannot be told apart on": []}
     for one in scores:
-        for name in section.printed:
+        for name in section.compared:
             if (change := one.differences.get(name)) is None:
                 continue
             text = f"{name.replace('_', ' ')} by {one.task.replace('-', ' ')}"

@@ -1,0 +1,144 @@
+"""What the figures of a report show: vectors, maps, spectrograms and sound of the tracks of the sample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from songray.audio.excerpt import Excerpt
+from songray.audio.sets import excerpt_of
+from songray.audio.spectrograms import SPECS
+from songray.evaluation.clusters import kmeans
+from songray.evaluation.maps import Faithfulness, Method, Positions, faithfulness, project
+from songray.evaluation.measure import Measured
+from songray.evaluation.scores import Evaluation
+from songray.evaluation.space import reduced
+from songray.learning import runs
+from songray.learning.runs import Run
+from songray.library import Library, Row, Vectors
+
+if TYPE_CHECKING:  # torch and the decoders are imported in functions
+    from songray.audio.decode import Recording
+    from songray.learning.encoder import ModelEncoder
+
+MAP_TRACKS = 5000  # that maps show, and that clusters are made of
+MOST_GENRES = 20  # that have a color
+
+
+@dataclass
+class Material:
+    """Of the tracks of the sample, by their positions in it."""
+
+    library: Library
+    measured: Measured
+    evaluation: Evaluation
+
+    def __post_init__(self) -> None:
+        self._maps: dict[tuple[str, Method], Positions] = {}
+        self._encoders: dict[str, ModelEncoder] = {}
+        self.rows = self.measured.sample.rows[:MAP_TRACKS]
+
+    @cached_property
+    def records(self) -> dict[str, Run]:
+        return {name: runs.choose(self.library, name) for name in self.measured.vectors}
+
+    @cached_property
+    def best(self) -> str:
+        """The run with the highest R-precision by artist, or else the first one."""
+        scores = {
+            run: one.metrics["r_precision"].mean
+            for run, each in self.evaluation.scores.items()
+            for one in each
+            if run in self.records and one.task == "artist"
+        }
+        return max(scores, key=lambda run: scores[run]) if scores else next(iter(self.records))
+
+    def run_of(self, model: str) -> str | None:
+        """The first run of a model that is compared."""
+        return next((name for name, run in self.records.items() if run.model == model), None)
+
+    def vectors(self, run: str) -> Vectors:
+        return self.measured.vectors[run][:MAP_TRACKS]
+
+    def positions(self, run: str, method: Method) -> Positions:
+        if (run, method) not in self._maps:
+            self._maps[run, method] = project(reduced(self.vectors(run)), method)
+        return self._maps[run, method]
+
+    def faithfulness(self, run: str, method: Method) -> Faithfulness:
+        return faithfulness(reduced(self.vectors(run)), self.positions(run, method))
+
+    @cached_property
+    def genres(self) -> list[str]:
+        """The genres of the most tracks, as the first one of each: those that have a color."""
+        names, counts = np.unique([name for own in self.first_genres if (name := own)], return_counts=True)
+        order = np.lexsort((names, -counts))[:MOST_GENRES]
+        return [str(names[number]) for number in order] if len(names) else []
+
+    @cached_property
+    def first_genres(self) -> list[str]:
+        return [(row["genres"] or [""])[0] for row in self.rows]
+
+    @cached_property
+    def genre_codes(self) -> NDArray[np.int64]:
+        """The position of each track's genre among `genres`, or −1."""
+        number = {name: position for position, name in enumerate(self.genres)}
+        return np.array([number.get(name, -1) for name in self.first_genres])
+
+    def clusters(self, run: str) -> NDArray[np.int64]:
+        """K-means clusters of a run, as many as there are genres, or as the silhouette chooses."""
+        counts = self.measured.counts.get(run)
+        count = len(self.genres) if len(self.genres) > 1 else counts.by_silhouette if counts else 2
+        return kmeans(reduced(self.vectors(run)), count).astype(np.int64)
+
+    def encoder(self, run: str) -> ModelEncoder:
+        """The encoder of a run of one model."""
+        from songray.learning.encoder import load_model
+
+        if run not in self._encoders:
+            self._encoders[run] = load_model(self.library, self.records[run])
+        return self._encoders[run]
+
+    def windows(self, run: str, position: int) -> NDArray[np.float32] | None:
+        """The windows that a run's model takes of a track, in 0…1: (windows, frames, bins). None where its
+        spectrogram is not stored."""
+        from songray.audio.inputs import from_bytes
+        from songray.learning.windows import tile
+
+        model = self.encoder(run).model
+        if model.spec not in SPECS:
+            return None
+        table = self.library.table("spectrograms", self.records[run].set)
+        found = table.newest_rows(self.measured.sample.tracks[[position]], [model.spec])
+        if not found.num_rows or found[model.spec][0].as_py() is None:
+            return None
+        clip = from_bytes(found[model.spec][0].as_py(), model.spec)
+        windows = tile(clip, model.frames, None, model.padding).astype(np.float32) / np.float32(255)
+        return windows
+
+    def recording(self, position: int) -> Recording | None:
+        """The excerpt of a track that is embedded; None where it cannot be decoded any more."""
+        from songray.audio.decode import decode
+        from songray.errors import AudioError
+
+        columns = ["audio", "location", "error"]
+        found = self.library.table("previews").newest_rows(self.measured.sample.tracks[[position]], columns)
+        if not found.num_rows or found["error"][0].as_py() is not None:
+            return None
+        row: Mapping[str, Any] = found.to_pylist()[0]
+        excerpt: Excerpt = excerpt_of(self.library, self.records[self.best].set)
+        try:
+            return decode(row["location"] if row["audio"] is None else row["audio"], excerpt)
+        except AudioError:
+            return None
+
+
+def title(row: Row) -> str:
+    """Such as "Song – Artist"."""
+    artists = ", ".join(row["artist_names"] or []) or "unknown artist"
+    return f"{row['title'] or row['track_id']} – {artists}"
