@@ -17,8 +17,7 @@ from songray.audio.transform import TransformConfig, transform
 from songray.catalogue.crawl import CrawlConfig, crawl
 from songray.catalogue.sources.registry import SOURCES
 from songray.catalogue.sources.synthetic.source import SyntheticSource
-from songray.evaluation.evaluate import evaluate
-from songray.evaluation.measure import EvaluateConfig
+from songray.evaluation.evaluate import EvaluateConfig, evaluate
 from songray.learning.adapt import AdaptationConfig, adapt
 from songray.learning.embed import EmbedConfig, embed
 from songray.learning.factorize import FactorizeConfig, factorize

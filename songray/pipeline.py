@@ -18,8 +18,7 @@ from songray.catalogue.crawl import CrawlConfig, crawl
 from songray.catalogue.sources.base import Source
 from songray.catalogue.sources.synthetic.source import SyntheticSource
 from songray.cluster import connect
-from songray.evaluation.evaluate import evaluate
-from songray.evaluation.measure import EvaluateConfig
+from songray.evaluation.evaluate import EvaluateConfig, evaluate
 from songray.learning import runs
 from songray.learning.adapt import AdaptationConfig, adapt
 from songray.learning.embed import EmbedConfig, embed

@@ -21,8 +21,7 @@ from songray.audio.spectrograms import SPECS, from_bytes
 from songray.audio.transform import TransformConfig, transform
 from songray.catalogue.crawl import CrawlConfig, crawl
 from songray.catalogue.sources.manifest.source import ManifestSource
-from songray.evaluation.evaluate import evaluate
-from songray.evaluation.measure import EvaluateConfig
+from songray.evaluation.evaluate import EvaluateConfig, evaluate
 from songray.learning import runs
 from songray.learning.embed import EmbedConfig, embed
 from songray.learning.encoder import load
@@ -91,7 +90,7 @@ def test_a_library_of_an_earlier_version_opens_and_takes_new_tracks(
     for model in ("contrastive", "mfcc"):
         assert_vectors_are_the_stored_ones(earlier, names[model])
     scores = evaluate(earlier, EvaluateConfig()).scores[names["mfcc"]]
-    assert {"artist", "genre"} <= {score.task.label for score in scores}
+    assert {"artist", "genre"} <= {score.task for score in scores}
     assert not index(earlier, IndexConfig(run=names["mfcc"], links=8)).new
     assert_new_tracks_join(earlier, music, names)
 

@@ -23,8 +23,7 @@ from songray.audio.transform import TransformConfig, transform
 from songray.catalogue.crawl import CrawlConfig, crawl
 from songray.catalogue.sources.folder import FolderSource
 from songray.catalogue.sources.manifest.source import ManifestSource
-from songray.evaluation.evaluate import evaluate
-from songray.evaluation.measure import EvaluateConfig
+from songray.evaluation.evaluate import EvaluateConfig, evaluate
 from songray.evaluation.scores import Score
 from songray.learning import runs
 from songray.learning.embed import EmbedConfig, embed
@@ -79,7 +78,7 @@ def errors(library: Library, *names: str) -> dict[str, str]:
 
 def scores(library: Library) -> dict[tuple[str, str], Score]:
     table = evaluate(library, EvaluateConfig()).scores
-    return {(run, score.task.name): score for run, several in table.items() for score in several}
+    return {(run, score.task): score for run, several in table.items() for score in several}
 
 
 def test_real_music_as_a_manifest(

@@ -24,7 +24,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LONG_FILES: dict[str, str] = {}  # path: why it has more than 300 lines
 # Any part of Ray, and libraries that take long to load.
 HEAVY = {"ray", "torch", "librosa", "scipy", "sklearn", "aiohttp", "av", "soxr", "soundfile", "fastapi",
-         "pandas", "uvicorn", "httpx", "spotipy", "requests", "implicit", "hnswlib"}  # fmt: skip
+         "pandas", "uvicorn", "httpx", "spotipy", "requests", "implicit", "hnswlib", "matplotlib",
+         "umap", "igraph", "jinja2"}  # fmt: skip
 WITHOUT_RAY = {
     "catalogue": ["sources.base", "sources.names", "frontier"],
     "audio": ["excerpt", "spectrograms", "decode"],
@@ -32,7 +33,9 @@ WITHOUT_RAY = {
                  "encoder", "loop"],
     "search": ["hnsw", "text", "tags", "words", "filters", "reference", "candidates", "version", "shard",
                "shard_files", "index", "ranking", "paths", "target"],
-    "evaluation": ["metrics", "intervals", "clusters", "scores", "evaluate"],
+    "evaluation": ["metrics", "intervals", "sample", "clusters", "probes", "listeners", "space", "robustness",
+                   "maps", "scores", "measure", "figures", "material", "parts", "seeds", "report",
+                   "evaluate"],
     "service": ["options", "schema", "problems", "snapshots", "responses", "playlists", "api_keys"],
 }  # fmt: skip
 WITHOUT_TORCH = {

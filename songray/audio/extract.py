@@ -79,7 +79,7 @@ def extract_batch(previews: pa.Table, extraction: Extraction) -> tuple[pa.Table,
     """
     rows = []
     try:
-        with _stderr_silenced():
+        with stderr_silenced():
             for preview in previews.to_pylist():
                 faulthandler.dump_traceback_later(extraction.seconds_per_track, exit=True)
                 rows.append(extract_row(preview, extraction))
@@ -133,7 +133,7 @@ def extract_apart(previews: pa.Table, extraction: Extraction) -> tuple[pa.Table,
 
 
 @contextmanager
-def _stderr_silenced() -> Iterator[None]:
+def stderr_silenced() -> Iterator[None]:
     """Within, nothing reaches the process's stderr, to which libmpg123 writes remarks about a file."""
     saved, devnull = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:

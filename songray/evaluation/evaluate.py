@@ -3,16 +3,62 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet
 
-from songray.evaluation.measure import EvaluateConfig, Measured, measure
+from songray.errors import InvalidOption, MissingInput
+from songray.evaluation.measure import PARTS, Measured, Part, Scope, measure
 from songray.evaluation.report import write_report
-from songray.evaluation.scores import Evaluation, Score, compare, score
-from songray.library import Library, Row
+from songray.evaluation.sample import Sample
+from songray.evaluation.scores import NAMES, Evaluation, Score, compare, score
+from songray.learning import runs
+from songray.library import Library, Row, matrix
 from songray.storage import storage_errors
+from songray.table import Table
+
+DEFAULT_METRIC = "artist r_precision"
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    runs: tuple[str, ...] = ()
+    """Runs to compare; by default all runs that have embeddings."""
+    parts: tuple[Part, ...] = ()
+    """What to measure, and whether to make a page of it (figures, which needs --output). By default it is
+    retrieval, or everything where --output names a folder."""
+    neighbours: int = 10
+    """The k of the precision and the NDCG of the k nearest."""
+    sample: int = 10_000
+    """The most tracks to compare, a random sample by the hash of their ids."""
+    queries: int = 5_000
+    """The most tracks of the sample whose neighbours among all of it are ranked, for retrieval."""
+    changed: int = 40
+    """Number of tracks whose changed audio is embedded, for robustness."""
+    baseline: str = ""
+    """Run with which each other one is compared, by paired tests over artists."""
+    metric: str = DEFAULT_METRIC
+    """Task and metric of --fail-below, such as "artist r_precision" or "genre-without-artist nearest"."""
+    fail_below: float | None = None
+    """Exit with an error where the lower bound of a run's difference from the baseline is below this."""
+    output: str = ""
+    """Folder for report.html, report.json, and scores.parquet with a row for each run, task and metric."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("neighbours", 1), ("sample", 2), ("queries", 1), ("changed", 1)):
+            if getattr(self, name) < least:
+                raise InvalidOption(f"{name} is {getattr(self, name)}: must be at least {least}")
+        if self.metric not in NAMES:
+            raise InvalidOption(f"--metric {self.metric!r}: choose from {', '.join(NAMES)}")
+        if self.fail_below is not None and not self.baseline:
+            raise InvalidOption("--fail-below needs a --baseline")
+
+    @property
+    def scope(self) -> Scope:
+        parts = self.parts or (PARTS if self.output else PARTS[:1])
+        return Scope(parts, self.neighbours, self.queries, self.changed)
 
 
 def evaluate(library: Library, config: EvaluateConfig) -> Evaluation:
@@ -22,7 +68,17 @@ def evaluate(library: Library, config: EvaluateConfig) -> Evaluation:
     Retrieval is exact: its time is that of the queries times the tracks, its memory at most about 1 GB. All
     else takes at most 10,000 or 20,000 of the tracks, as the modules say.
     """
-    measured = measure(library, config)
+    tables = embedded(library, config)
+    sample = Sample.read(library, list(tables.values()), config.sample)
+    if len(sample.rows) < 2:
+        raise MissingInput(
+            f"{len(sample.rows)} tracks have embeddings of all runs: run `songray embed` for each"
+        )
+    vectors = {
+        name: matrix(table.newest_rows(sample.tracks, ["embedding"])["embedding"])
+        for name, table in tables.items()
+    }
+    measured = measure(library, sample, vectors, config.scope)
     scores = {name: score(tasks) for name, tasks in measured.found.items()}
     if config.baseline:
         scores = compare(scores, measured.found, config.baseline)
@@ -37,9 +93,22 @@ def evaluate(library: Library, config: EvaluateConfig) -> Evaluation:
     if config.output:
         folder = Path(config.output)
         write(evaluation, measured, folder)
-        with measured.step("all runs", "figures"), storage_errors(str(folder)):
-            write_report(library, measured, evaluation, folder / "report.html")
+        if "figures" in config.scope.parts:
+            with measured.step("all runs", "figures"), storage_errors(str(folder)):
+                write_report(library, measured, evaluation, folder / "report.html")
     return evaluation
+
+
+def embedded(library: Library, config: EvaluateConfig) -> dict[str, Table]:
+    """The embeddings of each run. Raises MissingInput where there are none, InvalidOption where the baseline
+    is not among them."""
+    tables = {name: library.table("embeddings", name) for name in config.runs or runs.finished(library)}
+    tables = {name: table for name, table in tables.items() if table.files()}
+    if not tables:
+        raise MissingInput("no run has embeddings: run `songray embed` first")
+    if config.baseline and config.baseline not in tables:
+        raise InvalidOption(f"--baseline {config.baseline}: the runs to compare are {', '.join(tables)}")
+    return tables
 
 
 def write(evaluation: Evaluation, measured: Measured, folder: Path) -> None:

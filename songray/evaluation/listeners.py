@@ -170,8 +170,9 @@ class Communities:
 
 
 def communities(listening: Listening) -> Communities | None:
-    """By the leading eigenvector (Newman, 2006) and by Leiden (Traag et al., 2019), of the graph whose edges
-    join tracks of a known playlist of n tracks with the weight 1 / (n − 1). None without igraph."""
+    """The leading eigenvector's communities (Newman, 2006) and Leiden's (Traag et al., 2019), of the graph
+    whose edges join tracks of a known playlist of n tracks with the weight 1 / (n − 1). None without
+    igraph."""
     try:
         import igraph
     except ImportError:

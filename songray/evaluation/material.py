@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from songray.audio.excerpt import Excerpt
+from songray.audio.extract import stderr_silenced
 from songray.audio.sets import excerpt_of
 from songray.audio.spectrograms import SPECS
 from songray.evaluation.clusters import kmeans
@@ -32,7 +34,7 @@ MOST_GENRES = 20  # that have a color
 
 @dataclass
 class Material:
-    """Of the tracks of the sample, by their positions in it."""
+    """What is known of the tracks of the sample, by their positions in it."""
 
     library: Library
     measured: Measured
@@ -132,10 +134,9 @@ class Material:
             return None
         row: Mapping[str, Any] = found.to_pylist()[0]
         excerpt: Excerpt = excerpt_of(self.library, self.records[self.best].set)
-        try:
+        with suppress(AudioError), stderr_silenced():
             return decode(row["location"] if row["audio"] is None else row["audio"], excerpt)
-        except AudioError:
-            return None
+        return None
 
 
 def title(row: Row) -> str:

@@ -12,7 +12,6 @@ from typing import Literal
 
 import numpy as np
 
-from songray.errors import InvalidOption, MissingInput
 from songray.evaluation.clusters import Counts, cluster, cluster_sets, count_clusters, genre_sets
 from songray.evaluation.intervals import Observations
 from songray.evaluation.listeners import (
@@ -28,56 +27,25 @@ from songray.evaluation.metrics import retrieval
 from songray.evaluation.probes import probe
 from songray.evaluation.robustness import ChangedTracks, cost, robustness
 from songray.evaluation.sample import Sample
-from songray.evaluation.scores import NAMES, Facts
+from songray.evaluation.scores import COLLABORATIVE, RANDOM, Facts
 from songray.evaluation.space import reduced, space
 from songray.learning import runs
 from songray.learning.scale import unit
-from songray.library import Library, Row, Vectors, matrix
+from songray.library import Library, Row, Vectors
 from songray.search.version import newest_version
 
-DEFAULT_METRIC = "artist r_precision"
-RANDOM = "random vectors"  # what has no run: expected values without any information
-COLLABORATIVE = "collaborative factors"
-
-Part = Literal["retrieval", "probes", "clusters", "listeners", "space", "robustness"]
-PARTS: tuple[Part, ...] = ("retrieval", "probes", "clusters", "listeners", "space", "robustness")
+Part = Literal["retrieval", "probes", "clusters", "listeners", "space", "robustness", "figures"]
+PARTS: tuple[Part, ...] = ("retrieval", "probes", "clusters", "listeners", "space", "robustness", "figures")
 
 
 @dataclass(frozen=True)
-class EvaluateConfig:
-    runs: tuple[str, ...] = ()
-    """Runs to compare; by default all runs that have embeddings."""
-    parts: tuple[Part, ...] = ()
-    """What to measure; by default retrieval, and everything where --output names a folder."""
-    neighbours: int = 10
-    """The k of the precision and the NDCG of the k nearest."""
-    sample: int = 10_000
-    """The most tracks to compare, a random sample by the hash of their ids."""
-    queries: int = 5_000
-    """The most tracks of the sample whose neighbours among all of it are ranked, for retrieval."""
-    changed: int = 40
-    """Number of tracks whose changed audio is embedded, for robustness."""
-    baseline: str = ""
-    """Run with which each other one is compared, by paired tests over artists."""
-    metric: str = DEFAULT_METRIC
-    """Task and metric of --fail-below, such as "artist r_precision" or "genre-without-artist nearest"."""
-    fail_below: float | None = None
-    """Exit with an error where the lower bound of a run's difference from the baseline is below this."""
-    output: str = ""
-    """Folder for the report: report.html, report.json, and scores.parquet with a row for each run, task and
-    metric."""
+class Scope:
+    """What is measured."""
 
-    def __post_init__(self) -> None:
-        for name, least in (("neighbours", 1), ("sample", 2), ("queries", 1), ("changed", 1)):
-            if getattr(self, name) < least:
-                raise InvalidOption(f"{name} is {getattr(self, name)}: must be at least {least}")
-        if self.metric not in NAMES:
-            raise InvalidOption(f"--metric {self.metric!r}: choose from {', '.join(NAMES)}")
-        if self.fail_below is not None and not self.baseline:
-            raise InvalidOption("--fail-below needs a --baseline")
-
-    def measures(self, part: Part) -> bool:
-        return part in (self.parts or (PARTS if self.output else PARTS[:1]))
+    parts: tuple[Part, ...]
+    neighbours: int  # the k of the precision and the NDCG of the k nearest
+    queries: int  # the most tracks whose neighbours are ranked, for retrieval
+    changed: int  # number of tracks whose changed audio is embedded, for robustness
 
 
 @dataclass
@@ -120,37 +88,23 @@ class Measured:
             self.facts.setdefault(section, {})[run] = facts
 
 
-def measure(library: Library, config: EvaluateConfig) -> Measured:
-    """Raises MissingInput where there is nothing to compare."""
-    tables = {name: library.table("embeddings", name) for name in config.runs or runs.finished(library)}
-    tables = {name: table for name, table in tables.items() if table.files()}
-    if not tables:
-        raise MissingInput("no run has embeddings: run `songray embed` first")
-    if config.baseline and config.baseline not in tables:
-        raise InvalidOption(f"--baseline {config.baseline}: the runs to compare are {', '.join(tables)}")
-    sample = Sample.read(library, list(tables.values()), config.sample)
-    if len(sample.rows) < 2:
-        raise MissingInput(
-            f"{len(sample.rows)} tracks have embeddings of all runs: run `songray embed` for each"
-        )
-    vectors = {
-        name: matrix(table.newest_rows(sample.tracks, ["embedding"])["embedding"])
-        for name, table in tables.items()
-    }
+def measure(library: Library, sample: Sample, vectors: dict[str, Vectors], scope: Scope) -> Measured:
+    """Measure the parts of a scope, of the vectors of each run on the tracks of a sample."""
     measured = Measured(sample, vectors)
-    compared = {**vectors, **({RANDOM: _random_vectors(len(sample.rows))} if config.output else {})}
+    is_only_retrieval = scope.parts == ("retrieval",)
+    compared = vectors if is_only_retrieval else {**vectors, RANDOM: _random_vectors(len(sample.rows))}
     measured.found = {name: {} for name in compared}
-    if config.measures("listeners"):
+    if "listeners" in scope.parts:
         _read_listeners(library, measured)
-    if config.measures("clusters"):
+    if "clusters" in scope.parts:
         measured.sets = genre_sets(sample.genres, vectors)
     for name, each in compared.items():
-        _measure_vectors(measured, name, each, config)
-    if config.measures("robustness"):
-        changed = ChangedTracks(library, sample, config.changed)
+        _measure_vectors(measured, name, each, scope)
+    if "robustness" in scope.parts:
+        changed = ChangedTracks(library, sample, scope.changed)
         for name, each in vectors.items():
             _measure_encoder(library, measured, name, each, changed)
-    _remark_missing(measured, config)
+    _remark_missing(measured, scope)
     return measured
 
 
@@ -173,22 +127,22 @@ def _read_listeners(library: Library, measured: Measured) -> None:
             measured.found[COLLABORATIVE] = {"playlist-continuation": found}
 
 
-def _measure_vectors(measured: Measured, name: str, vectors: Vectors, config: EvaluateConfig) -> None:
+def _measure_vectors(measured: Measured, name: str, vectors: Vectors, scope: Scope) -> None:
     sample, found = measured.sample, measured.found[name]
-    if config.measures("retrieval"):
+    if "retrieval" in scope.parts:
         with measured.step(name, "retrieval"):
-            tasks = retrieval(vectors, sample.rows, config.neighbours, config.queries)
+            tasks = retrieval(vectors, sample.rows, scope.neighbours, scope.queries)
             found |= {
                 task.name: Observations(each.values, sample.artists[each.queries], each.chance)
                 for task, each in tasks.items()
             }
     short = reduced(vectors)
-    if config.measures("probes"):
+    if "probes" in scope.parts:
         with measured.step(name, "probes"):
             for task, labels in (("genre-probe", sample.genres), ("decade-probe", sample.decades)):
                 if (probed := probe(short, labels, sample.artists)) is not None:
                     found[task] = probed
-    if config.measures("clusters"):
+    if "clusters" in scope.parts:
         with measured.step(name, "clusters"):
             measured.add("clusters", name, cluster(short, sample.genres))
             measured.add("genre sets", name, cluster_sets(short, sample.genres, measured.sets))
@@ -197,12 +151,12 @@ def _measure_vectors(measured: Measured, name: str, vectors: Vectors, config: Ev
                 best = {"k by silhouette": counts.by_silhouette, "silhouette": max(counts.silhouette)}
                 second = {"silhouette at k = 2": counts.silhouette[0], "k by elbow": counts.by_elbow}
                 measured.add("numbers of clusters", name, best | second)
-    if config.measures("listeners") and measured.listening is not None:
+    if "listeners" in scope.parts and measured.listening is not None:
         with measured.step(name, "listeners"):
             found |= agreement(vectors, measured.listening, sample)
             if measured.communities is not None:
                 measured.add("communities", name, compare_communities(short, measured.communities))
-    if config.measures("space"):
+    if "space" in scope.parts:
         with measured.step(name, "space"):
             measured.add("space", name, space(short))
 
@@ -218,7 +172,7 @@ def _measure_encoder(
         measured.add("cost", name, cost(run, vectors.shape[1], changed) | recall)
 
 
-def _remark_missing(measured: Measured, config: EvaluateConfig) -> None:
+def _remark_missing(measured: Measured, scope: Scope) -> None:
     """Say what could not be computed, and why."""
     reasons = {
         "genre-probe": ("probes", "fewer than two genres have five artists"),
@@ -227,11 +181,11 @@ def _remark_missing(measured: Measured, config: EvaluateConfig) -> None:
     }
     every = set().union(*measured.found.values())
     for task, (part, reason) in reasons.items():
-        if config.measures(part) and task not in every:  # type: ignore[arg-type]
+        if part in scope.parts and task not in every:
             measured.remarks.append(f"no {task.replace('-', ' ')}: {reason}")
-    if config.measures("probes"):
+    if "probes" in scope.parts:
         measured.remarks.append("no probes of tempo, key and mode: catalogues do not state them")
-    if config.measures("listeners") and measured.listening and measured.communities is None:
+    if "listeners" in scope.parts and measured.listening and measured.communities is None:
         measured.remarks.append("no communities of playlists: pip install 'songray[igraph]' (GPL)")
     if measured.communities:
         measured.remarks += filter(None, map(measured.communities.remark, measured.communities.labels))

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from songray.audio.excerpt import Excerpt
+from songray.audio.extract import stderr_silenced
 from songray.audio.sets import excerpt_of
 from songray.errors import AudioError
 from songray.evaluation.intervals import Observations
@@ -89,7 +90,7 @@ class ChangedTracks:
         if (excerpt, change, spec) not in self._inputs:
             found = {}
             for position, recording in self._decoded(excerpt).items():
-                with suppress(AudioError):  # too short or too quiet once it is changed
+                with suppress(AudioError), stderr_silenced():  # too short or too quiet once it is changed
                     found[position] = compute_inputs(CHANGES[change](recording), [spec])[spec]
             self._inputs[excerpt, change, spec] = found
         return self._inputs[excerpt, change, spec]
@@ -106,7 +107,7 @@ class ChangedTracks:
             for position, track in enumerate(self.sample.rows[: self.count]):
                 if (preview := previews.get(track["track_id"])) is not None:
                     sound = preview["location"] if preview["audio"] is None else preview["audio"]
-                    with suppress(AudioError):
+                    with suppress(AudioError), stderr_silenced():
                         self._recordings[excerpt][position] = decode(sound, excerpt)
         return self._recordings[excerpt]
 

@@ -11,6 +11,8 @@ from songray.errors import StageFailed
 from songray.evaluation import listeners, metrics, probes, robustness
 from songray.evaluation.intervals import LEAST_ARTISTS, Estimate, Observations, estimate, holm, probability
 
+RANDOM, COLLABORATIVE = "random vectors", "collaborative factors"
+REFERENCES = (RANDOM, COLLABORATIVE)  # rows that are no runs, beside which runs are seen
 LEVEL = 0.05  # below which a probability tells two runs apart
 
 
@@ -133,7 +135,7 @@ class Evaluation:
         below the least one, and where there is too little to say so."""
         task, metric = NAMES[name]
         for run, scores in self.scores.items():
-            if run == self.baseline:
+            if run in (self.baseline, *REFERENCES):
                 continue
             found = next(
                 (one.differences[metric].estimate for one in scores if one.task == task and one.differences),
@@ -198,7 +200,7 @@ def compare(
     """The scores with their differences from the baseline. Runs that have a task have the same queries."""
     differences: dict[tuple[str, str], dict[str, Difference]] = {}
     for task, reference in found[baseline].items():
-        others = [run for run in scores if run != baseline and task in found[run]]
+        others = [run for run in scores if run not in (baseline, *REFERENCES) and task in found[run]]
         for metric, values in reference.values.items():
             changes = [found[run][task].values[metric] - values for run in others]
             adjusted = holm([probability(change, reference.groups) for change in changes])

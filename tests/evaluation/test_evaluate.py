@@ -11,13 +11,12 @@ import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from known_vectors import unit
 from sklearn.metrics import average_precision_score, ndcg_score
 
 from songray.errors import InvalidOption, StageFailed
-from songray.evaluation.clusters import cluster
-from songray.evaluation.evaluate import evaluate
+from songray.evaluation.evaluate import EvaluateConfig, evaluate
 from songray.evaluation.intervals import estimate
-from songray.evaluation.measure import EvaluateConfig
 from songray.evaluation.metrics import TASKS, Task, metrics, nearest, retrieval
 from songray.evaluation.scores import Evaluation
 from songray.keys import track_key
@@ -29,11 +28,6 @@ from songray.library import Library, Row, Vectors
 def tracks(*labels: tuple[str | None, str | None, list[str], list[str]]) -> list[Row]:
     names = ("recording", "album_id", "artist_ids", "genres")
     return [dict(zip(names, values, strict=True)) for values in labels]
-
-
-def unit(vectors: np.ndarray) -> Vectors:
-    scaled: Vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-    return scaled
 
 
 def on_circle(*degrees: float) -> Vectors:
@@ -117,19 +111,8 @@ def test_random_labels_are_found_by_chance_within_the_interval() -> None:
     assert 90 <= covered <= 99
 
 
-def test_clusters_agree_with_separate_genres_and_not_with_random_ones() -> None:
-    random = np.random.default_rng(0)
-    genres = [[f"g{number % 3}"] for number in range(90)] + [[]]
-    apart = unit(np.eye(3)[np.arange(91) % 3] + random.normal(0, 0.05, (91, 3)))
-    found = cluster(apart, genres)
-    assert found is not None and (found.genres, found.v_measure, found.mutual_information) == (3, 1.0, 1.0)
-    at_random = cluster(unit(random.normal(size=(91, 3))), genres)
-    assert at_random is not None and abs(at_random.mutual_information) < 0.1
-    assert cluster(apart, [["g"]] * 91) is None
-
-
 def test_a_table_without_rows_is_a_sentence() -> None:
-    text = str(Evaluation(5, 10, {"mfcc": []}, {}))
+    text = str(Evaluation(5, 10, {"mfcc": []}))
     assert text.startswith("evaluate: no two of the 5 tracks share a known recording, album, artist or genre")
     assert "|" not in text
 
@@ -161,11 +144,11 @@ def fill(library: Library, artists: int) -> None:
 
 def test_runs_are_compared_and_the_worse_ones_refused(library: Library, tmp_path: Path) -> None:
     fill(library, artists=30)
-    config = EvaluateConfig(baseline="fair", output=str(tmp_path / "report"))
+    config = EvaluateConfig(parts=("retrieval",), baseline="fair", output=str(tmp_path / "report"))
     found = evaluate(library, config)
     good, poor = found.verdicts()
-    assert good.startswith("good beside fair: is better on nearest by artist +")
-    assert poor.startswith("poor beside fair: is worse on nearest by artist -")
+    assert good.startswith("good beside fair, retrieval: is better on r precision by artist +")
+    assert poor.startswith("poor beside fair, retrieval: is worse on r precision by artist -")
     assert "genre without artist" in str(found) and "…" in str(found)
     with pytest.raises(StageFailed, match=r"poor: artist r_precision differs from that of fair by -"):
         found.check("artist r_precision", 0)
@@ -174,7 +157,7 @@ def test_runs_are_compared_and_the_worse_ones_refused(library: Library, tmp_path
     rows = pa.parquet.read_table(tmp_path / "report" / "scores.parquet").to_pylist()
     assert report["scores"] == rows and {row["run"] for row in rows} == {"good", "fair", "poor"}
     (row,) = (
-        row for row in rows if (row["run"], row["label"], row["metric"]) == ("poor", "artist", "nearest")
+        row for row in rows if (row["run"], row["task"], row["metric"]) == ("poor", "artist", "nearest")
     )
     assert row["difference_high"] < 0 and row["p"] < 0.01 and row["low"] < row["mean"] < row["high"]
 
