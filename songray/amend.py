@@ -22,6 +22,7 @@ from songray.keys import REVISION_BITS, Keys
 from songray.learning.split import remove_from_split
 from songray.library import TABLES, Library
 from songray.search.erase import erase
+from songray.search.stored_maps import remove_from_map
 from songray.storage import list_files, storage_errors, write_parquet
 from songray.table import Table
 from songray.takedown import Takedown, columns_read, find_takedown, without
@@ -29,7 +30,7 @@ from songray.takedown import Takedown, columns_read, find_takedown, without
 DRIVER_FILES = 64  # up to so many are rewritten by this process, in less time than Ray's start takes
 # The tables that may hold something of a track, in the order in which it is removed: a removal that was
 # killed must still find, in `tracks`, the numbers of its tracks, and in `previews`, who has their audio.
-REMOVED_FROM = ("embeddings", "spectrograms", "factors", "playlists", "pages", "previews", "tracks")
+REMOVED_FROM = ("maps", "embeddings", "spectrograms", "factors", "playlists", "pages", "previews", "tracks")
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,9 @@ def remove(library: Library, config: RemoveConfig) -> str:
             elif kind == "runs" and run:
                 lease.check()
                 counts[f"{name}/split"] = remove_from_split(library, run, takedown.derived)
+            elif kind == "maps":
+                lease.check()
+                counts[f"{name}/reference"] = remove_from_map(library.table(name), takedown.derived)
         for table in tables:
             held[table.name].check()
             counts[table.name] = remove_from(table, takedown)
@@ -89,9 +93,8 @@ def remove(library: Library, config: RemoveConfig) -> str:
 
 def outputs(library: Library) -> list[str]:
     """What jobs write: tables, runs and indexes, under the names of their leases."""
-    folders = {name: library.folders(name) for name in (*TABLES, "runs", "indexes")}
-    inner = [f"{name}/{part}" for name, parts in folders.items() for part in parts]
-    return [*(name for name in TABLES if not folders[name]), *inner]
+    others = [f"{kind}/{run}" for kind in ("runs", "indexes") for run in library.folders(kind)]
+    return [*(name for kind in TABLES for name in library.names(kind)), *others]
 
 
 def record(library: Library, ids: Sequence[str], reason: str) -> None:

@@ -29,6 +29,7 @@ from songray.library import DEFAULT_LIBRARY, Library
 from songray.merge import MergeConfig, merge
 from songray.pipeline import PipelineConfig, pipeline
 from songray.search.build import IndexConfig, index
+from songray.search.project import ProjectConfig, project
 from songray.service.options import ServeConfig
 
 Main = Callable[..., None]
@@ -102,6 +103,10 @@ def _adapt(config: AdaptationConfig = AdaptationConfig(), library: WritableLibra
 
 def _embed(config: EmbedConfig = EmbedConfig(), library: WritableLibrary = DEFAULT) -> None:
     print(embed(library.open(), config))
+
+
+def _project(config: ProjectConfig = ProjectConfig(), library: WritableLibrary = DEFAULT) -> None:
+    print(project(library.open(), config))
 
 
 def _index(config: IndexConfig = IndexConfig(), library: WritableLibrary = DEFAULT) -> None:
@@ -187,6 +192,7 @@ JOBS = {
         | {FUSION: _described(_fuse, FusionConfig), ADAPTATION: _described(_adapt, AdaptationConfig)},
     ),
     "embed": Job("Compute one vector a track by a trained run, for the tracks that have none yet.", _embed),
+    "project": Job("Compute a map of a run's embeddings: the position of each track.", _project),
     "index": Job("Update the search index of a run, as a new version.", _index),
     "compact": Job("Build the search index of a run anew, without the tracks that were deleted.", _compact),
     "serve": Job("Answer queries over HTTP from the newest index of a run, until Ctrl-C.", _serve),

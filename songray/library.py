@@ -12,6 +12,7 @@ A library is a folder, local or in object storage. Tables are Parquet files that
     runs/<run>/                 a trained model, or the weights of runs that are joined: run.json,
                                 model.safetensors, loss curve, checkpoints
     embeddings/<run>/           one vector a track
+    maps/<run>/<method>/        the position of each track on a map
     indexes/<run>/<version>/    a searchable index: manifest.json, which names its shards; reference.npy
     indexes/<run>/shards/       shared by versions: graph.hnsw, vectors.npy, tracks.arrow, names.sqlite
     _checkpoints/               which rows of which table are finished (songray/checkpoints.py)
@@ -153,6 +154,7 @@ TABLES = {
         job="transform",
         key=("track_key",),
         indexed=("error",),
+        folders=1,
         columns={
             "track_key": pa.int64(),
             "track_id": pa.string(),
@@ -173,6 +175,7 @@ TABLES = {
     "factors": TableKind(
         job="factorize",
         key=("version", "track_key"),  # factors of different versions cannot be compared
+        folders=1,
         columns={
             "version": pa.int64(),
             "track_key": pa.int64(),
@@ -185,11 +188,24 @@ TABLES = {
         job="embed",
         key=("track_key",),
         indexed=(),
+        folders=1,
         columns={
             "track_key": pa.int64(),
             "track_id": pa.string(),
             "embedding": pa.list_(pa.float32()),  # unit vector, fixed size
             "tags": pa.list_(pa.float16()),  # probabilities of the run's tags, in their order; or null
+        },
+    ),
+    "maps": TableKind(
+        job="project",
+        key=("track_key",),
+        indexed=(),
+        folders=2,
+        columns={
+            "track_key": pa.int64(),
+            "track_id": pa.string(),
+            "x": pa.float32(),
+            "y": pa.float32(),
         },
     ),
 }
@@ -225,9 +241,15 @@ class Library:
 
     def tables(self) -> Iterator[Table]:
         """All tables that hold rows."""
-        for name in TABLES:
-            tables = [self.table(name), *(self.table(name, part) for part in self.folders(name))]
-            yield from (table for table in tables if table.files())
+        for kind in TABLES:
+            yield from (table for name in self.names(kind) if (table := self.table(name)).files())
+
+    def names(self, kind: str) -> list[str]:
+        """The names of the tables of a kind that have a folder, such as embeddings/<run>, sorted."""
+        names = [kind]
+        for _ in range(TABLES[kind].folders):
+            names = [f"{name}/{part}" for name in names for part in self.folders(name)]
+        return names
 
     def lease(self, name: str) -> AbstractContextManager[leases.Lease]:
         """The right to write a table ("tracks", "embeddings/<run>"), a run ("runs/<run>") or an index

@@ -29,6 +29,7 @@ from songray.learning.runs import ADAPTATION, FUSION, Run
 from songray.learning.train import TrainConfig, train
 from songray.library import Library, Row
 from songray.search.build import IndexConfig, index
+from songray.search.project import ProjectConfig, project
 from songray.search.version import Version, newest_version
 from songray.service.options import IngressConfig, ServeConfig
 
@@ -114,7 +115,8 @@ class Service:
         return run is not None and run.model in models
 
     def update(self, run: Run) -> Version:
-        """Index the vectors of a run, and serve them."""
+        """Map and index the vectors of a run, and serve them."""
+        _print(project(self.library, ProjectConfig(run=run.name)))
         summary = index(self.library, IndexConfig(run=run.name))
         _print(summary)
         self.serve(summary.version)

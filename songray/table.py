@@ -45,6 +45,7 @@ class TableKind:
     columns: dict[str, pa.DataType]
     newest: str | None = None
     indexed: tuple[str, ...] | None = None  # columns of the key index; None: the table has none
+    folders: int = 0  # names that follow that of the table: 1 for embeddings/<run>
 
 
 @dataclass(frozen=True)

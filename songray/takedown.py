@@ -20,6 +20,7 @@ COLUMNS = {  # by which the rows to change are recognised
     "previews": ("track_id", "audio_id"),
     "pages": ("source", "page", "page_problems", "links", "track_ids"),
 }
+DERIVED = ("spectrograms", "embeddings", "maps")  # tables of what is computed from audio
 EMPTIED = ("audio", "location", "audio_id", "size_bytes", "sha256", "status")  # in previews
 AUDIO_REMOVED = "its audio was that of a track that has been removed"
 
@@ -35,7 +36,7 @@ class Takedown:
 
     def keys(self, table: str) -> KeySet:
         """The keys that a table and its checkpoints must not have."""
-        return self.derived if table.startswith(("spectrograms", "embeddings")) else self.tracks
+        return self.derived if table.startswith(DERIVED) else self.tracks
 
     @cached_property
     def id_set(self) -> frozenset[str]:
@@ -78,7 +79,7 @@ def without(table: str, rows: pa.Table, takedown: Takedown) -> tuple[pa.Table, i
     if kind == "pages":
         return _pages_without(rows, takedown)
     is_dropped = _is_in(rows["track_id"], takedown.ids)
-    if kind in ("spectrograms", "embeddings"):
+    if kind in DERIVED:
         is_dropped |= np.isin(rows["track_key"].to_numpy(), takedown.derived.keys)
     kept = rows.filter(pa.array(~is_dropped))
     changed = 0

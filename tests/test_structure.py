@@ -31,10 +31,10 @@ WITHOUT_RAY = {
     "audio": ["excerpt", "spectrograms", "decode"],
     "learning": ["models", "models.options", "models.formats", "runs", "split", "windows", "scale", "fusion",
                  "encoder", "loop"],
-    "search": ["hnsw", "text", "tags", "words", "filters", "reference", "candidates", "version", "shard",
-               "shard_files", "index", "ranking", "paths", "target"],
+    "search": ["hnsw", "text", "tags", "words", "filters", "maps", "reference", "candidates", "version",
+               "shard", "shard_files", "index", "ranking", "paths", "target"],
     "evaluation": ["metrics", "intervals", "sample", "clusters", "probes", "listeners", "space", "robustness",
-                   "maps", "scores", "measure", "figures", "material", "parts", "seeds", "report",
+                   "scores", "measure", "figures", "material", "parts", "seeds", "report",
                    "evaluate"],
     "service": ["options", "schema", "problems", "snapshots", "responses", "playlists", "api_keys"],
 }  # fmt: skip
@@ -147,7 +147,7 @@ def test_long_files_are_at_most_three() -> None:
 STAGES = {
     "catalogue.crawl": "crawl", "audio.download": "download", "audio.transform": "transform",
     "learning.factorize": "factorize", "learning.train": "train", "learning.embed": "embed",
-    "search.build": "index", "evaluation.evaluate": "evaluate",
+    "search.project": "project", "search.build": "index", "evaluation.evaluate": "evaluate",
 }  # fmt: skip
 
 

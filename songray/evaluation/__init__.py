@@ -8,7 +8,6 @@ probes        classifiers on frozen vectors, tested on other artists
 listeners     agreement with playlists, and their communities
 space         hubs, near-duplicates, isotropy and dimension
 robustness    vectors of changed audio, and what vectors cost
-maps          vectors in two dimensions, and how far a map can be trusted
 scores        the scores of runs, as tables and sentences
 measure       what is measured of runs, part by part
 figures       figures as SVG

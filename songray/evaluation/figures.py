@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from songray.evaluation.clusters import Counts
 from songray.evaluation.intervals import Estimate
-from songray.evaluation.maps import Positions
+from songray.search.maps import Positions
 
 # matplotlib is imported in functions: it loads in a second, and --help imports this module.
 

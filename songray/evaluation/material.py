@@ -16,13 +16,13 @@ from songray.audio.extract import stderr_silenced
 from songray.audio.sets import excerpt_of
 from songray.audio.spectrograms import SPECS
 from songray.evaluation.clusters import kmeans
-from songray.evaluation.maps import Faithfulness, Method, Positions, faithfulness, project
 from songray.evaluation.measure import Measured
 from songray.evaluation.scores import Evaluation
 from songray.evaluation.space import reduced
 from songray.learning import runs
 from songray.learning.runs import Run
 from songray.library import Library, Row, Vectors
+from songray.search.maps import Faithfulness, Method, Positions, faithfulness, positions_of
 
 if TYPE_CHECKING:  # torch and the decoders are imported in functions
     from songray.audio.decode import Recording
@@ -69,7 +69,7 @@ class Material:
 
     def positions(self, run: str, method: Method) -> Positions:
         if (run, method) not in self._maps:
-            self._maps[run, method] = project(reduced(self.vectors(run)), method)
+            self._maps[run, method] = positions_of(reduced(self.vectors(run)), method)
         return self._maps[run, method]
 
     def faithfulness(self, run: str, method: Method) -> Faithfulness:

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from songray.evaluation import figures
-from songray.evaluation.maps import METHODS
 from songray.evaluation.material import Material
 from songray.evaluation.measure import Measured
 from songray.evaluation.parts import Figure, Table
@@ -16,6 +15,7 @@ from songray.evaluation.scores import SECTIONS, Evaluation, Score
 from songray.evaluation.seeds import Seed, seeds
 from songray.learning.runs import software_versions
 from songray.library import Library
+from songray.search.maps import METHODS
 
 TEMPLATE = Path(__file__).with_name("report.html")
 PARAGRAPHS = {

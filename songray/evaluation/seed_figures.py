@@ -8,10 +8,10 @@ from collections import Counter, defaultdict
 import numpy as np
 
 from songray.evaluation import figures
-from songray.evaluation.maps import METHODS, Method, project
 from songray.evaluation.material import Material, title
 from songray.evaluation.parts import Figure, Table, listed, sound
 from songray.library import Vectors
+from songray.search.maps import METHODS, Method, positions_of
 
 SNIPPET_SONGS = 6
 LEAST_SPREAD = 8  # tracks of a playlist whose spread is shown
@@ -101,7 +101,7 @@ def four_genres(material: Material, run: str) -> Figure | str:
         return "t-SNE of four genres: fewer than four genres have two tracks"
     tracks = np.flatnonzero([name in chosen for name in material.first_genres])
     codes = np.array([chosen.index(material.first_genres[track]) for track in tracks])
-    svg = figures.scatter(project(material.vectors(run)[tracks], "tsne"), codes)
+    svg = figures.scatter(positions_of(material.vectors(run)[tracks], "tsne"), codes)
     text = f"{chosen[0]} and {chosen[1]} are the closest two genres, the others the farthest from them."
     return Figure(f"t-SNE of four genres, {run}", svg, text, chosen)
 
@@ -128,7 +128,7 @@ def albums_by_date(material: Material, run: str) -> Figure | str:
     if not artist or len(set(years[artist].values())) < 3:
         return "One artist's albums by date: no artist has tracks of three years"
     tracks = np.array(list(years[artist]))
-    positions = project(material.vectors(run)[tracks], "pca")
+    positions = positions_of(material.vectors(run)[tracks], "pca")
     values = np.array(list(years[artist].values()), float)
     return Figure(f"{artist}, by year, PCA of {run}", figures.numbers(positions, values, "year"))
 

@@ -1,4 +1,4 @@
-"""From vectors to ranked tracks. In reading order, and all but `build` and `erase` run without Ray:
+"""From vectors to ranked tracks. In reading order; all but `project`, `build` and `erase` run without Ray:
 
 halves        vectors of length 1, and those stored as float16
 graphs        HNSW graphs, in float32 and in 8 bits
@@ -8,7 +8,8 @@ tags          tags of the sound: how they are stored, and how well tracks fit a 
 words         words about music → tags
 attributes    attributes of tracks by which a map is coloured
 filters       which tracks a query may return
-reference     the sample of tracks that determines the axes of the map
+maps          vectors in two dimensions, and how far a map can be trusted
+reference     the sample of tracks that a map is fitted to, and where it places others
 candidates    what a search in a shard finds: candidates and points, sorted and merged
 bitmap        sets of labels as text
 version       versions of an index in storage: list, read, publish, prune
@@ -17,6 +18,8 @@ shard_files   writes the files of a shard
 index         one version of an index, opened in this process
 ranking       ranks the neighbours of seeds
 paths         paths between tracks, and continuations of playlists
+stored_maps   maps in storage: read, remove
+project       the stage: reads embeddings, writes maps
 target        the tracks that an index should contain, read from the tables
 build         the stage: reads embeddings and tracks, writes a version of an index
 erase         removes tracks from the files of an index

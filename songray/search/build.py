@@ -18,6 +18,7 @@ from songray.leases import Lease
 from songray.library import Library
 from songray.search.filters import CACHED_FILTERS
 from songray.search.reference import Reference
+from songray.search.stored_maps import newest_map
 from songray.search.tags import statistics
 from songray.search.target import (
     Target,
@@ -126,7 +127,8 @@ def index(library: Library, config: IndexConfig) -> IndexSummary:
         prune(library, run, config.keep, lease)
         before = newest_version(library, run)
         config = replace(config, bits=config.bits or (before.bits if before else 32))
-        if before is None or not before.shards or config.compact or not has_options(before, config):
+        is_kept = before is not None and has_options(library, before, config) and not config.compact
+        if before is None or not before.shards or not is_kept:
             summary = build(library, run, config, before, lease)
         else:
             summary = update(library, config, before, lease)
@@ -134,12 +136,13 @@ def index(library: Library, config: IndexConfig) -> IndexSummary:
     return summary
 
 
-def has_options(version: Version, config: IndexConfig) -> bool:
-    """Whether a version was built with these options."""
+def has_options(library: Library, version: Version, config: IndexConfig) -> bool:
+    """Whether a version was built with these options, and with the map of its run, where that has one."""
     m = config.links or version.parameters["M"]
     parameters = {"M": m, "ef_construction": config.ef_construction}
-    options = (parameters, config.recall, config.bits)
-    return (version.parameters, version.recall_target, version.bits) == options
+    fitted = newest_map(library, version.run)
+    options = (parameters, config.recall, config.bits, fitted[0] if fitted else version.map)
+    return (version.parameters, version.recall_target, version.bits, version.map) == options
 
 
 def build(
@@ -173,6 +176,8 @@ def build(
         bits=config.bits or 32,
     )
     parts = target.split(config.shard_capacity(dimension, parameters["M"]))
+    if (fitted := newest_map(library, run)) is not None:
+        version, reference = replace(version, map=fitted[0]), fitted[1]
     built = build_shards(library, version, config.threads, reference, [(None, part) for part in parts])
     finished = publish(library, replace(version, shards=built), reference, lease)
     return IndexSummary(finished, new=True, added=len(target), left_out=every - len(target))

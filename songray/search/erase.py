@@ -111,12 +111,13 @@ def rebuild(
 def new_reference(library: Library, before: Version, old: Reference, tracks: KeySet) -> Reference:
     """A random sample of the tracks that remain, as a new index has; what remains of the old one, where the
     library no longer has vectors."""
+    if before.map:  # the map stays as it is for the tracks that remain
+        return old.without(all_numbers(tracks))
     target = find_target(library, before.run)
     remaining = target.select(~tracks.contains(target.rows["key"]))
     sample = comparable(library, before.run, remaining.select(slice(REFERENCE_TRACKS)))
     if not len(sample):
-        is_kept = ~np.isin(old.tracks, all_numbers(tracks))
-        return Reference(old.tracks[is_kept], old.vectors[is_kept])
+        return old.without(all_numbers(tracks))
     return Reference(sample.rows["key"] >> REVISION_BITS, read_vectors(library, before.run, sample))
 
 

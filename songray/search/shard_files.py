@@ -70,8 +70,7 @@ def level_column(levels: Levels) -> pa.FixedSizeBinaryArray:
 
 
 def _positions(vectors: Vectors, reference: Reference) -> dict[str, Vectors]:
-    mean, axes = reference.axes()
-    x, y = ((vectors - mean) @ axes).T
+    x, y = reference.place(vectors).T
     return {"x": x, "y": y}
 
 

@@ -10,7 +10,6 @@ indexes/<run>/<version>/manifest.json   the fields of Version; written last: no 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import tempfile
 import time
@@ -73,6 +72,7 @@ class Version:
     made_with: dict[str, str]  # versions of the software that built it
     tags: dict[str, list[float]] = field(default_factory=dict)  # see songray/search/tags.py
     bits: Bits = 32  # a number of the vectors in graphs
+    map: str = ""  # the id of the map whose positions its tracks have; "": the principal components
 
 
 def newest_version(library: Library, run: str) -> Version | None:
@@ -131,13 +131,10 @@ def publish(library: Library, version: Version, reference: Reference, lease: Lea
         recall=float(np.average([entry.recall for entry in entries], weights=live)) if entries else 1.0,
     )
     folder = library.path("indexes", version.run, version.version)
-    content = np.empty(len(reference.tracks), [("track", "i8"), ("vector", "f4", version.dimension)])
-    content["track"], content["vector"] = reference.tracks, reference.vectors
-    np.save(array := io.BytesIO(), content)
     manifest = json.dumps(asdict(finished), indent=2).encode()
     with storage_errors(folder):
         library.filesystem.create_dir(folder, recursive=True)
-    for name, file in (("reference.npy", array.getvalue()), ("manifest.json", manifest)):
+    for name, file in (("reference.npy", reference.to_bytes()), ("manifest.json", manifest)):
         lease.check()
         if not create(library.filesystem, f"{folder}/{name}", file):
             raise Conflict(f"{folder}/{name} was written by another process: run `songray index` again")
@@ -147,8 +144,7 @@ def publish(library: Library, version: Version, reference: Reference, lease: Lea
 def read_reference(library: Library, version: Version) -> Reference:
     path = library.path("indexes", version.run, version.version, "reference.npy")
     with library.filesystem.open_input_file(path) as stream:
-        content = np.load(stream)
-    return Reference(content["track"].copy(), content["vector"].copy())
+        return Reference.from_array(np.load(stream))
 
 
 def delete(library: Library, run: str, tracks: KeySet, lease: Lease) -> int:

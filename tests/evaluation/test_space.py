@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from known_vectors import unit
 
-from songray.evaluation.maps import METHODS, faithfulness, project
 from songray.evaluation.space import k_occurrence, nearest_cosines, reduced, space
 from songray.library import Vectors
+from songray.search.maps import METHODS, faithfulness, positions_of
 
 
 def on_sphere(count: int, dimension: int, numbers: int = 0) -> Vectors:
@@ -63,9 +63,9 @@ def test_maps_keep_neighbours_and_say_so() -> None:
         np.pad(np.random.default_rng(0).uniform(-0.3, 0.3, (400, 2)), ((0, 0), (0, 1)), constant_values=1)
     )
     for method in METHODS:
-        positions = project(flat, method)
+        positions = positions_of(flat, method)
         assert positions.shape == (400, 2)
-        assert np.array_equal(positions, project(flat, method))
+        assert np.array_equal(positions, positions_of(flat, method))
         assert faithfulness(flat, positions).trustworthiness > 0.95
         assert faithfulness(flat, positions).continuity > 0.95
-    assert faithfulness(on_sphere(400, 8), project(on_sphere(400, 8), "pca")).trustworthiness < 0.8
+    assert faithfulness(on_sphere(400, 8), positions_of(on_sphere(400, 8), "pca")).trustworthiness < 0.8

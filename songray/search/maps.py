@@ -28,7 +28,7 @@ class Faithfulness(NamedTuple):
         return f"trustworthiness {self.trustworthiness:.2f}, continuity {self.continuity:.2f}"
 
 
-def project(vectors: Vectors, method: Method) -> Positions:
+def positions_of(vectors: Vectors, method: Method) -> Positions:
     """The positions of unit vectors, (tracks, dimension), on a map: equal ones for equal vectors."""
     if method == "pca" or len(vectors) <= NEIGHBOURS:
         from sklearn.decomposition import PCA
