@@ -37,6 +37,7 @@ from songray.learning.train import TrainConfig, train
 from songray.library import TABLES, Library
 from songray.search import erase
 from songray.search.build import IndexConfig, index
+from songray.search.project import ProjectConfig, project
 from songray.search.version import newest_version
 from songray.storage import list_files
 from songray.takedown import Takedown
@@ -114,6 +115,7 @@ def train_and_index(library: Library) -> str:
     factorize(library, FactorizeConfig(factors=2, min_playlists=1))
     run = train(library, "mfcc", MODELS["mfcc"](), TrainConfig()).name
     embed(library, EmbedConfig(run=run, actors=1))
+    project(library, ProjectConfig(run=run))
     index(library, IndexConfig(run=run, links=8))
     return run
 
@@ -222,12 +224,12 @@ def test_nothing_in_a_library_holds_a_removed_track(copied: tuple[Library, Remov
     before = traces(library, removed)
     folders = {place.split("/")[0] for place in before}
     assert folders == {"tracks", "pages", "playlists", "previews", "spectrograms", "factors", "embeddings",
-                       "indexes", "runs", "_checkpoints", "_keys"}  # fmt: skip
+                       "maps", "indexes", "runs", "_checkpoints", "_keys"}  # fmt: skip
     files = {Path(place).name: kinds for place, kinds in before.items() if place.startswith("indexes/")}
     assert files["reference.npy"] >= {"key", "vector"} and "vector" in files["graph.hnsw"]
     assert "vector" in files["vectors.npy"] and "text" in files["names.sqlite"]
     assert files["tracks.arrow"] >= {"key", "text"}
-    assert len([place for place in before if place.endswith("reference.npy")]) == 2
+    assert len([place for place in before if place.endswith("/reference.npy")]) == 2
     summary = remove(library, RemoveConfig((removed.track_id,)))
     assert f"tracks removed from indexes: {run} 2" in summary
     assert_nothing_remains(library, removed)
