@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from songray.evaluation.report import write_report
 from songray.evaluation.sample import Sample
 from songray.evaluation.scores import NAMES, Evaluation, Score, compare, score
 from songray.learning import runs
+from songray.learning.runs import ADAPTATION
 from songray.library import Library, Row, matrix
 from songray.storage import storage_errors
 from songray.table import Table
@@ -88,7 +90,7 @@ def evaluate(library: Library, config: EvaluateConfig) -> Evaluation:
         scores,
         measured.facts,
         config.baseline,
-        tuple(measured.remarks),
+        (*measured.remarks, *fitted_to_artists(library, tables)),
     )
     if config.output:
         folder = Path(config.output)
@@ -109,6 +111,16 @@ def embedded(library: Library, config: EvaluateConfig) -> dict[str, Table]:
     if config.baseline and config.baseline not in tables:
         raise InvalidOption(f"--baseline {config.baseline}: the runs to compare are {', '.join(tables)}")
     return tables
+
+
+def fitted_to_artists(library: Library, names: Iterable[str]) -> list[str]:
+    """A sentence for each run that has learned from the labels on which it is measured."""
+    return [
+        f"{name} was fitted to the artists of this library: what it scores here says nothing of others; "
+        "`songray train adaptation` measures it on artists that are held out"
+        for name in names
+        if (run := runs.find(library, name)) is not None and run.model == ADAPTATION
+    ]
 
 
 def write(evaluation: Evaluation, measured: Measured, folder: Path) -> None:

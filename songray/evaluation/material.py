@@ -20,7 +20,7 @@ from songray.evaluation.measure import Measured
 from songray.evaluation.scores import Evaluation
 from songray.evaluation.space import reduced
 from songray.learning import runs
-from songray.learning.runs import Run
+from songray.learning.runs import ADAPTATION, Run
 from songray.library import Library, Row, Vectors
 from songray.search.maps import Faithfulness, Method, Positions, faithfulness, positions_of
 
@@ -51,12 +51,13 @@ class Material:
 
     @cached_property
     def best(self) -> str:
-        """The run with the highest R-precision by artist, or else the first one."""
+        """The run with the highest R-precision by artist, or else the first one; but for those that were
+        fitted to these artists."""
         scores = {
             run: one.metrics["r_precision"].mean
             for run, each in self.evaluation.scores.items()
             for one in each
-            if run in self.records and one.task == "artist"
+            if run in self.records and one.task == "artist" and self.records[run].model != ADAPTATION
         }
         return max(scores, key=lambda run: scores[run]) if scores else next(iter(self.records))
 

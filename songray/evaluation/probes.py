@@ -65,16 +65,17 @@ def frequent_labels(labels: Sequence[Sequence[str]], artists: Groups) -> list[st
 
 
 def _logistic(vectors: Vectors, indicator: Indicator, tests: Vectors) -> NDArray[np.float64]:
-    """The probability of each label, (tests, labels)."""
+    """The probability of each label, (tests, labels). One scale for all numbers keeps the directions of most
+    variance in front: with one for each, as many numbers as tracks would tell nothing."""
     from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
 
     row, label = np.nonzero(indicator)
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, tol=1e-3, max_iter=300))
-    model.fit(vectors[row], label)
+    mean = vectors.mean(axis=0)
+    deviation = max(float((vectors - mean).std()), 1e-9)
+    model = LogisticRegression(tol=1e-3, max_iter=300)
+    model.fit((vectors[row] - mean) / deviation, label)
     probabilities = np.zeros((len(tests), indicator.shape[1]))
-    probabilities[:, model.classes_] = model.predict_proba(tests)
+    probabilities[:, model.classes_] = model.predict_proba((tests - mean) / deviation)
     return probabilities
 
 

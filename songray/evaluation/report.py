@@ -11,7 +11,7 @@ from songray.evaluation import figures
 from songray.evaluation.material import Material
 from songray.evaluation.measure import Measured
 from songray.evaluation.parts import Figure, Table
-from songray.evaluation.scores import SECTIONS, Evaluation, Score
+from songray.evaluation.scores import LEVEL, SECTIONS, Evaluation, Score
 from songray.evaluation.seeds import Seed, seeds
 from songray.learning.runs import software_versions
 from songray.library import Library
@@ -68,6 +68,7 @@ def write_report(library: Library, measured: Measured, evaluation: Evaluation, p
     )
     page = template.render(
         evaluation=evaluation,
+        differences=differences(evaluation) if evaluation.baseline else None,
         parts=list(parts(library, measured, evaluation)),
         color=figures.color,
         made=f"{datetime.now(UTC):%d %B %Y}",
@@ -75,6 +76,23 @@ def write_report(library: Library, measured: Measured, evaluation: Evaluation, p
         artists=len(set(measured.sample.artists.tolist())),
     )
     path.write_text(page)
+
+
+def differences(evaluation: Evaluation) -> Table:
+    """The differences of runs from the baseline, a column for each task and metric that is compared."""
+    columns: dict[str, dict[str, str]] = {}
+    for section in SECTIONS.values():
+        for run, scores in evaluation.scores.items():
+            for one in scores:
+                for metric in section.compared if one.task in section.tasks else ():
+                    if (found := one.differences.get(metric)) is not None:
+                        head = f"{one.task.replace('-', ' ')}: {metric.replace('_', ' ')}"
+                        is_told = found.probability < LEVEL
+                        text = f"{found.estimate.mean:+.3f}" if is_told else "="
+                        columns.setdefault(head, {})[run] = text
+    names = [run for run in evaluation.scores if any(run in column for column in columns.values())]
+    rows = [[run, *(column.get(run, "") for column in columns.values())] for run in names]
+    return Table("Differences", ["run", *columns], rows)
 
 
 def parts(library: Library, measured: Measured, evaluation: Evaluation) -> Iterator[Part]:
