@@ -11,7 +11,7 @@ from songray.evaluation import figures
 from songray.evaluation.material import Material
 from songray.evaluation.measure import Measured
 from songray.evaluation.parts import Figure, Table
-from songray.evaluation.scores import LEVEL, SECTIONS, Evaluation, Score
+from songray.evaluation.scores import LEVEL, SECTIONS, Evaluation, Score, metric_text
 from songray.evaluation.seeds import Seed, seeds
 from songray.learning.runs import software_versions
 from songray.library import Library
@@ -86,7 +86,7 @@ def differences(evaluation: Evaluation) -> Table:
             for one in scores:
                 for metric in section.compared if one.task in section.tasks else ():
                     if (found := one.differences.get(metric)) is not None:
-                        head = f"{one.task.replace('-', ' ')}: {metric.replace('_', ' ')}"
+                        head = f"{one.task.replace('-', ' ')}: {metric_text(metric)}"
                         is_told = found.probability < LEVEL
                         text = f"{found.estimate.mean:+.3f}" if is_told else "="
                         columns.setdefault(head, {})[run] = text
@@ -154,8 +154,8 @@ def score_section(evaluation: Evaluation, name: str) -> Iterator[Figure | Table]
         for run, one in sorted(each.items(), key=lambda item: -next(iter(item[1].metrics.values())).mean)
     ]  # fmt: skip
     if rows:
-        heads = ["run", "by", "queries", "chance", *(m.replace("_", " ") for m in section.metrics)]
-        meanings = "; ".join(f"{m.replace('_', ' ')}: {text}" for m, text in section.metrics.items())
+        heads = ["run", "by", "queries", "chance", *(metric_text(m) for m in section.metrics)]
+        meanings = "; ".join(f"{metric_text(m)}: {text}" for m, text in section.metrics.items())
         yield Table(f"{name.capitalize()}: all values", heads, rows, f"{meanings}.")
 
 
@@ -163,7 +163,7 @@ def _intervals(task: str, metric: str, by_run: dict[str, Score]) -> Figure:
     estimates = {run: one.metrics[metric] for run, one in by_run.items()}
     first = next(iter(by_run.values()))
     has_chance = metric in ("nearest", "r_precision", "logistic")
-    text = f"{metric.replace('_', ' ')} by {task.replace('-', ' ')}"
+    text = f"{metric_text(metric)} by {task.replace('-', ' ')}"
     caption = f"{first.queries:,} queries; bars: 95 % over artists, where there are enough"
     if has_chance and first.chance is not None:
         caption += f"; dashed: expected by chance, {first.chance:.3f}"

@@ -140,7 +140,7 @@ def cost(run: Run, dimension: int, tracks: ChangedTracks) -> dict[str, float | s
         "bytes a vector": 4 * dimension,
         "parameters": parameters(tracks.library, run),
         "ms a track": float(milliseconds),
-        "trained on": trained_on(run),
+        "trained on": trained_on(tracks.library, run),
     }
 
 
@@ -153,13 +153,16 @@ def parameters(library: Library, run: Run) -> int:
     return sum(weights.numel() for weights in load_model(library, run).model.parameters())
 
 
-def trained_on(run: Run) -> str:
+def trained_on(library: Library, run: Run) -> str:
     """Text such as "400 tracks of this library"."""
+    from songray.learning.encoder import load_model
+
     if run.members:
         return " + ".join(run.members)
     if text := MODELS[run.model].trained_on:
         return text
-    return f"{run.tracks.get('train', 0)} tracks of this library" if run.metrics else "nothing"
+    is_fitted = bool(run.metrics) or load_model(library, run).model.is_fitted
+    return f"{run.tracks.get('train', 0)} tracks of this library" if is_fitted else "nothing"
 
 
 def as_mp3(recording: Recording, bits_a_second: int = MP3_BITS) -> bytes:

@@ -75,6 +75,11 @@ class Score:
     differences: dict[str, Difference] = field(default_factory=dict)  # by metric
 
 
+def metric_text(name: str) -> str:
+    """The name of a metric as people write it."""
+    return {"r_precision": "R-precision", "ndcg": "NDCG"}.get(name, name.replace("_", " "))
+
+
 Facts = Mapping[str, float | str]  # by name
 
 
@@ -119,7 +124,7 @@ class Evaluation:
             for one in scores
             if one.task in shared.tasks
         ]  # fmt: skip
-        heads = ["run", "by", "queries", "chance", *(name.replace("_", " ") for name in shared.printed)]
+        heads = ["run", "by", "queries", "chance", *(metric_text(name) for name in shared.printed)]
         return str(tabulate(rows, heads, tablefmt="github", disable_numparse=True)) if rows else ""
 
     def verdicts(self) -> Iterator[str]:
@@ -157,7 +162,7 @@ def _verdict(scores: list[Score], section: Section) -> str:
         for name in section.compared:
             if (change := one.differences.get(name)) is None:
                 continue
-            text = f"{name.replace('_', ' ')} by {one.task.replace('-', ' ')}"
+            text = f"{metric_text(name)} by {one.task.replace('-', ' ')}"
             if change.probability >= LEVEL:
                 found["cannot be told apart on"].append(text)
             else:

@@ -147,8 +147,8 @@ def test_runs_are_compared_and_the_worse_ones_refused(library: Library, tmp_path
     config = EvaluateConfig(parts=("retrieval",), baseline="fair", output=str(tmp_path / "report"))
     found = evaluate(library, config)
     good, poor = found.verdicts()
-    assert good.startswith("good beside fair, retrieval: is better on r precision by artist +")
-    assert poor.startswith("poor beside fair, retrieval: is worse on r precision by artist -")
+    assert good.startswith("good beside fair, retrieval: is better on R-precision by artist +")
+    assert poor.startswith("poor beside fair, retrieval: is worse on R-precision by artist -")
     assert "genre without artist" in str(found) and "…" in str(found)
     with pytest.raises(StageFailed, match=r"poor: artist r_precision differs from that of fair by -"):
         found.check("artist r_precision", 0)
