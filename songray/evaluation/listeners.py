@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -103,10 +104,9 @@ def agreement(vectors: Vectors, listening: Listening, sample: Sample) -> dict[st
     is_frequent = frequency > np.median(frequency)
     every = np.ones(len(frequency), bool)
     parts = {"": every, "-of-frequent-tracks": is_frequent, "-of-rare-tracks": ~is_frequent}
-    tasks = {"collaborative-neighbours": overlap(vectors, listening, sample)} | {
-        f"playlist-continuation{part}": continuation(vectors, listening, is_counted)
-        for part, is_counted in parts.items()
-    }
+    continued = continuations(vectors, listening, list(parts.values()))
+    tasks = {f"playlist-continuation{part}": each for part, each in zip(parts, continued, strict=True)}
+    tasks = {"collaborative-neighbours": overlap(vectors, listening, sample), **tasks}
     return {name: each for name, each in tasks.items() if each is not None}
 
 
@@ -122,36 +122,42 @@ def overlap(vectors: Vectors, listening: Listening, sample: Sample) -> Observati
     return Observations(values, sample.artists[tracks], count / (len(tracks) - 1))
 
 
-def continuation(
-    vectors: Vectors, listening: Listening, is_counted: NDArray[np.bool_]
-) -> Observations | None:
-    """How well playlists are continued, among the tracks that count. None where none of them can be."""
-    rows, groups, chances = [], [], []
-    discounts = 1 / np.log2(np.arange(2, len(vectors) + 2))
+def continuations(
+    vectors: Vectors, listening: Listening, parts: Sequence[NDArray[np.bool_]]
+) -> list[Observations | None]:
+    """How well playlists are continued, among the tracks of each part. None where no playlist can be."""
+    rows: list[list[tuple[float, ...]]] = [[] for _ in parts]  # of each playlist: its number and its values
     for number, playlist in enumerate(listening.continued):
         given, rest = np.split(playlist, [len(playlist) // 2])
-        relevant = rest[is_counted[rest]]
-        if not relevant.size:
-            continue
-        is_candidate = is_counted.copy()
-        is_candidate[given] = False
-        cosines = np.where(is_candidate, vectors @ vectors[given].mean(axis=0), -np.inf)
-        order = np.argsort(-cosines, kind="stable")[: int(is_candidate.sum())]
-        ranks = np.flatnonzero(np.isin(order, relevant))  # from 0
-        rows.append(
-            (
-                (ranks < relevant.size).mean(),
-                discounts[ranks].sum() / discounts[: relevant.size].sum(),
-                min(ranks[0] // NEIGHBOURS, MOST_CLICKS),
-            )
-        )
-        groups.append(number)
-        chances.append(relevant.size / len(order))
-    if not rows:
-        return None
-    columns = np.array(rows, float).T
+        cosines = vectors @ vectors[given].mean(axis=0)
+        for part, found in zip(parts, rows, strict=True):
+            relevant = rest[part[rest]]
+            if relevant.size:
+                is_candidate = part.copy()
+                is_candidate[given] = False
+                found.append((number, *_values(cosines, is_candidate, relevant)))
+    return [_observations(found) if found else None for found in rows]
+
+
+def _values(
+    cosines: NDArray[np.float32], is_candidate: NDArray[np.bool_], relevant: NDArray[np.int64]
+) -> tuple[float, ...]:
+    """R-precision, NDCG, clicks and chance of the candidates by descending cosine. The rank of a relevant one
+    is the number of those before it, so that nothing is sorted."""
+    own = cosines[is_candidate]
+    positions = (np.cumsum(is_candidate) - 1)[relevant]
+    before = [(own > own[p]).sum() + (own[:p] == own[p]).sum() for p in positions]
+    ranks = np.sort(np.array(before, np.int64))  # from 0
+    ideal = (1 / np.log2(np.arange(2, relevant.size + 2))).sum()
+    gain = (1 / np.log2(ranks + 2)).sum()
+    clicks = min(int(ranks[0]) // NEIGHBOURS, MOST_CLICKS)
+    return float((ranks < relevant.size).mean()), float(gain / ideal), clicks, relevant.size / len(own)
+
+
+def _observations(rows: list[tuple[float, ...]]) -> Observations:
+    numbers, *columns, chances = np.array(rows, float).T
     values = dict(zip(("r_precision", "ndcg", "clicks"), columns, strict=True))
-    return Observations(values, np.array(groups), float(np.mean(chances)))
+    return Observations(values, numbers.astype(np.int64), float(chances.mean()))
 
 
 @dataclass(frozen=True)

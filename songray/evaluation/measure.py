@@ -20,7 +20,7 @@ from songray.evaluation.listeners import (
     agreement,
     communities,
     compare_communities,
-    continuation,
+    continuations,
     read_listening,
 )
 from songray.evaluation.metrics import retrieval
@@ -123,7 +123,8 @@ def _read_listeners(library: Library, measured: Measured) -> None:
         factors = np.zeros((len(measured.sample.rows), listening.factors.shape[1]), np.float32)
         factors[listening.factored] = listening.factors
         every = np.ones(len(factors), bool)
-        if (found := continuation(factors, listening, every)) is not None:
+        (found,) = continuations(factors, listening, [every])
+        if found is not None:
             measured.found[COLLABORATIVE] = {"playlist-continuation": found}
 
 

@@ -16,7 +16,7 @@ from songray.evaluation.listeners import (
     agreement,
     communities,
     compare_communities,
-    continuation,
+    continuations,
     read_listening,
 )
 from songray.evaluation.sample import Sample
@@ -74,7 +74,7 @@ def test_continuations_have_the_values_of_scikit_learn(seed: int, given_tracks: 
     vectors = around(np.arange(30), 0.3, seed=seed)
     playlist = random.permutation(30)[: 2 * max(given_tracks, others)]
     listening = Listening(None, [playlist], np.arange(30), vectors)  # type: ignore[arg-type]
-    found = continuation(vectors, listening, np.ones(30, bool))
+    (found,) = continuations(vectors, listening, [np.ones(30, bool)])
     assert found is not None
     first, rest = np.split(playlist, [len(playlist) // 2])
     candidates = np.setdiff1d(np.arange(30), first)
