@@ -4,6 +4,7 @@ Modules that define options import neither Ray nor torch, so that `--help` answe
 Ray where it has something to do: see songray/cluster.py.
 """
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -120,6 +121,8 @@ def _compact(config: IndexConfig = IndexConfig(), library: WritableLibrary = DEF
 def _evaluate(config: EvaluateConfig = EvaluateConfig(), library: LibraryFlag = DEFAULT_LIBRARY) -> None:
     evaluation = evaluate(Library.open(library), config)
     print(evaluation)
+    if config.output:
+        print(f"\nwritten to {config.output}: {', '.join(sorted(os.listdir(config.output)))}")
     if config.fail_below is not None:
         evaluation.check(config.metric, config.fail_below)
 

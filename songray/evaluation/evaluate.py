@@ -14,7 +14,7 @@ from songray.errors import InvalidOption, MissingInput
 from songray.evaluation.measure import PARTS, Measured, Part, Scope, measure
 from songray.evaluation.report import write_report
 from songray.evaluation.sample import Sample
-from songray.evaluation.scores import NAMES, Evaluation, Score, compare, score
+from songray.evaluation.scores import NAMES, SECTIONS, Evaluation, Score, compare, score
 from songray.learning import runs
 from songray.learning.runs import ADAPTATION
 from songray.library import Library, Row, matrix
@@ -56,6 +56,11 @@ class EvaluateConfig:
             raise InvalidOption(f"--metric {self.metric!r}: choose from {', '.join(NAMES)}")
         if self.fail_below is not None and not self.baseline:
             raise InvalidOption("--fail-below needs a --baseline")
+        part = next(name for name, section in SECTIONS.items() if NAMES[self.metric][0] in section.tasks)
+        if self.fail_below is not None and part not in self.scope.parts:
+            raise InvalidOption(f"--metric {self.metric!r} is not measured: add {part} to --parts")
+        if "figures" in self.parts and not self.output:
+            raise InvalidOption("--parts figures needs a folder: give --output")
 
     @property
     def scope(self) -> Scope:

@@ -106,7 +106,7 @@ class Evaluation:
             value.low for one in self.every_score() for value in one.metrics.values() if value.low is not None
         ):
             parts.append(f"no intervals: fewer than {LEAST_ARTISTS} artists have two of the tracks")
-        parts += [fact_table(by_run) for by_run in self.facts.values()]
+        parts += [f"{section}:\n\n{fact_table(by_run)}" for section, by_run in self.facts.items()]
         parts += ["\n".join(lines) for lines in (list(self.verdicts()), self.remarks) if lines]
         return "\n\n".join(parts)
 

@@ -177,6 +177,11 @@ def test_few_artists_give_no_interval_and_the_reason(library: Library) -> None:
     [
         ({"metric": "tempo nearest"}, "--metric 'tempo nearest': choose from recording nearest, "),
         ({"fail_below": 0.0}, "--fail-below needs a --baseline"),
+        (
+            {"baseline": "x", "fail_below": 0.0, "metric": "genre-probe logistic"},
+            "--metric 'genre-probe logistic' is not measured: add probes to --parts",
+        ),
+        ({"parts": ("figures",)}, "--parts figures needs a folder: give --output"),
         ({"sample": 1}, "sample is 1: must be at least 2"),
     ],
 )
