@@ -33,8 +33,8 @@ WITHOUT_RAY = {
                  "encoder", "loop"],
     "search": ["hnsw", "text", "tags", "words", "filters", "maps", "reference", "candidates", "version",
                "shard", "shard_files", "index", "ranking", "paths", "target"],
-    "evaluation": ["metrics", "intervals", "sample", "clusters", "probes", "listeners", "space", "robustness",
-                   "scores", "measure", "figures", "material", "parts", "seeds", "report",
+    "evaluation": ["metrics", "intervals", "sample", "clusters", "probes", "listeners", "sounds", "space",
+                   "musly", "robustness", "scores", "measure", "figures", "material", "parts", "seeds", "report",
                    "evaluate"],
     "service": ["options", "schema", "problems", "snapshots", "responses", "playlists", "api_keys"],
 }  # fmt: skip

@@ -6,7 +6,9 @@ sample        the tracks on which runs are compared
 clusters      agreement of clusters with genres, and the number of clusters
 probes        classifiers on frozen vectors, tested on other artists
 listeners     agreement with playlists, and their communities
+sounds        decoded audio of the tracks
 space         hubs, near-duplicates, isotropy and dimension
+musly         a baseline that has no vectors, but distances
 robustness    vectors of changed audio, and what vectors cost
 scores        the scores of runs, as tables and sentences
 measure       what is measured of runs, part by part

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from songray.audio.excerpt import Excerpt
-from songray.audio.extract import stderr_silenced
 from songray.audio.sets import excerpt_of
 from songray.audio.spectrograms import SPECS
 from songray.evaluation.clusters import kmeans
 from songray.evaluation.measure import Measured
 from songray.evaluation.scores import Evaluation
+from songray.evaluation.sounds import recordings
 from songray.evaluation.space import reduced
 from songray.learning import runs
 from songray.learning.runs import ADAPTATION, Run
@@ -126,18 +123,9 @@ class Material:
 
     def recording(self, position: int) -> Recording | None:
         """The excerpt of a track that is embedded; None where it cannot be decoded any more."""
-        from songray.audio.decode import decode
-        from songray.errors import AudioError
-
-        columns = ["audio", "location", "error"]
-        found = self.library.table("previews").newest_rows(self.measured.sample.tracks[[position]], columns)
-        if not found.num_rows or found["error"][0].as_py() is not None:
-            return None
-        row: Mapping[str, Any] = found.to_pylist()[0]
-        excerpt: Excerpt = excerpt_of(self.library, self.records[self.best].set)
-        with suppress(AudioError), stderr_silenced():
-            return decode(row["location"] if row["audio"] is None else row["audio"], excerpt)
-        return None
+        excerpt = excerpt_of(self.library, self.records[self.best].set)
+        found = dict(recordings(self.library, self.measured.sample, [position], excerpt))
+        return found.get(position)
 
 
 def title(row: Row) -> str:

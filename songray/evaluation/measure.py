@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from songray.audio.sets import excerpt_of
 from songray.evaluation.clusters import Counts, cluster, cluster_sets, count_clusters, genre_sets
 from songray.evaluation.intervals import Observations
 from songray.evaluation.listeners import (
@@ -24,10 +25,11 @@ from songray.evaluation.listeners import (
     read_listening,
 )
 from songray.evaluation.metrics import retrieval
+from songray.evaluation.musly import MOST_TRACKS, is_installed, musly
 from songray.evaluation.probes import probe
 from songray.evaluation.robustness import ChangedTracks, cost, robustness
 from songray.evaluation.sample import Sample
-from songray.evaluation.scores import COLLABORATIVE, RANDOM, Facts
+from songray.evaluation.scores import COLLABORATIVE, MUSLY, RANDOM, Facts
 from songray.evaluation.space import reduced, space
 from songray.learning import runs
 from songray.learning.scale import unit
@@ -100,6 +102,8 @@ def measure(library: Library, sample: Sample, vectors: dict[str, Vectors], scope
         measured.sets = genre_sets(sample.genres, vectors)
     for name, each in compared.items():
         _measure_vectors(measured, name, each, scope)
+    if scope.parts != ("retrieval",):
+        _measure_musly(library, measured, scope)
     if "robustness" in scope.parts:
         changed = ChangedTracks(library, sample, scope.changed)
         for name, each in vectors.items():
@@ -160,6 +164,20 @@ def _measure_vectors(measured: Measured, name: str, vectors: Vectors, scope: Sco
     if "space" in scope.parts:
         with measured.step(name, "space"):
             measured.add("space", name, space(short))
+
+
+def _measure_musly(library: Library, measured: Measured, scope: Scope) -> None:
+    """The baseline that takes audio and has no vectors."""
+    if not is_installed() or not library.table("previews").files():
+        measured.remarks.append("no row of Musly: it takes audio, and pip install 'songray[musly]'")
+        return
+    run = runs.choose(library, next(iter(measured.vectors)))
+    with measured.step(MUSLY, "retrieval"):
+        excerpt = excerpt_of(library, run.set)
+        measured.found[MUSLY], facts = musly(library, measured.sample, excerpt, scope.neighbours)
+        measured.add("space", MUSLY, facts)
+    if len(measured.sample.rows) > MOST_TRACKS:
+        measured.remarks.append(f"{MUSLY}: on {MOST_TRACKS} tracks alone, so that its values are higher")
 
 
 def _measure_encoder(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ CELLS_AT_ONCE = 1 << 24  # cosines that are in memory together, at most: about 4
 
 Matrix = NDArray[np.bool_]  # (queries, tracks)
 Values = NDArray[np.float64]  # (queries,)
+Ranking = tuple[NDArray[np.int64], NDArray[np.int32]]  # queries; all tracks, nearest first, (queries, tracks)
 Part = tuple[NDArray[np.int64], Values, dict[str, Values]]  # queries, their chance, and their metrics
 
 
@@ -69,22 +70,24 @@ class Retrieval:
 
 def nearest(vectors: Vectors, k: int) -> NDArray[np.int32]:
     """The k nearest other vectors of each vector by cosine, exactly, in descending order: (tracks, k)."""
-    return np.concatenate([ranked[:, :k] for _, ranked in _rankings(vectors, len(vectors))])
+    return np.concatenate([ranked[:, :k] for _, ranked in rankings(vectors, len(vectors))])
 
 
-def _rankings(vectors: Vectors, queries: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int32]]]:
-    """For some of the first queries at a time, their positions and what _ranked returns."""
+def rankings(vectors: Vectors, queries: int) -> Iterator[Ranking]:
+    """For some of the first queries at a time, their positions, and all tracks by their cosine to each, the
+    query itself last."""
     rows = max(1, min(ROWS_AT_ONCE, CELLS_AT_ONCE // max(1, len(vectors))))
     for start in range(0, min(queries, len(vectors)), rows):
         stop = min(start + rows, queries, len(vectors))
-        yield np.arange(start, stop), _ranked(vectors, start, stop)
+        yield ranking(vectors[start:stop] @ vectors.T, start)
 
 
-def _ranked(vectors: Vectors, start: int, stop: int) -> NDArray[np.int32]:
-    """All tracks by their cosine to each of the queries from `start` to `stop`, the query itself last."""
-    cosines = vectors[start:stop] @ vectors.T
-    cosines[np.arange(len(cosines)), np.arange(start, start + len(cosines))] = -np.inf
-    return np.argsort(-cosines, axis=1, kind="stable").astype(np.int32)
+def ranking(similarities: Vectors, start: int) -> Ranking:
+    """The positions of the queries that begin at `start`, and all tracks by their similarities to each,
+    (queries, tracks), the query itself last."""
+    queries = np.arange(start, start + len(similarities))
+    similarities[np.arange(len(queries)), queries] = -np.inf
+    return queries, np.argsort(-similarities, axis=1, kind="stable").astype(np.int32)
 
 
 def retrieval(
@@ -93,10 +96,15 @@ def retrieval(
     """The values of unit vectors, (tracks, dimension), in each task that has a query. A task that leaves
     tracks out is given where it leaves out one that another label would find. All tracks are searched; the
     queries are the first ones, by default all."""
+    return score_rankings(rankings(vectors, len(vectors) if queries is None else queries), tracks, k)
+
+
+def score_rankings(ranked_queries: Iterable[Ranking], tracks: Sequence[Row], k: int) -> dict[Task, Retrieval]:
+    """As `retrieval`, of queries whose tracks are ranked already."""
     sharing = {label: _Sharing([of(track) for track in tracks]) for label, of in LABELS.items()}
     parts: dict[Task, list[Part]] = {task: [] for task in TASKS}
     has_effect = dict.fromkeys(TASKS, False)
-    for query, ranked in _rankings(vectors, len(vectors) if queries is None else queries):
+    for query, ranked in ranked_queries:
         same = {label: shares.between(query, ranked) for label, shares in sharing.items()}
         for task in TASKS:
             is_left_out = same[task.without] if task.without else np.zeros(ranked.shape, bool)

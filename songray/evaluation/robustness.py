@@ -19,6 +19,7 @@ from songray.audio.sets import excerpt_of
 from songray.errors import AudioError
 from songray.evaluation.intervals import Observations
 from songray.evaluation.sample import Sample
+from songray.evaluation.sounds import recordings
 from songray.learning import fusion, runs
 from songray.learning.models import MODELS
 from songray.learning.runs import Run
@@ -97,18 +98,9 @@ class ChangedTracks:
 
     def _decoded(self, excerpt: Excerpt) -> dict[int, Recording]:
         """The excerpts of the tracks that can be decoded, by position."""
-        from songray.audio.decode import decode
-
         if excerpt not in self._recordings:
-            columns = ["track_id", "audio", "location", "error"]
-            rows = self.library.table("previews").newest_rows(self.sample.tracks[: self.count], columns)
-            previews = {row["track_id"]: row for row in rows.to_pylist() if row["error"] is None}
-            self._recordings[excerpt] = {}
-            for position, track in enumerate(self.sample.rows[: self.count]):
-                if (preview := previews.get(track["track_id"])) is not None:
-                    sound = preview["location"] if preview["audio"] is None else preview["audio"]
-                    with suppress(AudioError), stderr_silenced():
-                        self._recordings[excerpt][position] = decode(sound, excerpt)
+            positions = range(min(self.count, len(self.sample.rows)))
+            self._recordings[excerpt] = dict(recordings(self.library, self.sample, positions, excerpt))
         return self._recordings[excerpt]
 
 

@@ -11,8 +11,8 @@ from songray.errors import StageFailed
 from songray.evaluation import listeners, metrics, probes, robustness
 from songray.evaluation.intervals import LEAST_ARTISTS, Estimate, Observations, estimate, holm, probability
 
-RANDOM, COLLABORATIVE = "random vectors", "collaborative factors"
-REFERENCES = (RANDOM, COLLABORATIVE)  # rows that are no runs, beside which runs are seen
+RANDOM, COLLABORATIVE, MUSLY = "random vectors", "collaborative factors", "musly, timbre"
+REFERENCES = (RANDOM, COLLABORATIVE, MUSLY)  # rows that are no runs, beside which runs are seen
 LEVEL = 0.05  # below which a probability tells two runs apart
 
 

@@ -25,13 +25,9 @@ def space(vectors: Vectors) -> dict[str, float]:
     random pairs. intrinsic dimension: by the ratio of the distances to the two nearest (Facco et al., 2017),
     as its maximum-likelihood estimate. effective rank: (Σλ)² / Σλ² of the covariance.
     """
-    from scipy.stats import skew
-
     cosines, neighbours = nearest_cosines(vectors[:MOST_TRACKS], OCCURRENCE_K)
-    occurrence = k_occurrence(neighbours)
     return {
-        "hubness": float(skew(occurrence)) if np.ptp(occurrence) else 0.0,
-        "orphans": float((occurrence == 0).mean()),
+        **hubness(neighbours),
         "near-duplicates": float((cosines[:, 0] >= NEAR_DUPLICATE).mean()),
         "mean cosine": _mean_cosine(vectors),
         "isotropy": isotropy(vectors),
@@ -65,6 +61,15 @@ def nearest_cosines(vectors: Vectors, k: int) -> tuple[Vectors, NDArray[np.int64
 def k_occurrence(neighbours: NDArray[np.int64]) -> NDArray[np.int64]:
     """In how many rows of neighbours each track is: (tracks,)."""
     return np.bincount(neighbours.ravel(), minlength=len(neighbours))
+
+
+def hubness(neighbours: NDArray[np.int64]) -> dict[str, float]:
+    """The facts that follow from the nearest of each track, (tracks, k)."""
+    from scipy.stats import skew
+
+    occurrence = k_occurrence(neighbours)
+    skewness = float(skew(occurrence)) if np.ptp(occurrence) else 0.0
+    return {"hubness": skewness, "orphans": float((occurrence == 0).mean())}
 
 
 def isotropy(vectors: Vectors) -> float:

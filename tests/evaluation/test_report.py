@@ -64,6 +64,8 @@ def test_a_report_measures_every_part(report: Path) -> None:
     assert by_run["mfcc", "the-second-half-alone", "cosine"]["mean"] < 0.95
     assert abs(by_run["random vectors", "artist", "r_precision"]["mean"] - by_run[
         "mfcc", "artist", "r_precision"]["chance"]) < 0.05  # fmt: skip
+    musly = by_run["musly, timbre", "artist", "r_precision"]
+    assert musly["mean"] > 2 * musly["chance"] and "hubness" in found["facts"]["space"]["musly, timbre"]
     assert found["facts"]["cost"]["pca"]["dimension"] == 4
     assert found["facts"]["cost"]["cae"]["parameters"] > 100_000
     assert found["facts"]["cost"]["cae"]["trained on"].endswith("tracks of this library")
