@@ -34,8 +34,8 @@ WITHOUT_RAY = {
     "search": ["hnsw", "text", "tags", "words", "filters", "maps", "reference", "candidates", "version",
                "shard", "shard_files", "index", "ranking", "paths", "target"],
     "evaluation": ["metrics", "intervals", "sample", "clusters", "probes", "listeners", "sounds", "space",
-                   "musly", "robustness", "scores", "measure", "figures", "material", "parts", "seeds", "report",
-                   "evaluate"],
+                   "musly", "robustness", "scores", "measure", "figures", "material", "parts", "seeds",
+                   "report", "evaluate"],
     "service": ["options", "schema", "problems", "snapshots", "responses", "playlists", "api_keys"],
 }  # fmt: skip
 WITHOUT_TORCH = {
