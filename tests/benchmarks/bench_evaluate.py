@@ -20,7 +20,10 @@ from tabulate import tabulate
 
 from songray.evaluation.evaluate import EvaluateConfig, evaluate
 from songray.keys import track_key
-from songray.learning import runs
+from songray.learning import encoder
+from songray.learning.encoder import ModelEncoder
+from songray.learning.models import MODELS
+from songray.learning.models.build import build
 from songray.learning.runs import Run
 from songray.library import Library
 
@@ -37,7 +40,9 @@ def fill(library: Library) -> None:
     artists = TRACKS // TRACKS_PER_ARTIST
     genre_of = random.integers(0, GENRES, artists)
     centres = genres[genre_of] + 1.5 * random.normal(size=(artists, DIMENSION)).astype(np.float32)
-    runs.save_record(library, Run("constructed", "mfcc", {}, {}, "default", {}, "", {}, {}, []))
+    run = Run("constructed", "mfcc", {}, {}, "default", {}, "", {}, {}, [])
+    model = build(MODELS["mfcc"]())  # figures look for its decoder
+    encoder.save(library, run, ModelEncoder(model, np.zeros(40, np.float32), np.ones(40, np.float32)))
     tracks, embeddings = library.table("tracks"), library.table("embeddings", "constructed")
     for start in range(0, TRACKS, FILE_TRACKS):
         numbers = np.arange(start, min(start + FILE_TRACKS, TRACKS))
