@@ -102,9 +102,8 @@ def measure(library: Library, sample: Sample, vectors: dict[str, Vectors], scope
         measured.sets = genre_sets(sample.genres, vectors)
     for name, each in compared.items():
         _measure_vectors(measured, name, each, scope)
-    if scope.parts != ("retrieval",):
+    if "robustness" in scope.parts:  # what takes audio
         _measure_musly(library, measured, scope)
-    if "robustness" in scope.parts:
         changed = ChangedTracks(library, sample, scope.changed)
         for name, each in vectors.items():
             _measure_encoder(library, measured, name, each, changed)
