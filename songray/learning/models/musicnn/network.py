@@ -62,7 +62,7 @@ class Musicnn(Embedder):
             features.append(layer(same_convolution(features[-1], layer.signed_kernel())) + added)
         joined = torch.cat(features, 2)
         pooled = self.pooled(torch.stack([joined.amax(1), joined.mean(1)], 2).flatten(1))
-        # A product for each window: some libraries multiply the last rows of a matrix by another kernel, which
+        # A product for each window: some libraries multiply the last rows of a matrix by another kernel that
         # rounds differently, and the vector of a window must not depend on its place in the batch.
         kernel = self.dense.signed_kernel().T.expand(len(pooled), -1, -1)
         vectors: torch.Tensor = self.dense(torch.bmm(pooled[:, None], kernel)[:, 0])
