@@ -39,6 +39,10 @@ class KeySet:
     numbers: Keys
     keys: Keys = field(default_factory=lambda: np.empty(0, np.int64))
 
+    def every_number(self) -> Keys:
+        """The numbers of all of them, for what does not know revisions."""
+        return np.union1d(self.numbers, self.keys >> REVISION_BITS)
+
     def contains(self, keys: Keys) -> NDArray[np.bool_]:
         return np.isin(keys >> REVISION_BITS, self.numbers) | np.isin(keys, self.keys)
 

@@ -120,29 +120,22 @@ def color(code: int) -> str:
     return UNKNOWN if code < 0 else COLORS[code % len(COLORS)]
 
 
-def curves(lines: Mapping[str, Sequence[float]], label: str, log: bool = False) -> str:
-    """A line for each name, by epoch."""
-    with drawing(5.0, 2.6) as made:
-        for number, (name, values) in enumerate(lines.items()):
-            x = range(1, len(values) + 1)
-            made.axes.plot(x, values, ".-", label=name, color=COLORS[number % len(COLORS)], markersize=4)
-        made.axes.set_xlabel("epoch")
-        made.axes.set_ylabel(label)
-        made.axes.xaxis.get_major_locator().set_params(integer=True)
-        if log and all(value > 0 for values in lines.values() for value in values):
-            made.axes.set_yscale("log")
-        made.axes.grid(alpha=0.2)
-        made.figure.legend(loc="outside lower center", fontsize=7, ncols=2)
-    return made.svg
+def curves(values: Mapping[str, Sequence[float]], label: str) -> str:
+    """A line for each name, by epoch, on a logarithmic scale where all values are above 0."""
+    return lines(values, "epoch", label, first=1, log=True)
 
 
-def lines(values: Mapping[str, Sequence[float]], x: str, y: str) -> str:
-    """A line for each name, by position."""
+def lines(values: Mapping[str, Sequence[float]], x: str, y: str, first: int = 0, log: bool = False) -> str:
+    """A line for each name, by position from `first` on."""
     with drawing(5.0, 3.0) as made:
         for number, (name, each) in enumerate(values.items()):
-            made.axes.plot(each, label=name, color=COLORS[number % len(COLORS)], linewidth=1.3)
+            places = range(first, first + len(each))
+            made.axes.plot(places, each, ".-", label=name, color=color(number), markersize=4)
         made.axes.set_xlabel(x)
         made.axes.set_ylabel(y)
+        made.axes.xaxis.get_major_locator().set_params(integer=True)
+        if log and all(value > 0 for each in values.values() for value in each):
+            made.axes.set_yscale("log")
         made.axes.grid(alpha=0.2)
         made.figure.legend(loc="outside lower center", fontsize=7, ncols=2)
     return made.svg

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,16 +31,18 @@ MOST_GENRES = 20  # that have a color
 
 @dataclass
 class Material:
-    """What is known of the tracks of the sample, by their positions in it."""
+    """What is known of the tracks of the sample, by their positions in it. What several figures show is
+    computed once."""
 
     library: Library
     measured: Measured
     evaluation: Evaluation
 
     def __post_init__(self) -> None:
-        self._maps: dict[tuple[str, Method], Positions] = {}
-        self._encoders: dict[str, ModelEncoder] = {}
         self.rows = self.measured.sample.rows[:MAP_TRACKS]
+        self.short, self.positions = cache(self._short), cache(self._positions)
+        self.faithfulness, self.clusters = cache(self._faithfulness), cache(self._clusters)
+        self.encoder, self.recording = cache(self._encoder), cache(self._recording)
 
     @cached_property
     def records(self) -> dict[str, Run]:
@@ -65,13 +67,14 @@ class Material:
     def vectors(self, run: str) -> Vectors:
         return self.measured.vectors[run][:MAP_TRACKS]
 
-    def positions(self, run: str, method: Method) -> Positions:
-        if (run, method) not in self._maps:
-            self._maps[run, method] = positions_of(reduced(self.vectors(run)), method)
-        return self._maps[run, method]
+    def _short(self, run: str) -> Vectors:
+        return reduced(self.vectors(run))
 
-    def faithfulness(self, run: str, method: Method) -> Faithfulness:
-        return faithfulness(reduced(self.vectors(run)), self.positions(run, method))
+    def _positions(self, run: str, method: Method) -> Positions:
+        return positions_of(self.short(run), method)
+
+    def _faithfulness(self, run: str, method: Method) -> Faithfulness:
+        return faithfulness(self.short(run), self.positions(run, method))
 
     @cached_property
     def genres(self) -> list[str]:
@@ -90,19 +93,17 @@ class Material:
         number = {name: position for position, name in enumerate(self.genres)}
         return np.array([number.get(name, -1) for name in self.first_genres])
 
-    def clusters(self, run: str) -> NDArray[np.int64]:
+    def _clusters(self, run: str) -> NDArray[np.int64]:
         """K-means clusters of a run, as many as there are genres, or as the silhouette chooses."""
         counts = self.measured.counts.get(run)
         count = len(self.genres) if len(self.genres) > 1 else counts.by_silhouette if counts else 2
-        return kmeans(reduced(self.vectors(run)), count).astype(np.int64)
+        return kmeans(self.short(run), count).astype(np.int64)
 
-    def encoder(self, run: str) -> ModelEncoder:
+    def _encoder(self, run: str) -> ModelEncoder:
         """The encoder of a run of one model."""
         from songray.learning.encoder import load_model
 
-        if run not in self._encoders:
-            self._encoders[run] = load_model(self.library, self.records[run])
-        return self._encoders[run]
+        return load_model(self.library, self.records[run])
 
     def windows(self, run: str, position: int) -> NDArray[np.float32] | None:
         """The windows that a run's model takes of a track, in 0…1: (windows, frames, bins). None where its
@@ -121,7 +122,7 @@ class Material:
         windows = tile(clip, model.frames, None, model.padding).astype(np.float32) / np.float32(255)
         return windows
 
-    def recording(self, position: int) -> Recording | None:
+    def _recording(self, position: int) -> Recording | None:
         """The excerpt of a track that is embedded; None where it cannot be decoded any more."""
         excerpt = excerpt_of(self.library, self.records[self.best].set)
         found = dict(recordings(self.library, self.measured.sample, [position], excerpt))

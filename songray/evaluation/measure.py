@@ -140,7 +140,8 @@ def _measure_vectors(measured: Measured, name: str, vectors: Vectors, scope: Sco
                 task.name: Observations(each.values, sample.artists[each.queries], each.chance)
                 for task, each in tasks.items()
             }
-    short = reduced(vectors)
+    takes_short = {"probes", "clusters", "listeners", "space"}
+    short = reduced(vectors) if takes_short & set(scope.parts) else vectors
     if "probes" in scope.parts:
         with measured.step(name, "probes"):
             for task, labels in (("genre-probe", sample.genres), ("decade-probe", sample.decades)):
@@ -152,9 +153,13 @@ def _measure_vectors(measured: Measured, name: str, vectors: Vectors, scope: Sco
             measured.add("genre sets", name, cluster_sets(short, sample.genres, measured.sets))
             if (counts := count_clusters(short)) is not None:
                 measured.counts[name] = counts
-                best = {"k by silhouette": counts.by_silhouette, "silhouette": max(counts.silhouette)}
-                second = {"silhouette at k = 2": counts.silhouette[0], "k by elbow": counts.by_elbow}
-                measured.add("numbers of clusters", name, best | second)
+                facts = {
+                    "k by silhouette": counts.by_silhouette,
+                    "silhouette": max(counts.silhouette),
+                    "silhouette at k = 2": counts.silhouette[0],
+                    "k by elbow": counts.by_elbow,
+                }
+                measured.add("numbers of clusters", name, facts)
     if "listeners" in scope.parts and measured.listening is not None:
         with measured.step(name, "listeners"):
             found |= agreement(vectors, measured.listening, sample)

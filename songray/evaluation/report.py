@@ -29,7 +29,7 @@ PARAGRAPHS = {
     "known. Clicks are better the fewer.",
     "robustness": "The audio of some tracks is changed and embedded anew: is the original still the nearest?",
 }
-FIGURES = {  # of a section, its tasks and the metric that is drawn
+FIGURES = {  # of a section, its tasks and the metric that is plotted
     "retrieval": ("r_precision", ("artist", "genre-without-artist", "album", "recording")),
     "probes": ("logistic", ("genre-probe", "decade-probe")),
     "listeners": ("r_precision", ("playlist-continuation",)),
@@ -138,13 +138,13 @@ def _seed_part(seed: Seed) -> Part:
 def score_section(evaluation: Evaluation, name: str) -> Iterator[Figure | Table]:
     """The figures of some tasks, and the table of all."""
     section = SECTIONS[name]
-    metric, drawn = FIGURES[name]
+    metric, plotted = FIGURES[name]
     by_task: dict[str, dict[str, Score]] = {}
     for run, scores in evaluation.scores.items():
         for one in scores:
             if one.task in section.tasks:
                 by_task.setdefault(one.task, {})[run] = one
-    for task in drawn:
+    for task in plotted:
         if task in by_task:
             yield _intervals(task, metric, by_task[task])
     rows = [

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import lru_cache, reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,6 +27,7 @@ from songray.library import Library, Vectors
 
 if TYPE_CHECKING:  # torch and the decoders are imported in functions: jobs import this module
     from songray.audio.decode import Recording
+    from songray.learning.encoder import ModelEncoder
 
 METRICS = {
     "itself": "the share of the changed tracks whose nearest track is the original, or the same recording",
@@ -58,6 +59,15 @@ class ChangedTracks:
     _inputs: dict[tuple[Excerpt, str, str], dict[int, bytes]] = field(default_factory=dict)
     _embedded: dict[tuple[str, str], Embedded] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.encoder = lru_cache(maxsize=1)(self._load)  # runs follow one another
+
+    def _load(self, name: str) -> ModelEncoder:
+        """The encoder of a run of one model."""
+        from songray.learning.encoder import load_model
+
+        return load_model(self.library, runs.choose(self.library, name))
+
     def embed(self, run: Run, change: str) -> Embedded:
         """The vectors of a run; those of a run that joins others are joined from theirs."""
         if (run.name, change) not in self._embedded:
@@ -74,9 +84,8 @@ class ChangedTracks:
 
     def _encode(self, run: Run, change: str) -> Embedded:
         from songray.audio.inputs import from_bytes
-        from songray.learning.encoder import load_model
 
-        encoder, excerpt = load_model(self.library, run), excerpt_of(self.library, run.set)
+        encoder, excerpt = self.encoder(run.name), excerpt_of(self.library, run.set)
         (spec,) = encoder.specs
         cells = self._changed(excerpt, change, spec)
         started = time.perf_counter()
@@ -130,30 +139,26 @@ def cost(run: Run, dimension: int, tracks: ChangedTracks) -> dict[str, float | s
     return {
         "dimension": dimension,
         "bytes a vector": 4 * dimension,
-        "parameters": parameters(tracks.library, run),
+        "parameters": parameters(tracks, run),
         "ms a track": float(milliseconds),
-        "trained on": trained_on(tracks.library, run),
+        "trained on": trained_on(tracks, run),
     }
 
 
-def parameters(library: Library, run: Run) -> int:
+def parameters(tracks: ChangedTracks, run: Run) -> int:
     """The number of weights of a model, or of the models of all runs that are joined."""
-    from songray.learning.encoder import load_model
-
     if run.members:
-        return sum(parameters(library, runs.member(library, run, name)) for name in run.members)
-    return sum(weights.numel() for weights in load_model(library, run).model.parameters())
+        return sum(parameters(tracks, runs.member(tracks.library, run, name)) for name in run.members)
+    return sum(weights.numel() for weights in tracks.encoder(run.name).model.parameters())
 
 
-def trained_on(library: Library, run: Run) -> str:
+def trained_on(tracks: ChangedTracks, run: Run) -> str:
     """Text such as "400 tracks of this library"."""
-    from songray.learning.encoder import load_model
-
     if run.members:
         return " + ".join(run.members)
     if text := MODELS[run.model].trained_on:
         return text
-    is_fitted = bool(run.metrics) or load_model(library, run).model.is_fitted
+    is_fitted = bool(run.metrics) or tracks.encoder(run.name).model.is_fitted
     return f"{run.tracks.get('train', 0)} tracks of this library" if is_fitted else "nothing"
 
 

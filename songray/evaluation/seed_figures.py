@@ -27,7 +27,7 @@ def loss(material: Material, run: str | None, model: str, kind: str = "loss") ->
         return f"Curve of {model}: {'no run of the model is compared' if not run else 'it is not trained'}"
     lines = {name.replace("_", " "): [epoch.get(name, float("nan")) for epoch in curve] for name in names}
     heading = "Unexplained variance" if kind == "unexplained" else "Loss"
-    return Figure(f"{heading}, {run}", figures.curves(lines, heading.lower(), log=True))
+    return Figure(f"{heading}, {run}", figures.curves(lines, heading.lower()))
 
 
 def unexplained(material: Material, run: str | None) -> str:

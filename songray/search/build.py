@@ -18,7 +18,7 @@ from songray.leases import Lease
 from songray.library import Library
 from songray.search.filters import CACHED_FILTERS
 from songray.search.reference import Reference
-from songray.search.stored_maps import newest_map
+from songray.search.stored_maps import newest_map, read_map_reference
 from songray.search.tags import statistics
 from songray.search.target import (
     Target,
@@ -177,7 +177,7 @@ def build(
     )
     parts = target.split(config.shard_capacity(dimension, parameters["M"]))
     if (fitted := newest_map(library, run)) is not None:
-        version, reference = replace(version, map=fitted[0]), fitted[1]
+        version, reference = replace(version, map=fitted[0]), read_map_reference(fitted[1])
     built = build_shards(library, version, config.threads, reference, [(None, part) for part in parts])
     finished = publish(library, replace(version, shards=built), reference, lease)
     return IndexSummary(finished, new=True, added=len(target), left_out=every - len(target))

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.ipc
 
 from songray.cluster import connect
-from songray.keys import REVISION_BITS, Keys, KeySet
+from songray.keys import REVISION_BITS, KeySet
 from songray.leases import Lease
 from songray.library import Library
 from songray.search.build import REFERENCE_TRACKS, IndexConfig, comparable
@@ -75,12 +75,7 @@ def reference_holds(library: Library, run: str, version: str, tracks: KeySet) ->
             numbers = np.load(file)["track"]
     except (OSError, ValueError, EOFError):
         return True
-    return bool(np.isin(numbers, all_numbers(tracks)).any())
-
-
-def all_numbers(tracks: KeySet) -> Keys:
-    """A reference does not know the revision of its vectors."""
-    return np.union1d(tracks.numbers, tracks.keys >> REVISION_BITS)
+    return bool(np.isin(numbers, tracks.every_number()).any())
 
 
 def rebuild(
@@ -112,12 +107,12 @@ def new_reference(library: Library, before: Version, old: Reference, tracks: Key
     """A random sample of the tracks that remain, as a new index has; what remains of the old one, where the
     library no longer has vectors."""
     if before.map:  # the map stays as it is for the tracks that remain
-        return old.without(all_numbers(tracks))
+        return old.without(tracks.every_number())
     target = find_target(library, before.run)
     remaining = target.select(~tracks.contains(target.rows["key"]))
     sample = comparable(library, before.run, remaining.select(slice(REFERENCE_TRACKS)))
     if not len(sample):
-        return old.without(all_numbers(tracks))
+        return old.without(tracks.every_number())
     return Reference(sample.rows["key"] >> REVISION_BITS, read_vectors(library, before.run, sample))
 
 

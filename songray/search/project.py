@@ -85,10 +85,10 @@ def fitted(library: Library, source: Table, output: Table, config: ProjectConfig
     with library.lease(output.name) as lease:
         made: dict[str, Any] | None = read_json(output.filesystem, posixpath.join(output.path, MAP))
         keys = source.sample_keys(config.fitted_tracks)
-        if made and not config.refit and keys.size < 2 * made["fitted_tracks"]:
-            return made
-        if made and made["fitted_tracks"] >= config.fitted_tracks and not config.refit:
-            return made
+        if made and not config.refit:
+            is_full = made["fitted_tracks"] >= config.fitted_tracks
+            if is_full or keys.size < 2 * made["fitted_tracks"]:
+                return made
         if keys.size < 2:
             raise MissingInput(f"{source.name} has {keys.size} tracks: run `songray embed` first")
         connect()

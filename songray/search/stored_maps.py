@@ -10,7 +10,7 @@ import posixpath
 
 import numpy as np
 
-from songray.keys import REVISION_BITS, KeySet
+from songray.keys import KeySet
 from songray.library import Library
 from songray.search.reference import Reference
 from songray.storage import delete, list_files, read_json, storage_errors
@@ -19,8 +19,8 @@ from songray.table import Table
 REFERENCE, MAP = "_reference.npy", "_map.json"
 
 
-def newest_map(library: Library, run: str) -> tuple[str, Reference] | None:
-    """The id and the reference of the map of a run that was fitted last."""
+def newest_map(library: Library, run: str) -> tuple[str, Table] | None:
+    """The id and the table of the map of a run that was fitted last."""
     found = []
     for method in library.folders("maps", run):
         table = library.table("maps", run, method)
@@ -28,8 +28,7 @@ def newest_map(library: Library, run: str) -> tuple[str, Reference] | None:
             found.append((made["at"], made["id"], table))
     if not found:
         return None
-    _, name, table = max(found, key=lambda each: each[0])
-    return name, read_map_reference(table)
+    return max(found, key=lambda each: each[0])[1:]
 
 
 def read_map_reference(table: Table) -> Reference:
@@ -47,7 +46,7 @@ def remove_from_map(table: Table, tracks: KeySet) -> int:
         delete(table.filesystem, path)
         return 0
     reference = read_map_reference(table)
-    kept = reference.without(np.union1d(tracks.numbers, tracks.keys >> REVISION_BITS))
+    kept = reference.without(tracks.every_number())
     if len(kept.tracks) < len(reference.tracks):
         with storage_errors(path), table.filesystem.open_output_stream(path) as stream:
             stream.write(kept.to_bytes())
