@@ -4,6 +4,7 @@ A library is a folder, local or in object storage. Tables are Parquet files that
 
     tracks/                     one row a song, as its catalogue describes it
     artists/  playlists/        artists and playlists of the same catalogues
+    related_artists/            pairs of artists that a catalogue calls related
     pages/  crawls/             the pages of catalogues that have been read, and the crawls that are finished
     removed/                    tracks that were removed, and that later crawls skip
     previews/                   one row a track: its audio, or why there is none
@@ -71,6 +72,10 @@ TABLES = {
             "isrc": pa.string(),
             "explicit": pa.bool_(),
             "recording": pa.string(),  # groups ids that are one recording
+            "tempo_bpm": pa.float64(),
+            "key": pa.string(),  # pitch class of the tonic: C, C#, D, … B
+            "mode": pa.string(),  # major or minor
+            "license": pa.string(),  # its name or its URL
             "location": pa.string(),  # of the audio: URL, path, or "<source>:<id>", which that source locates
             "is_gone": pa.bool_(),  # its file is no longer in its folder, so it is not indexed
             "id_hash": pa.int64(),  # a second hash of the id: two ids with one number differ in it
@@ -89,6 +94,12 @@ TABLES = {
             "name": pa.string(),
             "genres": _STRINGS,
         },
+    ),
+    "related_artists": TableKind(
+        job="crawl",
+        key=("artist_id", "related_id"),
+        newest="crawl",
+        columns={"artist_id": pa.string(), "related_id": pa.string(), "crawl": pa.int64()},
     ),
     "playlists": TableKind(
         job="crawl",

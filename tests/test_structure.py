@@ -32,7 +32,7 @@ WITHOUT_RAY = {
     "learning": ["models", "models.options", "models.formats", "runs", "split", "windows", "scale", "fusion",
                  "encoder", "loop"],
     "search": ["hnsw", "text", "tags", "words", "filters", "maps", "reference", "candidates", "version",
-               "shard", "shard_files", "index", "ranking", "paths", "target"],
+               "shard", "shard_files", "index", "ranking", "paths", "target", "rows"],
     "evaluation": ["metrics", "intervals", "sample", "clusters", "probes", "listeners", "sounds", "space",
                    "musly", "robustness", "scores", "measure", "figures", "material", "parts", "seeds",
                    "report", "evaluate"],

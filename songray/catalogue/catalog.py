@@ -44,13 +44,10 @@ class CatalogWriter:
         self._removed = references(source.name, self._tracks.removed)
         artists = library.table("artists").read(["artist_id", "name", "genres"]).to_pylist()
         self._artists = {record_checksum(artist) for artist in artists}
-        names = (
-            "tracks",
-            "artists",
-            "playlists",
-            "pages",
-            "crawls",
-        )  # in the order in which they are written
+        related = library.table("related_artists").read(["artist_id", "related_id"]).to_pylist()
+        self._related = {(pair["artist_id"], pair["related_id"]) for pair in related}
+        # In the order in which they are written
+        names = ("tracks", "artists", "related_artists", "playlists", "pages", "crawls")
         self._appenders = {name: TableAppender(library.table(name)) for name in names}
         self._unfinished: defaultdict[str, UnfinishedPage] = defaultdict(UnfinishedPage)
         self._written_at = time.monotonic()
@@ -69,6 +66,7 @@ class CatalogWriter:
         removed = self._tracks.removed
         self._add_tracks(piece)
         self._add_artists(piece["artists"])
+        self._add_related(piece["related_artists"])
         version = {"version": piece["fingerprint"]}
         entries = (entry for entry in piece["playlist_entries"] if entry["track_id"] not in removed)
         self._append("playlists", (entry | version for entry in entries))
@@ -122,6 +120,12 @@ class CatalogWriter:
             if (checksum := record_checksum(artist)) not in self._artists:
                 self._artists.add(checksum)
                 self._append("artists", [artist])
+
+    def _add_related(self, pairs: list[Row]) -> None:
+        for pair in pairs:
+            if (ids := (pair["artist_id"], pair["related_id"])) not in self._related:
+                self._related.add(ids)
+                self._append("related_artists", [pair])
 
     def _add_page(self, piece: Row) -> None:
         for problem in piece["problems"]:

@@ -31,6 +31,8 @@ from songray.library import Library, Row
 TrackStatus = Literal["new", "changed", "unchanged", "completed", "duplicate", "removed", "gone"]
 HELD_TRACKS = 8_000_000  # of a library, whose states are held together: 29 bytes each
 COLUMNS = ["track_key", "id_hash", "completeness", "checksum", "audio_checksum"]
+# Fields that earlier versions do not store: while they are unknown, the checksum is as it was then.
+LATER_FIELDS = ("tempo_bpm", "key", "mode", "license")
 STORED_STATUSES = ("new", "changed", "completed")  # tracks of which a crawl stores a row
 
 
@@ -59,12 +61,13 @@ class TrackState(NamedTuple):
 
 
 def described_state(track: Row, number: int, revision: int = 0) -> TrackState:
+    counted = {name: value for name, value in track.items() if value is not None or name not in LATER_FIELDS}
     return TrackState(
         number=number,
         revision=revision,
         id_hash=hash64("id", track["track_id"]),
         completeness=sum(value not in (None, "", []) for value in track.values()),
-        checksum=record_checksum(track) & ~int(COMPLETENESS_MASK),
+        checksum=record_checksum(counted) & ~int(COMPLETENESS_MASK),
         audio_checksum=hash64(track["audio_version"]) & 0xFFFFFFFF,
     )
 

@@ -13,6 +13,7 @@ reference     the sample of tracks that a map is fitted to, and where it places 
 candidates    what a search in a shard finds: candidates and points, sorted and merged
 bitmap        sets of labels as text
 version       versions of an index in storage: list, read, publish, prune
+rows          the rows of a shard: the catalogue and what is computed of it
 shard         one shard of an index, opened for reading
 shard_files   writes the files of a shard
 index         one version of an index, opened in this process

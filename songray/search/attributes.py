@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -13,25 +12,26 @@ from numpy.typing import NDArray
 from songray.library import Vectors
 from songray.search.tags import Levels, Tags, probabilities
 
-Category = Literal["genre", "artist", "album", "source", "tag"]
-Number = Literal["year", "seconds"]
+Category = Literal["genre", "artist", "album", "source", "key", "mode", "license", "tag"]
+Number = Literal["year", "seconds", "tempo"]
 CATEGORICAL: tuple[str, ...] = get_args(Category)
-NUMERIC = {"year": "year", "seconds": "duration", "x": "x", "y": "y"}  # and the computed column of each
-COLUMNS = {"genre": "genres", "artist": "artist_names", "album": "album", "source": "source"}
+NUMERIC = {"year": "_year", "seconds": "_duration", "tempo": "tempo_bpm", "x": "_x", "y": "_y"}
+COLUMNS = {"genre": "genres", "artist": "artist_names"}  # of the others the column has their name
 
 
 def categories(tracks: pa.RecordBatch, labels: NDArray[np.int64], name: str) -> NDArray[np.object_]:
     """A category of some tracks, (labels,): the first value where there are several, "" where none."""
-    column = tracks[COLUMNS[name]].take(pa.array(labels))
+    column = tracks[COLUMNS.get(name, name)].take(pa.array(labels))
     if pa.types.is_list(column.type):
         column = first_values(column)
     values: NDArray[np.object_] = pa.compute.fill_null(column, "").to_numpy(zero_copy_only=False)
     return values
 
 
-def numbers(columns: Mapping[str, NDArray[Any]], labels: NDArray[np.int64], name: str) -> Vectors:
+def numbers(tracks: pa.RecordBatch, labels: NDArray[np.int64], name: str) -> Vectors:
     """A number of some tracks, (labels,), NaN where it is unknown; x and y are those of the map."""
-    values: Vectors = columns[NUMERIC[name]][labels].astype(np.float32)
+    taken = tracks[NUMERIC[name]].take(pa.array(labels))
+    values: Vectors = taken.to_numpy(zero_copy_only=False).astype(np.float32)
     if name not in ("x", "y"):
         values[values <= 0] = np.nan
     return values

@@ -278,7 +278,7 @@ def build_shard(
     """Worker: build a shard, and copy its files into the library. Memory: that of the shard, and its vectors
     once more."""
     from songray.search.hnsw import GraphOptions
-    from songray.search.shard import SHOWN, TAGS
+    from songray.search.rows import SHOWN, TAGS
     from songray.search.shard_files import level_column, write_shard
 
     vectors, levels = read_tagged_vectors(library, version.run, target, len(version.tags))

@@ -122,7 +122,7 @@ def rebuild_shard(
     """Worker: build a shard anew from the vectors and rows of its live tracks that remain."""
     from songray.search.halves import to_float32
     from songray.search.hnsw import GraphOptions
-    from songray.search.shard import read_rows
+    from songray.search.rows import read_rows
     from songray.search.shard_files import write_shard
 
     options = GraphOptions(version.parameters, version.recall_target, IndexConfig.threads, version.bits == 8)

@@ -3,8 +3,7 @@
 graph.hnsw      HNSW graph (songray/search/graphs.py), or graph.faiss where it is quantised; a label is a row
                 number of the other files
 vectors.npy     float16, (tracks, dimension), length 1; mapped: vectors of seeds, and exact search
-tracks.arrow    Arrow IPC, mapped: SHOWN, COMPUTED under names with an underscore before, and, where the run
-                gives tags, their levels as _tags (songray/search/tags.py)
+tracks.arrow    rows (songray/search/rows.py)
 names.sqlite    text search (songray/search/text.py)
 """
 
@@ -19,7 +18,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
-import pyarrow.ipc
 from numpy.typing import NDArray
 
 from songray.keys import MAX_PROBES, NUMBERS, REVISION_BITS, track_number
@@ -38,17 +36,11 @@ from songray.search.filters import CACHED_CHARACTERS, CACHED_FILTERS, EVERYTHING
 from songray.search.graphs import SPARE, Labels, open_graph, search
 from songray.search.halves import normalise, to_float32, unit_vectors
 from songray.search.hnsw import K
-from songray.search.tags import Levels, Tags
-from songray.search.version import TEXT, TRACKS, VECTORS
+from songray.search.rows import COMPUTED, SHOWN, read_rows, tag_levels
+from songray.search.tags import Tags
+from songray.search.version import TEXT, VECTORS
 
-SHOWN = (
-    "track_id", "source", "title", "artist_ids", "artist_names", "album_id", "album", "release_date",
-    "release_date_precision", "duration_seconds", "genres", "isrc", "explicit", "recording", "location",
-)  # fmt: skip
-COMPUTED = {"x": "f4", "y": "f4", "artist": "i8", "album": "i8", "recording": "i8",
-            "title": "i8", "duration": "f4", "year": "i2"}  # fmt: skip
 OF_CANDIDATES = [name for name in COMPUTED if name in (CANDIDATE.names or ())]
-TAGS = "_tags"  # column of the levels of the tags
 FACET_COLUMNS = {
     "genres": ("genres",),
     "artists": ("artist_ids", "artist_names"),
@@ -263,7 +255,7 @@ class Shard:
         if query is not None:
             return self.vectors(labels) @ query
         if name in NUMERIC:
-            return numbers(self._column, labels, name)
+            return numbers(self._tracks, labels, name)
         if name == "tag":
             return strongest_tags(self.tags, self._levels[labels])
         if name in CATEGORICAL:
@@ -276,18 +268,6 @@ class Shard:
         if not text.words(query):
             return [(int(label), 1.0) for label in self._by_number[:limit]]
         return self._text.search(query, limit, self._live)
-
-
-def read_rows(folder: Path) -> pa.RecordBatch:
-    """The rows of a shard, mapped."""
-    return pa.ipc.open_file(pa.memory_map(str(folder / TRACKS))).get_batch(0)
-
-
-def tag_levels(rows: pa.RecordBatch, count: int) -> Levels:
-    """The levels of the tags, (tracks, count), mapped; 0, unknown, in an index of an earlier version."""
-    if TAGS not in rows.schema.names:
-        return np.zeros((rows.num_rows, count), np.uint8)
-    return np.frombuffer(rows[TAGS].buffers()[1], np.uint8).reshape(-1, count)
 
 
 def _top(cosines: Vectors, labels: Labels, k: int) -> tuple[Vectors, Labels]:

@@ -17,7 +17,7 @@ from songray.search import text
 from songray.search.halves import unit_vectors
 from songray.search.hnsw import GraphOptions, build_graph
 from songray.search.reference import Reference
-from songray.search.shard import COMPUTED, SHOWN, TAGS, read_rows
+from songray.search.rows import COMPUTED, SHOWN, TAGS, read_rows
 from songray.search.tags import Levels
 from songray.search.version import TEXT, TRACKS, VECTORS
 

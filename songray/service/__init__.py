@@ -1,7 +1,8 @@
 """The Ray Serve application that answers over HTTP. In reading order, those before `slots` without Ray:
 
 options       options of the service
-schema        requests and responses of /v1, as the OpenAPI document describes them
+schema        responses of /v1, as the OpenAPI document describes them
+parameters    requests of /v1, as the OpenAPI document describes them
 problems      errors as problem details
 snapshots     versions of an index that are loaded in a process
 dependencies  what the routes depend on

@@ -234,6 +234,7 @@ def child(track: Row) -> dict[str, Any]:
         "genre": next(iter(track["genres"]), None),
         "genres": [{"name": genre} for genre in track["genres"]],
         "duration": round(seconds) if 0 < seconds < math.inf else None,
+        "bpm": round(track["tempo_bpm"]) if track["tempo_bpm"] else None,
         "isrc": [track["isrc"]] if track["isrc"] else [],
         "explicitStatus": {True: "explicit", False: "clean"}.get(track["explicit"], ""),
     }

@@ -16,7 +16,8 @@ from songray.catalogue.sources.manifest.formulas import escape
 
 Track = dict[str, Any]  # as responses.track_json returns it
 XSPF = "http://xspf.org/ns/0/"
-COLUMNS = ("track_id", "title", "artists", "album", "release_date", "duration_seconds", "isrc", "preview")
+COLUMNS = ("track_id", "title", "artists", "album", "release_date", "duration_seconds", "isrc", "license",
+           "preview")  # fmt: skip
 
 
 def write_m3u8(tracks: Sequence[Track]) -> str:

@@ -59,7 +59,7 @@ class Walk:
         return page.fingerprint is None or before != page.fingerprint
 
     def _take(self, page: Page, contents: Contents) -> None:
-        for name in ("tracks", "artists", "playlist_entries", "problems"):
+        for name in ("tracks", "artists", "playlist_entries", "related_artists", "problems"):
             getattr(self.all, name).extend(getattr(contents, name))
         if contents.finished:
             self.fingerprints[page.name] = page.fingerprint
@@ -84,6 +84,10 @@ def test_related_artists_are_followed_breadth_first_to_the_depth() -> None:
     assert max(Counter(fake.faults.paths).values()) == 1
     names = {artist.artist_id: artist.name for artist in walk.all.artists}
     assert names["deezer:artist:1"] == "Artist 1"
+    pairs = {(pair.artist_id, pair.related_id) for pair in walk.all.related_artists}
+    assert {other for artist, other in pairs if artist == "deezer:artist:1"} == {
+        f"deezer:artist:{number}" for number in fake.related(1)
+    }
 
 
 def test_a_playlist_is_read_again_only_when_it_has_changed() -> None:

@@ -47,6 +47,15 @@ def crawl(library: Library, tracks: list[Row], crawl: int) -> list[tuple[TrackSt
     return results
 
 
+def test_unknown_fields_of_later_versions_change_no_checksum() -> None:
+    track = described("a", "title")
+    earlier = {name: value for name, value in track.items() if name not in existing.LATER_FIELDS}
+    assert existing.described_state(track, 1) == existing.described_state(earlier, 1)
+    assert existing.described_state(track | {"tempo_bpm": 97.0}, 1).checksum != (
+        existing.described_state(track, 1).checksum
+    )
+
+
 def test_a_large_library_answers_as_a_small_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Several ids share numbers, tracks change, and one uses its revisions up."""
     monkeypatch.setattr(existing, "track_number", number_of)

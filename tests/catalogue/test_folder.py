@@ -53,6 +53,19 @@ def test_tags_describe_a_file_and_do_not_change_its_id(tmp_path: Path, suffix: s
     assert track.location == str(path)
 
 
+@pytest.mark.parametrize("key", ["Am", "no key"])
+def test_tempo_key_and_license_are_read_from_tags(tmp_path: Path, key: str) -> None:
+    path = tone(tmp_path / "song.flac")
+    notice = "Somebody, https://creativecommons.org/licenses/by/4.0/."
+    file = mutagen.File(path)
+    file.update({"bpm": "97", "initialkey": key, "copyright": notice})
+    file.save()
+    (track,) = tracks(tmp_path)
+    expected = ("A", "minor") if key == "Am" else (None, None)
+    assert (track.tempo_bpm, track.key, track.mode) == (97.0, *expected)
+    assert track.license == "https://creativecommons.org/licenses/by/4.0/"
+
+
 def test_an_id_survives_a_move_and_differs_between_sounds(tmp_path: Path) -> None:
     first, second = tone(tmp_path / "a.mp3"), tone(tmp_path / "b.mp3", hertz=550)
     before = {track.title: track.track_id for track in tracks(tmp_path)}

@@ -22,7 +22,7 @@ from songray.catalogue.sources.manifest.source import ManifestSource, describe
 ROW = {
     "id": "007", "title": "Röyksopp", "artist": "A;B", "url": "http://x.test/7.mp3", "album": "C",
     "date": "1999-05", "duration": "31.5", "genre": "jazz; funk", "isrc": "ZZ1", "explicit": "no",
-    "recording": "r1",
+    "recording": "r1", "tempo": "120.5", "key": "F# minor", "license": "CC BY 4.0",
 }  # fmt: skip
 
 
@@ -57,6 +57,7 @@ def test_every_format_gives_the_same_track(tmp_path: Path, suffix: str) -> None:
     assert (track.title, track.artist_names, track.genres) == ("Röyksopp", ["A", "B"], ["jazz", "funk"])
     assert (track.release_date, track.release_date_precision) == ("1999-05", "month")
     assert (track.duration_seconds, track.explicit, track.recording) == (31.5, False, "r1")
+    assert (track.tempo_bpm, track.key, track.mode, track.license) == (120.5, "F#", "minor", "CC BY 4.0")
     assert [artist.name for artist in contents.artists] == ["A", "B"]
     assert not contents.problems
 

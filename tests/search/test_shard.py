@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from songray.library import TABLES
 from songray.search.filters import CACHED_CHARACTERS, CACHED_FILTERS, Facets, Filters
 from songray.search.halves import to_float32
-from songray.search.shard import SHOWN, Shard
+from songray.search.rows import SHOWN
+from songray.search.shard import Shard
 
 
 def matches(row: dict[str, Any], filters: Filters) -> bool:

@@ -19,7 +19,7 @@ from libopensonic.errors import DataNotFoundError, SonicError
 from serving import CLIPS, local_service, shared_library
 
 from songray.library import Library
-from songray.search.shard import SHOWN
+from songray.search.rows import SHOWN
 from songray.service.api_keys import VARIABLE
 from songray.service.opensubsonic import child, write_xml
 from songray.service.options import IngressConfig

@@ -13,7 +13,7 @@ from songray.service.playlists import COLUMNS, write_csv
 
 TRACK = {
     "track_id": "deezer:1", "title": "x", "artist_names": ["y"], "album": None, "release_date": "1999",
-    "duration_seconds": 12.5, "isrc": None, "preview": "https://x.test/1.mp3",
+    "duration_seconds": 12.5, "isrc": None, "license": None, "preview": "https://x.test/1.mp3",
 }  # fmt: skip
 NAMES = ["=HYPERLINK(A1)", "+44", "-M-", "@home", "'-M-'", "'Til Tuesday", "Ordinary, name", "＝x", "''"]
 
@@ -27,7 +27,7 @@ def test_no_cell_of_csv_is_a_formula_and_manifests_read_names_as_they_were(tmp_p
         "'=HYPERLINK(A1)", "'+44", "'-M-", "'@home", "''-M-'", "'Til Tuesday", "Ordinary, name", "'＝x", "''",
     ]  # fmt: skip
     assert rows[0][5] == "12.5" and rows[0][6] == ""
-    columns = "id,title,artist,album,date,duration,isrc,url"
+    columns = "id,title,artist,album,date,duration,isrc,license,url"
     manifest = tmp_path / "export.csv"
     manifest.write_text(text.replace(",".join(COLUMNS), columns), "utf-8")
     source = ManifestSource(str(manifest))

@@ -30,6 +30,10 @@ class Track:
     isrc: str | None = None
     explicit: bool | None = None
     recording: str | None = None  # the same for all ids of one recording
+    tempo_bpm: float | None = None
+    key: str | None = None  # pitch class of the tonic, one of tonality.PITCH_CLASSES
+    mode: str | None = None  # "major" or "minor"
+    license: str | None = None  # its name or its URL
     audio_version: str = ""
 
 
@@ -38,6 +42,14 @@ class Artist:
     artist_id: str
     name: str
     genres: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class RelatedArtist:
+    """An artist that a catalogue calls related to another."""
+
+    artist_id: str
+    related_id: str
 
 
 @dataclass(frozen=True)
@@ -75,6 +87,7 @@ class Contents:
     tracks: list[Track] = field(default_factory=list)
     artists: list[Artist] = field(default_factory=list)
     playlist_entries: list[PlaylistEntry] = field(default_factory=list)
+    related_artists: list[RelatedArtist] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     pages: list[Page] = field(default_factory=list)  # linked from it
     finished: bool = False  # the last piece of its page; a page without one counts as not read

@@ -20,6 +20,7 @@ from songray.catalogue.sources.base import (
     Contents,
     Page,
     PlaylistEntry,
+    RelatedArtist,
     Track,
 )
 from songray.catalogue.sources.reading import MALFORMED, each_valid, read_concurrently
@@ -115,8 +116,7 @@ class DeezerSource:
     playlists: tuple[int, ...] = ()
     """Playlists by number; a playlist is read again when it has changed."""
     charts: tuple[int, ...] = ()
-    """Genres whose charts are read, 0 for the overall chart; the artists, albums and playlists of a chart are
-    one link away."""
+    """Genres whose charts are read, 0 for the overall chart; what a chart lists is one link away."""
     genres: tuple[int, ...] = ()
     """Genres whose artists the crawl starts from."""
     artists: tuple[int, ...] = ()
@@ -124,8 +124,7 @@ class DeezerSource:
     albums: tuple[int, ...] = ()
     """Albums by number."""
     discography: bool = False
-    """Read all albums of each artist instead of the top tracks: two requests an album, with genres and
-    ISRC."""
+    """Read all albums of each artist, not the top tracks: two requests an album, with genres and ISRC."""
     api: DeezerApi = DeezerApi()
 
     def pages(self) -> Iterator[Page]:
@@ -171,8 +170,11 @@ class DeezerSource:
                 contents.pages.extend(
                     link for _, link in each_valid(page, contents, body["data"], _album_page)
                 )
-            case [_, _, "related" | "artists"]:
+            case [_, number, "related" | "artists" as kind]:
                 contents = self._artists(page, Contents(), body["data"])
+                related = contents.artists if kind == "related" else []
+                pairs = (RelatedArtist(f"{ARTIST}{number}", artist.artist_id) for artist in related)
+                contents.related_artists.extend(pairs)
             case _:
                 contents = _tracks(page, body["data"])
         contents.pages.extend(_next_pages(page, body))

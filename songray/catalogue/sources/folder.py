@@ -6,17 +6,19 @@ import hashlib
 import io
 import os
 import posixpath
+import re
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, ClassVar, cast
+from typing import BinaryIO, ClassVar, TypeVar, cast
 from urllib.parse import quote
 
 from tinytag import TinyTag, UnsupportedFormatError
 
 from songray.catalogue.sources.base import Artist, Contents, Page, Problem, Track
 from songray.catalogue.sources.reading import read_sequentially, unusable_page
+from songray.catalogue.sources.tonality import tempo, tonality
 from songray.errors import InvalidOption
 from songray.media import AudioFile, open_container
 
@@ -34,7 +36,10 @@ SKIPPED_FOLDERS = {
     "lost+found",
 }  # in lower case; and hidden ones
 UNLISTED = ("unreadable", "linked_folder")  # problems of folders whose contents are unknown
+OTHER_TAGS = ("isrc", "bpm", "initial_key", "license", "copyright")  # as TinyTag names them
 HASHED_BYTES = 8 << 20  # of compressed audio: most MP3 files as a whole, a minute of FLAC
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -185,6 +190,8 @@ def _describe(path: Path, identity: str, tag: TinyTag) -> Contents:
     album_artist = tag.albumartist or tag.artist or ""
     album_id = posixpath.join("folder:album:", quote(f"{album_artist} {tag.album}".casefold()))
     date, precision = _date(tag.year)
+    other = {name: next(iter(tag.other.get(name, [])), None) for name in OTHER_TAGS}
+    key, mode = _valid(tonality, other["initial_key"]) or (None, None)
     track = Track(
         track_id=f"folder:{identity}",
         title=tag.title or path.stem,
@@ -197,10 +204,28 @@ def _describe(path: Path, identity: str, tag: TinyTag) -> Contents:
         release_date_precision=precision,
         duration_seconds=tag.duration,
         genres=list(dict.fromkeys(filter(None, [tag.genre, *tag.other.get("genre", [])]))),
-        isrc=next(iter(tag.other.get("isrc", [])), None),
+        isrc=other["isrc"],
+        tempo_bpm=_valid(tempo, other["bpm"]),
+        key=key,
+        mode=mode,
+        license=other["license"] or _license_in(other["copyright"]),
         audio_version=str(path),  # previews refer to the file by its path
     )
     return Contents([track], artists)
+
+
+def _valid(parse: Callable[[str | None], Value], text: str | None) -> Value | None:
+    """What a tag says, or None where that is not valid: the file is described without it."""
+    try:
+        return parse(text)
+    except ValueError:
+        return None
+
+
+def _license_in(copyright: str | None) -> str | None:
+    """The URL of a Creative Commons licence in a copyright notice."""
+    match = re.search(r"https?://creativecommons\.org/\S+", copyright or "")
+    return match[0].rstrip(".,;)") if match else None
 
 
 def _date(year: str | None) -> tuple[str | None, str | None]:

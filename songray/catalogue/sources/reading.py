@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pyarrow as pa
 
 from songray import web
-from songray.catalogue.sources.base import Artist, Contents, Page, PlaylistEntry, Problem, Track
+from songray.catalogue.sources.base import (
+    Artist,
+    Contents,
+    Page,
+    PlaylistEntry,
+    Problem,
+    RelatedArtist,
+    Track,
+)
 from songray.errors import FetchError, SongrayError
 from songray.library import TABLES
 
@@ -33,6 +41,7 @@ ITEMS = {
     "tracks": _struct(Track, "tracks", audio_version=pa.string()),
     "artists": _struct(Artist, "artists"),
     "playlist_entries": _struct(PlaylistEntry, "playlists"),
+    "related_artists": _struct(RelatedArtist, "related_artists"),
     "pages": TABLES["pages"].columns["links"].value_type,
 }
 PIECES = pa.schema(  # pieces of pages, as a reader hands them on: one row for each Contents

@@ -14,22 +14,18 @@ from songray.search import paths, ranking
 from songray.search.words import parse_question
 from songray.service import playlists
 from songray.service.dependencies import CurrentService, CurrentSnapshot, Service
-from songray.service.problems import problem_responses
-from songray.service.responses import index_response, matches_json, track_json
-from songray.service.routes.tracks import TrackId
-from songray.service.schema import (
+from songray.service.parameters import (
     AudioParameters,
-    Matches,
     PathParameters,
     PlaylistRequest,
     RecommendRequest,
     SimilarParameters,
-    SimilarToAudio,
-    SimilarToText,
-    SimilarToTrack,
     TextParameters,
-    Tracks,
 )
+from songray.service.problems import problem_responses
+from songray.service.responses import index_response, matches_json, track_json
+from songray.service.routes.tracks import TrackId
+from songray.service.schema import Matches, SimilarToAudio, SimilarToText, SimilarToTrack, Tracks
 
 Parameters = TypeVar("Parameters", bound=BaseModel)
 

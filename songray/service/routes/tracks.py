@@ -14,9 +14,10 @@ from songray.search.words import parse_question
 from songray.service import playlists
 from songray.service.audio import AudioLinks
 from songray.service.dependencies import CurrentSnapshot
+from songray.service.parameters import ExportRequest
 from songray.service.problems import problem_responses
 from songray.service.responses import index_response, json_response, track_json
-from songray.service.schema import ExportRequest, SearchedTracks, Track
+from songray.service.schema import SearchedTracks, Track
 from songray.service.snapshots import IndexSnapshot
 
 TrackId = Annotated[str, Path(max_length=500, examples=["deezer:3135556"])]

@@ -24,6 +24,7 @@ from songray.catalogue.sources.manifest import million
 from songray.catalogue.sources.manifest.rows import ROWS_PER_PIECE, rows
 from songray.catalogue.sources.names import SOURCE_NAMES
 from songray.catalogue.sources.reading import read_sequentially, unusable_page
+from songray.catalogue.sources.tonality import tempo, tonality
 from songray.errors import InvalidOption
 from songray.library import Row
 
@@ -44,8 +45,9 @@ class ManifestSource:
     manifest: str | None = None
     """File (.csv, .jsonl or .parquet; path or URI), or a folder of such files.
     Columns of tracks: id and url (or path; or only isrc, where another source has the audio); optionally
-    title, artist, album, date, duration, genre, isrc, explicit and recording. Artists or genres in one cell
-    are separated by ";". Columns of playlists: playlist, position (from 0) and track, which is an id. A .json
+    title, artist, album, date, duration, genre, isrc, explicit, recording, tempo (beats a minute), key (such
+    as F# minor), mode and license. Artists or genres in one cell are separated by ";". Columns of playlists:
+    playlist, position (from 0) and track, which is an id. A .json
     file is read as one of the Million Playlist Dataset."""
 
     def pages(self) -> Iterator[Page]:
@@ -135,6 +137,7 @@ def describe(row: Row, base: str) -> tuple[Track, list[Artist]]:
     names = _texts(row, "artist")
     artists = [Artist(f"manifest:artist:{name.casefold()}", name) for name in names]
     album, date = _text(row, "album"), _date(_text(row, "date"))
+    key, mode = tonality(_text(row, "key"), _text(row, "mode"))
     track = Track(
         track_id=_track_id(identity),
         title=_text(row, "title") or identity,
@@ -150,6 +153,10 @@ def describe(row: Row, base: str) -> tuple[Track, list[Artist]]:
         isrc=isrc,
         explicit=_flag(_text(row, "explicit")),
         recording=_text(row, "recording"),
+        tempo_bpm=tempo(_text(row, "tempo")),
+        key=key,
+        mode=mode,
+        license=_text(row, "license"),
         audio_version=location or "",
     )
     return track, artists

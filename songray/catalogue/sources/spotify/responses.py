@@ -9,7 +9,15 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
-from songray.catalogue.sources.base import Artist, Contents, Page, PlaylistEntry, Problem, Track
+from songray.catalogue.sources.base import (
+    Artist,
+    Contents,
+    Page,
+    PlaylistEntry,
+    Problem,
+    RelatedArtist,
+    Track,
+)
 
 MAX_ITEMS = 50  # items of a list, or ids, in one request
 MAX_PLAYLIST_ITEMS = 100  # in one request, under the endpoint's former name
@@ -202,7 +210,12 @@ def parse_artists(request: PageRequest, body: dict[str, Any]) -> Contents:
 def parse_related_artists(request: PageRequest, body: dict[str, Any]) -> Contents:
     """Links to the artists' own pages, which alone link further: so no artist is followed twice."""
     artists, problems = _parse_items(request, body["artists"], _Linked)
-    return Contents(pages=[page_of(f"artist/{artist.id}") for artist in artists.values()], problems=problems)
+    of = f"spotify:artist:{request.id}"
+    return Contents(
+        related_artists=[RelatedArtist(of, f"spotify:artist:{artist.id}") for artist in artists.values()],
+        pages=[page_of(f"artist/{artist.id}") for artist in artists.values()],
+        problems=problems,
+    )
 
 
 def parse_albums(request: PageRequest, body: dict[str, Any]) -> Contents:

@@ -16,12 +16,15 @@ from numpy.random import Generator, default_rng
 from songray.catalogue.sources.base import Artist, Contents, Page, PlaylistEntry, Track
 from songray.catalogue.sources.reading import read_sequentially
 from songray.catalogue.sources.synthetic.songs import PAGE_SONGS, SONG_SECONDS, Song, song_of
+from songray.catalogue.sources.tonality import PITCH_CLASSES
 from songray.errors import InvalidOption
 
 GENERATOR_VERSION = "1"  # changes with every change of the rendered audio
 PLAYLIST_EVERY_SONGS = 5
 PLAYLIST_WINDOW_SONGS = 300  # a playlist contains only the latest songs
 PLAYLIST_STYLE_SHARE = 0.85
+LICENSE = "https://creativecommons.org/publicdomain/zero/1.0/"
+MAJOR_THIRD = 4  # semitones above the tonic
 HOST = "127.0.0.1"
 
 FIRST_SYLLABLES = ("Bel", "Cor", "Dra", "Fen", "Gal", "Hol", "Jor", "Kel", "Lum", "Mor", "Nev", "Osk", "Pell",
@@ -86,7 +89,10 @@ class SyntheticSource:
 
     def track(self, song: Song) -> Track:
         """The metadata of a song."""
+        from songray.catalogue.sources.synthetic.synthesis import tempo_and_key  # loads PyAV
+
         random = default_rng((self.seed, 3, song.number))
+        tempo_bpm, key = tempo_and_key(self.seed, song)
         release_date, precision = _album_release(self.seed, song.album)
         return Track(
             track_id=_track_id(self.seed, song.number),
@@ -102,6 +108,10 @@ class SyntheticSource:
             genres=[song.style],
             isrc=_isrc(self.seed, song.number),
             explicit=bool(random.random() < 0.06),
+            tempo_bpm=round(tempo_bpm, 2),
+            key=PITCH_CLASSES[key.tonic],
+            mode="major" if MAJOR_THIRD in key.scale else "minor",
+            license=LICENSE,
             audio_version=f"{GENERATOR_VERSION}:{self.seed}",
         )
 

@@ -58,6 +58,19 @@ class Sound:
     pace: float  # where in the style's range of tempos, 0 to 1
 
 
+@dataclass(frozen=True)
+class Score:
+    """What a song plays."""
+
+    style: Style
+    sound: Sound
+    tempo_bpm: float
+    key: Key
+    bars: list[Bar]
+    chord_pattern: str
+    bass_pattern: str
+
+
 def render(seed: int, song: Song) -> bytes:
     """One song as an MP3 file: mono, 30 s, the same bytes for the same arguments.
 
@@ -78,14 +91,16 @@ def render(seed: int, song: Song) -> bytes:
 
 def samples(seed: int, song: Song) -> Signal:
     """One song before the encoding, within [-1, 1] at SAMPLE_RATE."""
-    style = STYLES[song.style]
-    sound = _album_sound(seed, song, style)
-    random = default_rng((seed, 2, song.number))
-    tonic = sound.tonic if random.random() < 0.5 else int(random.integers(12))
-    pace = np.clip(sound.pace + random.normal(0, 0.15), 0, 1)
-    tempo_bpm = style.tempo_bpm[0] + pace * (style.tempo_bpm[1] - style.tempo_bpm[0])
-    parts = _compose(style, sound, tonic, tempo_bpm, random)
-    return _master(parts, _varied(sound.mix, SONG_SPREAD, random), tempo_bpm, random)  # (samples,)
+    score, random = _score(seed, song)
+    parts = _perform(score, random)
+    mix = _varied(score.sound.mix, SONG_SPREAD, random)
+    return _master(parts, mix, score.tempo_bpm, random)  # (samples,)
+
+
+def tempo_and_key(seed: int, song: Song) -> tuple[float, Key]:
+    """Beats a minute and the key of a song. Raises KeyError for an unknown style."""
+    score, _ = _score(seed, song)
+    return score.tempo_bpm, score.key
 
 
 def _varied(record: Variable, spread: float, random: Generator) -> Variable:
@@ -115,19 +130,32 @@ def _album_sound(seed: int, song: Song, style: Style) -> Sound:
     )
 
 
-def _compose(style: Style, sound: Sound, tonic: int, tempo_bpm: float, random: Generator) -> list[Signal]:
-    """The lead, chords, bass and drums, each (SAMPLES,)."""
+def _score(seed: int, song: Song) -> tuple[Score, Generator]:
+    """What a song plays, and the generator from which its performance goes on."""
+    style = STYLES[song.style]
+    sound = _album_sound(seed, song, style)
+    random = default_rng((seed, 2, song.number))
+    tonic = sound.tonic if random.random() < 0.5 else int(random.integers(12))
+    pace = np.clip(sound.pace + random.normal(0, 0.15), 0, 1)
+    tempo_bpm = float(style.tempo_bpm[0] + pace * (style.tempo_bpm[1] - style.tempo_bpm[0]))
 
     def pick(choices: tuple[Any, ...]) -> Any:
         return choices[random.integers(len(choices))]
 
     chord_pattern, bass_pattern = pick(style.chord_patterns), pick(style.bass_patterns)
-    step_seconds = 60 / tempo_bpm / 4
-    bars = list(form(int(SONG_SECONDS / step_seconds / len(bass_pattern)) + 1, pick, style))
+    bars = list(form(int(SONG_SECONDS / (15 / tempo_bpm) / len(bass_pattern)) + 1, pick, style))
     key = Key(tonic, pick(style.scales))
-    onset = _groove(step_seconds, sound.mix.swing)
+    return Score(style, sound, tempo_bpm, key, bars, chord_pattern, bass_pattern), random
+
+
+def _perform(score: Score, random: Generator) -> list[Signal]:
+    """The lead, chords, bass and drums, each (SAMPLES,)."""
+    style, sound, key, bars, bass_pattern = (
+        score.style, score.sound, score.key, score.bars, score.bass_pattern
+    )  # fmt: skip
+    onset = _groove(60 / score.tempo_bpm / 4, sound.mix.swing)
     lead = melody(style, key, bars, len(bass_pattern), random)
-    chords = accompaniment("C", chord_pattern, style.chord, key, bars, style.register - 22)
+    chords = accompaniment("C", score.chord_pattern, style.chord, key, bars, style.register - 22)
     bass = accompaniment("B", bass_pattern, style.chord, key, bars, 33)
     return [
         _play(lead, sound.lead, onset, random),
