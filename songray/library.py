@@ -217,6 +217,7 @@ TABLES = {
             "track_id": pa.string(),
             "x": pa.float32(),
             "y": pa.float32(),
+            "cluster": pa.int16(),
         },
     ),
 }

@@ -6,6 +6,7 @@ hnsw          builds graphs, measures their recall, tunes M
 text          text search over titles, artists and albums
 tags          tags of the sound: how they are stored, and how well tracks fit a description by them
 words         words about music → tags
+clusters      clusters of the tracks that a map is fitted to
 attributes    attributes of tracks by which a map is coloured
 filters       which tracks a query may return
 maps          vectors in two dimensions, and how far a map can be trusted

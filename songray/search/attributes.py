@@ -10,9 +10,10 @@ import pyarrow.compute
 from numpy.typing import NDArray
 
 from songray.library import Vectors
+from songray.search.clusters import UNKNOWN
 from songray.search.tags import Levels, Tags, probabilities
 
-Category = Literal["genre", "artist", "album", "source", "key", "mode", "license", "tag"]
+Category = Literal["genre", "artist", "album", "source", "key", "mode", "license", "cluster", "tag"]
 Number = Literal["year", "seconds", "tempo"]
 CATEGORICAL: tuple[str, ...] = get_args(Category)
 NUMERIC = {"year": "_year", "seconds": "_duration", "tempo": "tempo_bpm", "x": "_x", "y": "_y"}
@@ -21,6 +22,9 @@ COLUMNS = {"genre": "genres", "artist": "artist_names"}  # of the others the col
 
 def categories(tracks: pa.RecordBatch, labels: NDArray[np.int64], name: str) -> NDArray[np.object_]:
     """A category of some tracks, (labels,): the first value where there are several, "" where none."""
+    if name == "cluster":
+        numbers = tracks["_cluster"].to_numpy()[labels]
+        return np.where(numbers == UNKNOWN, "", (numbers + 1).astype(str)).astype(object)
     column = tracks[COLUMNS.get(name, name)].take(pa.array(labels))
     if pa.types.is_list(column.type):
         column = first_values(column)

@@ -8,8 +8,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from songray.cluster import connect
 from songray.errors import InvalidOption, MissingInput
 from songray.keys import REVISION_BITS
@@ -22,10 +20,10 @@ from songray.search.stored_maps import newest_map, read_map_reference
 from songray.search.tags import statistics
 from songray.search.target import (
     Target,
+    comparable,
     find_changes,
     find_target,
     indexed_signatures,
-    keys_without_direction,
     obsolete_labels,
     read_tagged_vectors,
     read_tracks,
@@ -36,6 +34,7 @@ from songray.search.version import (
     Version,
     local_copy,
     mark_deleted,
+    merge_hosts,
     newest_version,
     next_version,
     prune,
@@ -48,7 +47,6 @@ from songray.search.version import (
 # Ray, and the modules that load hnswlib, are imported in functions: `--help` needs neither.
 
 TUNING_TRACKS = 20_000  # of the lowest keys, on which M is tuned
-CHECKED_TRACKS = 250_000  # whose vectors one task reads to see whether they have a direction
 REFERENCE_TRACKS = 1024  # the first of these; four times as many took a tenth longer to build
 EMPTY = "embeddings/{run} is empty: run `songray embed` first"
 MEASURED_TRACKS = 1000  # that are appended to a shard: for fewer, its recall is not measured again
@@ -141,7 +139,7 @@ def has_options(library: Library, version: Version, config: IndexConfig) -> bool
     m = config.links or version.parameters["M"]
     parameters = {"M": m, "ef_construction": config.ef_construction}
     fitted = newest_map(library, version.run)
-    options = (parameters, config.recall, config.bits, fitted[0] if fitted else version.map)
+    options = (parameters, config.recall, config.bits, fitted.id if fitted else version.map)
     return (version.parameters, version.recall_target, version.bits, version.map) == options
 
 
@@ -177,22 +175,11 @@ def build(
     )
     parts = target.split(config.shard_capacity(dimension, parameters["M"]))
     if (fitted := newest_map(library, run)) is not None:
-        version, reference = replace(version, map=fitted[0]), read_map_reference(fitted[1])
+        version = replace(version, map=fitted.id, map_facts=fitted.facts)
+        reference = read_map_reference(fitted.table)
     built = build_shards(library, version, config.threads, reference, [(None, part) for part in parts])
     finished = publish(library, replace(version, shards=built), reference, lease)
     return IndexSummary(finished, new=True, added=len(target), left_out=every - len(target))
-
-
-def comparable(library: Library, run: str, target: Target) -> Target:
-    """The tracks whose vectors have a direction: finite ones that are not 0."""
-    if not len(target):
-        return target
-    connect()
-    import ray
-
-    task = ray.remote(keys_without_direction)
-    keys = ray.get([task.remote(library, run, part) for part in target.split(CHECKED_TRACKS)])
-    return target.select(~np.isin(target.rows["key"], np.concatenate(keys)))
 
 
 def prepare(
@@ -278,7 +265,7 @@ def build_shard(
     """Worker: build a shard, and copy its files into the library. Memory: that of the shard, and its vectors
     once more."""
     from songray.search.hnsw import GraphOptions
-    from songray.search.rows import SHOWN, TAGS
+    from songray.search.rows import SHOWN, TAGS, audio_hosts
     from songray.search.shard_files import level_column, write_shard
 
     vectors, levels = read_tagged_vectors(library, version.run, target, len(version.tags))
@@ -295,5 +282,6 @@ def build_shard(
         elif before:
             ef = max(ef, before.ef)
         checksums = store_shard(library, version.run, name, folder)
-    deleted = before.deleted if before else ""
-    return ShardEntry(name, len(target) + (before.tracks if before else 0), deleted, ef, recall, checksums)
+    deleted, count, known = (before.deleted, before.tracks, before.hosts) if before else ("", 0, [])
+    hosts = merge_hosts([audio_hosts(tracks), known])
+    return ShardEntry(name, len(target) + count, deleted, ef, recall, checksums, hosts)

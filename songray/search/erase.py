@@ -15,9 +15,9 @@ from songray.cluster import connect
 from songray.keys import REVISION_BITS, KeySet
 from songray.leases import Lease
 from songray.library import Library
-from songray.search.build import REFERENCE_TRACKS, IndexConfig, comparable
+from songray.search.build import REFERENCE_TRACKS, IndexConfig
 from songray.search.reference import Reference
-from songray.search.target import find_target, read_vectors
+from songray.search.target import comparable, find_target, read_vectors
 from songray.search.version import (
     TRACKS,
     VECTORS,
@@ -138,4 +138,4 @@ def rebuild_shard(
         kept = pa.Table.from_batches([rows.filter(pa.array(is_kept))])
         ef, recall = write_shard(Path(temporary), to_float32(halves[is_kept]), kept, reference, options)
         checksums = store_shard(library, version.run, name, Path(temporary))
-    return ShardEntry(name, kept.num_rows, "", ef, recall, checksums)
+    return ShardEntry(name, kept.num_rows, "", ef, recall, checksums, entry.hosts)

@@ -1,4 +1,4 @@
-"""Reads embeddings, writes maps: the position of each track in two dimensions.
+"""Reads embeddings, writes maps: the position of each track in two dimensions, and its cluster.
 
 A map is fitted to a sample; it places other tracks between the nearest ones of these. See stored_maps.py.
 """
@@ -20,6 +20,7 @@ from songray.keys import REVISION_BITS
 from songray.learning import runs
 from songray.learning.scale import unit
 from songray.library import Library, matrix
+from songray.search.clusters import clusters_of
 from songray.search.maps import METHODS, Method, faithfulness, positions_of
 from songray.search.reference import Reference
 from songray.search.stored_maps import MAP, REFERENCE, clear, read_map_reference
@@ -114,7 +115,8 @@ def fit(source: Table, config: ProjectConfig, tracks: np.ndarray) -> tuple[Refer
     vectors = unit(matrix(rows["embedding"]))
     positions = positions_of(vectors, config.method)
     known = {**asdict(config), "fitted_tracks": len(vectors), **faithfulness(vectors, positions)._asdict()}
-    return Reference(rows["track_key"].to_numpy() >> REVISION_BITS, vectors, positions), known
+    numbers = rows["track_key"].to_numpy() >> REVISION_BITS
+    return Reference(numbers, vectors, positions, clusters_of(vectors)), known
 
 
 def _place_block(rows: pa.Table, reference: ray.ObjectRef, tally: ray.actor.ActorHandle) -> pa.Table:
@@ -127,11 +129,13 @@ def _place_block(rows: pa.Table, reference: ray.ObjectRef, tally: ray.actor.Acto
 
 def place_batch(rows: pa.Table, reference: Reference) -> pa.Table:
     """Rows of embeddings → rows of maps."""
-    x, y = reference.place(unit(matrix(rows["embedding"]))).T
+    vectors = unit(matrix(rows["embedding"]))
+    x, y = reference.place(vectors).T
     columns = {
         "track_key": rows["track_key"],
         "track_id": rows["track_id"],
         "x": pa.array(x),
         "y": pa.array(y),
+        "cluster": pa.array(reference.cluster(vectors)),
     }
     return pa.table(columns)

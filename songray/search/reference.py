@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from songray.keys import Keys
 from songray.library import Vectors
+from songray.search.clusters import UNKNOWN, Clusters, nearest_cluster
 from songray.search.maps import Positions
 
 NEAREST = 5  # tracks of the reference, between which another one is placed
@@ -25,6 +26,7 @@ class Reference:
     tracks: Keys  # without revision, sorted
     vectors: Vectors  # (tracks, dimension)
     positions: Positions | None = None  # (tracks, 2)
+    clusters: Clusters | None = None  # (tracks,), where a map was fitted
 
     def place(self, vectors: Vectors) -> Positions:
         """The positions of unit vectors, (rows, dimension), on the map: (rows, 2).
@@ -41,6 +43,12 @@ class Reference:
             for start in range(0, len(vectors), PLACED_AT_ONCE)
         ]
         return np.concatenate([np.empty((0, 2), np.float32), *parts])
+
+    def cluster(self, vectors: Vectors) -> Clusters:
+        """The cluster of unit vectors, (rows, dimension): (rows,), UNKNOWN where there are none."""
+        if self.clusters is None or not len(self.tracks):
+            return np.full(len(vectors), UNKNOWN, np.int16)
+        return nearest_cluster(vectors, self.vectors, self.clusters)
 
     def _between(self, vectors: Vectors) -> Positions:
         assert self.positions is not None
@@ -70,22 +78,29 @@ class Reference:
         """The reference without some tracks, given without revisions."""
         is_kept = ~np.isin(self.tracks, tracks)
         positions = None if self.positions is None else self.positions[is_kept]
-        return replace(self, tracks=self.tracks[is_kept], vectors=self.vectors[is_kept], positions=positions)
+        clusters = None if self.clusters is None else self.clusters[is_kept]
+        return Reference(self.tracks[is_kept], self.vectors[is_kept], positions, clusters)
 
     def to_bytes(self) -> bytes:
         """A structured array in the format of numpy, as `from_array` takes it."""
         fields = [("track", "i8"), ("vector", "f4", self.vectors.shape[1])]
         if self.positions is not None:
             fields.append(("position", "f4", 2))
+        if self.clusters is not None:
+            fields.append(("cluster", "i2"))
         content = np.empty(len(self.tracks), fields)
         content["track"], content["vector"] = self.tracks, self.vectors
         if self.positions is not None:
             content["position"] = self.positions
+        if self.clusters is not None:
+            content["cluster"] = self.clusters
         np.save(stream := io.BytesIO(), content)
         return stream.getvalue()
 
     @classmethod
     def from_array(cls, content: NDArray[np.void]) -> Reference:
         names = content.dtype.names or ()
-        positions = content["position"].copy() if "position" in names else None
-        return cls(content["track"].copy(), content["vector"].copy(), positions)
+        positions, clusters = (
+            content[name].copy() if name in names else None for name in ("position", "cluster")
+        )
+        return cls(content["track"].copy(), content["vector"].copy(), positions, clusters)

@@ -57,7 +57,8 @@ def write_shard(
 def with_computed_columns(tracks: pa.Table, vectors: Vectors, reference: Reference) -> pa.Table:
     """The rows with the columns of COMPUTED, each named with an underscore before."""
     rows = tracks.select(["track_key", "checksum", *SHOWN])
-    columns = {**_positions(vectors, reference), **_hashes(tracks)}
+    x, y = reference.place(vectors).T
+    columns = {"x": x, "y": y, "cluster": reference.cluster(vectors), **_hashes(tracks)}
     for name, dtype in COMPUTED.items():
         rows = rows.append_column(f"_{name}", pa.array(np.asarray(columns[name], dtype)))
     return rows.append_column(TAGS, tracks[TAGS]) if TAGS in tracks.schema.names else rows
@@ -67,11 +68,6 @@ def level_column(levels: Levels) -> pa.FixedSizeBinaryArray:
     """The column TAGS: a cell of bytes a track."""
     kind = pa.binary(levels.shape[1])
     return pa.FixedSizeBinaryArray.from_buffers(kind, len(levels), [None, pa.py_buffer(levels.tobytes())])
-
-
-def _positions(vectors: Vectors, reference: Reference) -> dict[str, Vectors]:
-    x, y = reference.place(vectors).T
-    return {"x": x, "y": y}
 
 
 def _hashes(tracks: pa.Table) -> dict[str, object]:

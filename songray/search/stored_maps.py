@@ -7,11 +7,13 @@ maps/<run>/<method>/_map.json       how the map was made, and how far it can be 
 from __future__ import annotations
 
 import posixpath
+from typing import NamedTuple
 
 import numpy as np
 
 from songray.keys import KeySet
-from songray.library import Library
+from songray.library import Library, Row
+from songray.search.maps import Faithfulness
 from songray.search.reference import Reference
 from songray.storage import delete, list_files, read_json, storage_errors
 from songray.table import Table
@@ -19,16 +21,28 @@ from songray.table import Table
 REFERENCE, MAP = "_reference.npy", "_map.json"
 
 
-def newest_map(library: Library, run: str) -> tuple[str, Table] | None:
-    """The id and the table of the map of a run that was fitted last."""
-    found = []
-    for method in library.folders("maps", run):
-        table = library.table("maps", run, method)
-        if made := read_json(table.filesystem, posixpath.join(table.path, MAP)):
-            found.append((made["at"], made["id"], table))
-    if not found:
-        return None
-    return max(found, key=lambda each: each[0])[1:]
+class StoredMap(NamedTuple):
+    """A map that was fitted."""
+
+    table: Table
+    made: Row  # the content of _map.json
+
+    @property
+    def id(self) -> str:
+        return str(self.made["id"])
+
+    @property
+    def facts(self) -> dict[str, str | float]:
+        """Its method, and how far it can be trusted."""
+        return {name: self.made[name] for name in ("method", *Faithfulness._fields)}
+
+
+def newest_map(library: Library, run: str) -> StoredMap | None:
+    """The map of a run that was fitted last."""
+    tables = [library.table("maps", run, method) for method in library.folders("maps", run)]
+    stored = [(table, read_json(table.filesystem, posixpath.join(table.path, MAP))) for table in tables]
+    fitted = [StoredMap(table, made) for table, made in stored if made]
+    return max(fitted, key=lambda each: str(each.made["at"]), default=None)
 
 
 def read_map_reference(table: Table) -> Reference:

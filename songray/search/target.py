@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute
 from numpy.typing import NDArray
 
+from songray.cluster import connect
 from songray.key_index import KeyIndex
 from songray.keys import REVISION_BITS, Keys
 from songray.library import Library, Vectors, matrix, tag_matrix
@@ -27,6 +28,7 @@ TARGET = np.dtype(
         ("checksum", "i8"),  # of that row
     ]
 )
+CHECKED_TRACKS = 250_000  # whose vectors one task reads to see whether they have a direction
 SPREAD = np.uint64(0x9E3779B97F4A7C15)  # odd, so that different checksums stay different
 
 Signatures = NDArray[np.uint64]
@@ -162,6 +164,18 @@ def read_tagged_vectors(library: Library, run: str, target: Target, tags: int) -
 def _embeddings(library: Library, run: str, target: Target, columns: Sequence[str]) -> pa.Table:
     table, keys = library.table("embeddings", run), target.rows["key"]
     return table.rows_of(keys, target.rows["file"], target.embedding_files, columns)
+
+
+def comparable(library: Library, run: str, target: Target) -> Target:
+    """The tracks whose vectors have a direction: finite ones that are not 0."""
+    if not len(target):
+        return target
+    connect()
+    import ray
+
+    task = ray.remote(keys_without_direction)
+    keys = ray.get([task.remote(library, run, part) for part in target.split(CHECKED_TRACKS)])
+    return target.select(~np.isin(target.rows["key"], np.concatenate(keys)))
 
 
 def keys_without_direction(library: Library, run: str, target: Target) -> Keys:

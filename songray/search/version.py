@@ -50,6 +50,7 @@ class ShardEntry:
     ef: int  # the smallest ef that reached the recall
     recall: float
     checksums: dict[str, str]  # SHA-256 of each file
+    hosts: list[str] | None = None  # of the audio of its tracks: see rows.audio_hosts
 
     @property
     def deleted_labels(self) -> Labels:
@@ -73,6 +74,7 @@ class Version:
     tags: dict[str, list[float]] = field(default_factory=dict)  # see songray/search/tags.py
     bits: Bits = 32  # a number of the vectors in graphs
     map: str = ""  # the id of the map whose positions its tracks have; "": the principal components
+    map_facts: dict[str, str | float] = field(default_factory=dict)  # its method, and how far to trust it
 
 
 def newest_version(library: Library, run: str) -> Version | None:
@@ -110,6 +112,13 @@ def _entry(fields: Row) -> ShardEntry:
         fields = fields | {"deleted": pack(np.array(fields["deleted"], np.int64))}
     unpack(fields["deleted"])
     return ShardEntry(**fields)
+
+
+def merge_hosts(parts: Sequence[list[str] | None]) -> list[str] | None:
+    """All hosts; None where those of a part are not known."""
+    if any(part is None for part in parts):
+        return None
+    return sorted({host for part in parts for host in part or []})
 
 
 def next_version(before: Version | None) -> str:

@@ -53,7 +53,7 @@ def test_a_map_grows_and_is_fitted_anew_where_the_library_has_doubled(library: L
     summary = project(library, config)
     assert (summary.done, summary.existing) == (60, 0) and "PCA of 60 tracks: trustw" in str(summary)
     first, fitted = positions(library, "pca"), newest_map(library, RUN)
-    assert fitted is not None and len(read_map_reference(fitted[1]).tracks) == 60
+    assert fitted is not None and len(read_map_reference(fitted.table).tracks) == 60
     embed(library, 60, 20)
     assert project(library, config).done == 20
     second = positions(library, "pca")
@@ -61,7 +61,7 @@ def test_a_map_grows_and_is_fitted_anew_where_the_library_has_doubled(library: L
     embed(library, 80, 50)
     assert project(library, config).done == 130
     third, refitted = positions(library, "pca"), newest_map(library, RUN)
-    assert len(third) == 130 and refitted is not None and refitted[0] != fitted[0]
+    assert len(third) == 130 and refitted is not None and refitted.id != fitted.id
     assert project(library, config).done == 0
     assert project(library, ProjectConfig(run=RUN, method="pca", refit=True)).done == 130
 
@@ -74,7 +74,7 @@ def test_an_index_has_the_positions_of_its_map(library: Library) -> None:
     project(library, ProjectConfig(run=RUN, method="tsne"))
     version = index(library, IndexConfig(run=RUN, links=8)).version
     fitted = newest_map(library, RUN)
-    assert fitted is not None and version.map == fitted[0]
+    assert fitted is not None and (version.map, version.map_facts) == (fitted.id, fitted.facts)
     assert_positions(library, positions(library, "tsne"))
     embed(library, 40, 10)
     assert project(library, ProjectConfig(run=RUN, method="tsne")).done == 10
@@ -90,6 +90,8 @@ def assert_positions(library: Library, expected: dict[str, tuple[float, float]])
     points = shard.points(None, 100)
     ids = [row["track_id"] for row in shard.rows(points["label"])]
     assert set(ids) == set(expected)
+    clusters = shard.attribute(points["label"], "cluster")
+    assert {"1", "2"} <= set(clusters) and "" not in clusters
     for track_id, point in zip(ids, points, strict=True):
         assert (point["x"], point["y"]) == pytest.approx(expected[track_id], abs=1e-3)
 
