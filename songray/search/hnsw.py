@@ -24,6 +24,7 @@ EFS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 M_VALUES = (8, 12, 16, 24, 32, 48)
 TUNING_EF = 64
 RECALL_QUERIES = 256  # at most, and at most a tenth of the vectors
+RANGE_VECTORS = 10_000  # from which the range of values of a quantised graph holds those of later vectors
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def build_graph(
     The order of the vectors must not depend on their content.
     """
     existing = before[1] if before else vectors[:0]
-    graph = empty_graph(vectors, options) if before is None else read_graph(*before, len(vectors), options)
+    graph = grown_graph(vectors, options, before)
     added, queries = np.split(vectors, [len(vectors) - min(RECALL_QUERIES, len(vectors) // 10)])
     graph.add(added, options.threads)
     searched = np.concatenate([existing, added]) if before else added
@@ -63,19 +64,21 @@ def build_graph(
     return BuiltGraph(graph, ef, recall)
 
 
-def empty_graph(vectors: Vectors, options: GraphOptions) -> Graph:
-    """An empty graph for these vectors."""
-    dimension = vectors.shape[1]
-    if options.quantised:
-        return QuantisedGraph.new(dimension, options.parameters, vectors)
-    return FloatGraph.new(dimension, options.parameters, len(vectors))
-
-
-def read_graph(folder: Path, vectors: Vectors, room: int, options: GraphOptions) -> Graph:
-    """The graph of these vectors in a folder, with room for so many more."""
-    if options.quantised:
+def grown_graph(vectors: Vectors, options: GraphOptions, before: tuple[Path, Vectors] | None) -> Graph:
+    """The graph to which these vectors are to be added: an empty one, or that of a folder and its vectors."""
+    folder, existing = before or (None, vectors[:0])
+    if not options.quantised:
+        count, dimension = len(existing) + len(vectors), vectors.shape[1]
+        if folder is None:
+            return FloatGraph.new(dimension, options.parameters, count)
+        return FloatGraph.open(folder / FLOAT_FILE, dimension, capacity=count)
+    if folder is not None and len(existing) >= RANGE_VECTORS:
         return QuantisedGraph.open(folder / QUANTISED_FILE, grows=True)
-    return FloatGraph.open(folder / FLOAT_FILE, vectors.shape[1], capacity=len(vectors) + room)
+    # The range of values of few vectors does not hold those of others: it is that of all of them.
+    graph = QuantisedGraph.new(vectors.shape[1], options.parameters, np.concatenate([existing, vectors]))
+    if len(existing):
+        graph.add(existing, options.threads)
+    return graph
 
 
 def measure_recall(

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from constructed import RUN, add_run, add_tracks, units
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from songray.amend import RemoveConfig, remove, remove_from
@@ -180,6 +180,7 @@ steps = st.lists(
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=steps, bits=st.sampled_from([32, 8]))
+@example(steps=[("add", 16), ("add", 15), ("add", 16), ("add", 15)], bits=8)  # a shard begins with one track
 def test_the_live_tracks_do_not_depend_on_the_order_of_changes(
     steps: list[tuple[str, Any]], bits: Bits, tmp_path: Path
 ) -> None:
