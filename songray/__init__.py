@@ -10,7 +10,8 @@ cluster      a Ray to run on
 upgrades     rows that earlier versions wrote, in the current format
 key_index    which file has the rows of each track, by ranges of keys
 table        one table of a library
-library      the map: every table, its columns, its key, the job that fills it
+tables       every table: its columns, its key, the job that fills it
+library      what a library contains, and where
 summary      what a stage did, and whether too much of it failed
 stages       what stages from table to table share: pending rows, checkpoints, the lease
 web          the HTTP client: cluster-wide rate limits, retries, kinds of errors

@@ -20,11 +20,12 @@ from songray.cluster import connect
 from songray.errors import Conflict, InvalidOption
 from songray.keys import REVISION_BITS, Keys
 from songray.learning.split import remove_from_split
-from songray.library import TABLES, Library
+from songray.library import Library
 from songray.search.erase import erase
 from songray.search.stored_maps import remove_from_map
 from songray.storage import list_files, storage_errors, write_parquet
 from songray.table import Table
+from songray.tables import TABLES
 from songray.takedown import Takedown, columns_read, find_takedown, without
 
 DRIVER_FILES = 64  # up to so many are rewritten by this process, in less time than Ray's start takes

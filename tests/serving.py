@@ -27,13 +27,14 @@ from songray.learning.encoder import ModelEncoder, load, save
 from songray.learning.models import MODELS
 from songray.learning.models.build import build
 from songray.learning.runs import Run
-from songray.library import TABLES, Library, Row, Vectors
+from songray.library import Library, Row, Vectors
 from songray.search.build import IndexConfig, index
 from songray.search.index import Index
 from songray.service.api import create_api
 from songray.service.api_keys import environment_keys
 from songray.service.options import IngressConfig
 from songray.service.snapshots import find_version
+from songray.tables import TABLES
 
 RUN = "mfcc-x"
 CLIPS = 24
@@ -132,9 +133,13 @@ class LocalService:
     def __init__(self, library: Library, run: str = RUN, vector: Vectors | None = None) -> None:
         self.library, self.vector = library, vector
         self.index = Index.open(library, find_version(library, run))
+        self.other: Index | None = None
 
     def snapshot(self) -> Index:
         return self.index
+
+    def compared(self) -> Index | None:
+        return self.other
 
     async def embed(self, audio: bytes, run: str) -> Vectors:
         if self.vector is None:

@@ -16,7 +16,7 @@ import songray
 from songray.catalogue.sources.base import Artist, PlaylistEntry, Track
 from songray.catalogue.sources.names import SOURCE_NAMES
 from songray.jobs import JOBS
-from songray.library import TABLES
+from songray.tables import TABLES
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "songray"

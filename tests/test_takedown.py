@@ -34,12 +34,13 @@ from songray.learning.models import MODELS
 from songray.learning.runs import split_path
 from songray.learning.split import Split, without
 from songray.learning.train import TrainConfig, train
-from songray.library import TABLES, Library
+from songray.library import Library
 from songray.search import erase
 from songray.search.build import IndexConfig, index
 from songray.search.project import ProjectConfig, project
 from songray.search.version import newest_version
 from songray.storage import list_files
+from songray.tables import TABLES
 from songray.takedown import Takedown
 from songray.takedown import without as rows_without
 

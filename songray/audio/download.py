@@ -13,10 +13,11 @@ import pyarrow as pa
 
 from songray.audio.fetch import FetchConfig, Fetcher, Outcome
 from songray.errors import InvalidOption
-from songray.library import TABLES, Library, Row
+from songray.library import Library, Row
 from songray.stages import Stage
 from songray.summary import Summary
 from songray.table import Table
+from songray.tables import TABLES
 
 if TYPE_CHECKING:
     import ray

@@ -15,7 +15,8 @@ import pyarrow as pa
 from songray.audio.excerpt import Excerpt
 from songray.audio.spectrograms import DEFAULT_SPECS, SPECS, is_waveform
 from songray.errors import AudioError
-from songray.library import TABLES, Row
+from songray.library import Row
+from songray.tables import TABLES
 
 if TYPE_CHECKING:
     import ray

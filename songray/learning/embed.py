@@ -17,10 +17,11 @@ from songray.audio.sets import extraction_of, usable_keys
 from songray.keys import Keys
 from songray.learning import runs
 from songray.learning.runs import Run
-from songray.library import TABLES, Library, Vectors, matrix, tag_matrix
+from songray.library import Library, Vectors, matrix, tag_matrix
 from songray.stages import RETAIN_MEMORY, Stage
 from songray.summary import Summary
 from songray.table import Table
+from songray.tables import TABLES
 
 if TYPE_CHECKING:  # Ray and torch are imported in functions: jobs import this module for its options
     import ray

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.ipc
 
-from songray.library import TABLES
 from songray.search.clusters import UNKNOWN
 from songray.search.tags import Levels
 from songray.search.version import TRACKS
+from songray.tables import TABLES
 
 SHOWN = (
     "track_id", "source", "title", "artist_ids", "artist_names", "album_id", "album", "release_date",

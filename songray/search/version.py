@@ -32,7 +32,7 @@ from songray.leases import Lease
 from songray.library import Library, Row
 from songray.search.bitmap import Labels, pack, unpack
 from songray.search.reference import Reference
-from songray.storage import create, read_json, storage_errors
+from songray.storage import create, list_infos, read_json, storage_errors
 
 VECTORS, TRACKS, TEXT = "vectors.npy", "tracks.arrow", "names.sqlite"  # beside the graph: see graphs.py
 Bits = Literal[8, 32]
@@ -112,6 +112,12 @@ def _entry(fields: Row) -> ShardEntry:
         fields = fields | {"deleted": pack(np.array(fields["deleted"], np.int64))}
     unpack(fields["deleted"])
     return ShardEntry(**fields)
+
+
+def stored_bytes(library: Library, version: Version) -> int:
+    """The size of the files of a version's shards, which a process maps or holds in memory."""
+    folders = [library.path("indexes", version.run, "shards", entry.id) for entry in version.shards]
+    return sum(info.size or 0 for folder in folders for info in list_infos(library.filesystem, folder))
 
 
 def merge_hosts(parts: Sequence[list[str] | None]) -> list[str] | None:

@@ -18,7 +18,7 @@ from songray.service.metrics import Metrics
 from songray.service.middlewares import SecurityHeadersMiddleware, middlewares
 from songray.service.options import IngressConfig
 from songray.service.problems import ProblemDetailsAPI
-from songray.service.routes import audio, operation, overview, recommendations, tracks
+from songray.service.routes import audio, comparison, operation, overview, recommendations, tracks
 from songray.service.transcode import Transcoder
 from songray.service.webpage import FOLDER
 
@@ -30,6 +30,7 @@ ROUTERS = (
     audio.router,
     recommendations.router,
     tracks.router,
+    comparison.router,
     overview.router,
     opensubsonic.router,
 )
@@ -60,6 +61,7 @@ def create_api(service: Callable[[], Service], config: IngressConfig, keys: ApiK
         redoc_url=None,
     )
     api.state.service, api.state.keys, api.state.metrics = service, keys, metrics
+    api.state.export_paths, api.state.preview_hosts = config.export_paths, config.external.preview_hosts
     api.state.audio_links, api.state.transcoder = AudioLinks(keys), Transcoder()
     for router in ROUTERS:
         api.include_router(router)

@@ -21,8 +21,9 @@ from ray.serve.schema import LoggingConfig
 from songray.errors import InvalidOption
 from songray.learning import runs
 from songray.library import DEFAULT_LIBRARY, Library
+from songray.search.version import stored_bytes
 from songray.service.api import create_api
-from songray.service.api_keys import VARIABLE, ApiKeys, environment_keys, keys_for
+from songray.service.api_keys import VARIABLE, ApiKeys, environment_keys, is_loopback, keys_for
 from songray.service.ingress import Ingress
 from songray.service.options import UPLOAD_BATCH, IngressConfig, ServeConfig
 from songray.service.problems import RETRY_AFTER_SECONDS
@@ -67,7 +68,8 @@ def bind(library: Library, config: IngressConfig, version: str, keys: ApiKeys) -
     """The application. The run and the version are the `user_config` of its deployments: a change of them
     restarts no replica."""
     limits = {"max_ongoing_requests": config.max_ongoing, "max_queued_requests": config.max_queued}
-    served, config = {"run": config.run, "version": version}, replace(config, run="")
+    run, compared = config.served
+    served, config = {"run": run, "version": version, "compared": compared}, replace(config, run="", runs=())
     reserved = {"ray_actor_options": {"num_cpus": config.replica_cpus}}
     options = {**COMMON, **limits, **reserved, "user_config": served}
     slots = [
@@ -121,8 +123,11 @@ def deploy(library: Library, config: ServeConfig) -> None:
     MissingInput or InvalidOption where there is no such index."""
     check_index(library, config)
     controller = ray.get_actor(CONTROLLER, namespace="serve")
-    keys = keys_for(ray.get(controller.get_http_config.remote()).host, config.open)
-    serve.run(bind(library, config.ingress, config.version, keys), name=NAME)
+    host = ray.get(controller.get_http_config.remote()).host
+    keys, ingress = keys_for(host, config.open), config.ingress
+    if ingress.export_paths is None:
+        ingress = replace(ingress, export_paths=is_loopback(host) and not keys)
+    serve.run(bind(library, ingress, config.version, keys), name=NAME)
 
 
 def shut_down() -> None:
@@ -140,8 +145,11 @@ def shut_down() -> None:
 
 
 def check_index(library: Library, config: ServeConfig) -> None:
-    """Raise MissingInput or InvalidOption where the index that the options name does not exist."""
-    find_version(library, runs.choose(library, config.ingress.run).name, config.version)
+    """Raise MissingInput or InvalidOption where an index that the options name does not exist."""
+    run, compared = config.ingress.served
+    find_version(library, runs.choose(library, run).name, config.version)
+    if compared:
+        find_version(library, runs.choose(library, compared).name)
 
 
 def check_port(host: str, port: int) -> None:
@@ -162,8 +170,12 @@ def serve_forever(library: Library, config: ServeConfig) -> None:
     if NAME in serve.status().applications:
         deploy(library, config)
         version = config.version or "the newest version"
-        print(f"the running service now serves {version} of {config.ingress.run or 'its run'}", flush=True)
+        run = config.ingress.served[0] or "its run"
+        print(f"the running service now serves {version} of {run}", flush=True)
         return
+    for run in config.ingress.runs:
+        megabytes = stored_bytes(library, find_version(library, run)) / 1e6
+        print(f"serve: the index of {run} takes {megabytes:,.1f} MB in each replica", flush=True)
     with served(library, config) as address:
         wait_for_end(address)
 

@@ -13,8 +13,8 @@ import pyarrow as pa
 
 import songray.audio.decode  # noqa: F401  # loaded before memory_limit, since loading it takes more than that
 from songray.audio.extract import COLUMNS, Extraction, extract_batch
-from songray.library import TABLES
 from songray.media import AudioFile, open_container
+from songray.tables import TABLES
 
 MAX_SECONDS = 15 * 60.0  # duration of an upload
 MEMORY_BYTES = 1 << 30  # that decoding one upload may allocate

@@ -20,6 +20,10 @@ class Service(Protocol):
     def snapshot(self) -> IndexSnapshot:
         """Raises HTTPException while no version is loaded."""
 
+    def compared(self) -> IndexSnapshot | None:
+        """The index of another run, with which the page compares; None where the options name none. Raises
+        HTTPException while it is not loaded."""
+
     async def embed(self, audio: bytes, run: str) -> Vectors:
         """The vector that a run gives audio, (dimension,), of length 1. Raises HTTPException where the audio
         cannot be embedded."""

@@ -40,24 +40,39 @@ class Ingress:
         self.library, self.config, self.encoder, self.slots = library, config, encoder, slots
         self.external = ExternalSources(config.external, max(1, config.max_ongoing // EXTERNAL_SHARE))
         self.snapshots: Snapshots[Index | Version] | None = None
+        self.other: Snapshots[Index | Version] | None = None  # of the run that is compared
 
     async def reconfigure(self, config: dict[str, str]) -> None:
-        """Serve a version of a run. Another run replaces the current one once it is loaded; requests in
-        progress keep the snapshot that they began with."""
-        run, current = runs.choose(self.library, config["run"]).name, self.snapshots
-        if current and current.run == run:
-            await current.serve(config["version"])
-            return
-        snapshots = Snapshots(self.library, run, self._load, self.config.watch_seconds)
-        await snapshots.serve(config["version"])
-        self.snapshots = snapshots
-        if current:
-            current.stop()
+        """Serve a version of a run, and the newest one of the run that is compared, if any. Another run
+        replaces the current one once it is loaded; requests in progress keep the snapshot that they began
+        with."""
+        before = {snapshots for snapshots in (self.snapshots, self.other) if snapshots}
+        self.snapshots = await self._snapshots(self.snapshots, config["run"], config["version"])
+        compared = config.get("compared")
+        self.other = await self._snapshots(self.other, compared, "") if compared else None
+        for replaced in before - {self.snapshots, self.other}:
+            replaced.stop()
+
+    async def _snapshots(
+        self, current: Snapshots[Index | Version] | None, run: str, version: str
+    ) -> Snapshots[Index | Version]:
+        """The snapshots of a run, which serve a version: the current ones, where they are of this run."""
+        name = runs.choose(self.library, run).name
+        if current is None or current.run != name:
+            current = Snapshots(self.library, name, self._load, self.config.watch_seconds)
+        await current.serve(version)
+        return current
 
     def snapshot(self) -> IndexSnapshot:
         if self.snapshots is None:
             raise unavailable("the index is being loaded")
-        current = self.snapshots.current
+        return self._index(self.snapshots)
+
+    def compared(self) -> IndexSnapshot | None:
+        return self._index(self.other) if self.other else None
+
+    def _index(self, snapshots: Snapshots[Index | Version]) -> IndexSnapshot:
+        current = snapshots.current
         return SlottedIndex(current, self.slots) if isinstance(current, Version) else current
 
     async def embed(self, audio: bytes, run: str) -> Vectors:

@@ -14,6 +14,9 @@ UPLOAD_BATCH = 16  # uploads that are encoded together
 class IngressConfig:
     run: str = ""
     """Run whose index is served; may be omitted where there is only one."""
+    runs: tuple[str, ...] = ()
+    """Two runs that listeners compare on the page, in place of --run: the first one is served. Each replica
+    holds the indexes of both."""
     slots: int = 0
     """Processes over which the shards of the index are spread; 0: each ingress replica holds the whole
     index."""
@@ -35,6 +38,9 @@ class IngressConfig:
     """Interval of the checks for a newer version of the index."""
     access_log: str = ""
     """File to which one line of JSON is appended for each request."""
+    export_paths: bool | None = None
+    """Whether exported playlists name files of a folder by their paths, for players on this machine, in place
+    of links to the service. By default they do where other machines cannot reach it and it needs no key."""
     cors_origins: tuple[str, ...] = ()
     """Origins of other web pages whose scripts may send requests (CORS)."""
     external: AudioServices = field(default_factory=AudioServices)
@@ -54,6 +60,13 @@ class IngressConfig:
         for name, minimum in minima.items():
             if getattr(self, name) < minimum:
                 raise InvalidOption(f"{name} is {getattr(self, name)}: must be at least {minimum}")
+        if self.runs and (len(set(self.runs)) != 2 or self.run):
+            raise InvalidOption(f"--runs {' '.join(self.runs)}: name two runs to compare, and no --run")
+
+    @property
+    def served(self) -> tuple[str, str]:
+        """The run that is served, and the one that is compared with it; "" where none is named."""
+        return self.runs[:2] if self.runs else (self.run, "")  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import fields, replace
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -152,6 +152,18 @@ class PlaylistRequest(Ranking):
 
     seeds: list[Seed] = Field(min_length=1, max_length=500, description="in the order of the playlist")
     filters: Filters = Filters()
+
+
+class JudgementRequest(BaseModel):
+    """Which of two lists a listener prefers."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    session: str = Field(pattern=r"^[0-9A-Za-z-]{8,64}$", description="random, for one visit of the page")
+    track_id: Id = Field(description="the track whose neighbours were compared")
+    left: Name = Field(description="run of the list on the left")
+    right: Name = Field(description="run of the list on the right")
+    preferred: Literal["left", "right", "neither"]
 
 
 class ExportRequest(BaseModel):

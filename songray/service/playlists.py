@@ -1,7 +1,8 @@
 """Playlists in the formats M3U8, CSV and XSPF.
 
-The location of a track is the URL of its preview, where it has one, and otherwise its id, which has the form
-of a URI. In CSV no cell is a formula; manifests read such cells as they were.
+The location of a track is the URL of its preview or the path of its file, where it has one, and otherwise its
+id, which has the form of a URI; XSPF has a URI for a path, too. In CSV no cell is a formula; manifests read
+such cells as they were.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -54,7 +56,7 @@ def write_xspf(tracks: Sequence[Track]) -> str:
         entry = ElementTree.SubElement(track_list, "track")
         seconds = track["duration_seconds"]
         fields = {
-            "location": location(track),
+            "location": _uri(location(track)),
             "identifier": track["track_id"],
             "title": track["title"],
             "creator": _artists(track),
@@ -74,6 +76,10 @@ def _printable(text: str) -> str:
 
 def location(track: Track) -> str:
     return str(track["preview"] or track["track_id"])
+
+
+def _uri(location: str) -> str:
+    return Path(location).as_uri() if location.startswith("/") else location
 
 
 def _artists(track: Track) -> str:

@@ -128,6 +128,12 @@ class Runs(BaseModel):
     runs: list[RunSummary]
 
 
+class MapFacts(BaseModel):
+    method: str = Field(description="pca, tsne or umap")
+    trustworthiness: float = Field(ge=0, le=1, description="how many neighbours on the map are near in sound")
+    continuity: float = Field(ge=0, le=1, description="how many that are near in sound are neighbours on it")
+
+
 class Stats(BaseModel):
     run: str
     version: str
@@ -138,6 +144,17 @@ class Stats(BaseModel):
     recall_target: float
     parameters: dict[str, int] = Field(description="parameters of the HNSW graphs")
     tags: list[str] = Field(description="labels of the tags of the sound that its run gives")
+    map: MapFacts | None = Field(description="null: the map is the first two principal components")
+    compared: str | None = Field(description="run with which the page compares this one")
+
+
+class ComparedList(IndexResponse):
+    similar: list[Match]
+
+
+class Comparison(BaseModel):
+    track: Track = Field(description="the track of the query")
+    lists: list[ComparedList] = Field(min_length=2, max_length=2, description="in random order")
 
 
 class Health(BaseModel):

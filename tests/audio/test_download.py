@@ -25,8 +25,9 @@ from songray.catalogue.sources.deezer import DeezerApi
 from songray.catalogue.sources.registry import AudioServices
 from songray.errors import InvalidOption, StageFailed
 from songray.keys import track_key
-from songray.library import TABLES, Library
+from songray.library import Library
 from songray.stages import Tally
+from songray.tables import TABLES
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

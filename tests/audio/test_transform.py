@@ -21,7 +21,8 @@ from songray.audio.spectrograms import SPECS, compute, from_bytes, quantise
 from songray.audio.transform import TransformConfig, transform
 from songray.errors import AudioError, Conflict
 from songray.keys import track_key
-from songray.library import TABLES, Library
+from songray.library import Library
+from songray.tables import TABLES
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = Extraction()

@@ -26,7 +26,7 @@ from songray.learning.encoder import ModelEncoder, save
 from songray.learning.models import MODELS
 from songray.learning.models.build import build
 from songray.learning.runs import Run
-from songray.library import TABLES, Library
+from songray.library import Library
 from songray.search import text
 from songray.search.build import REFERENCE_TRACKS, IndexConfig, index
 from songray.search.filters import Facets, Filters
@@ -36,6 +36,7 @@ from songray.search.reference import Reference
 from songray.search.shard import Shard
 from songray.search.shard_files import with_computed_columns, write_shard
 from songray.search.version import Version
+from songray.tables import TABLES
 
 TRACKS = int(os.environ.get("SONGRAY_BENCH_TRACKS", "100000"))
 MILLION = int(os.environ.get("SONGRAY_BENCH_MILLION_TRACKS", "1000000"))

@@ -50,7 +50,8 @@ from songray.learning.models.base import Batch, Embedder
 from songray.learning.split import Split, split
 from songray.learning.train import declared
 from songray.learning.windows import Clips, jackknife_clips, learning_batches, tile, to_device, to_float
-from songray.library import TABLES, Row
+from songray.library import Row
+from songray.tables import TABLES
 
 SECONDS = float(os.environ.get("SONGRAY_BENCH_SECONDS", "30"))
 SEEDS = int(os.environ.get("SONGRAY_BENCH_SEEDS", "1"))

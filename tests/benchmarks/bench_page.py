@@ -69,7 +69,7 @@ def build_index(folder: Path, count: int) -> Index:
 
 class BuiltService(LocalService):
     def __init__(self, library: Library, index: Index) -> None:
-        self.library, self.vector, self.index = library, None, index
+        self.library, self.vector, self.index, self.other = library, None, index, None
 
 
 def measure(page: Page, url: str) -> list[float]:

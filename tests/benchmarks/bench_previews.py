@@ -34,7 +34,8 @@ from tabulate import tabulate
 from songray.audio.download import ROW_GROUP_ROWS, SCHEMA, DownloadConfig
 from songray.audio.fetch import is_audio
 from songray.keys import track_key
-from songray.library import TABLES, Library
+from songray.library import Library
+from songray.tables import TABLES
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES, SIZE, LATENCY_SECONDS = int(os.environ.get("FILES", 5000)), 400_000, 0.05

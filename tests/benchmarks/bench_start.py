@@ -25,7 +25,8 @@ from tabulate import tabulate
 
 from songray.cluster import ENVIRONMENT, LOCAL_LOGICAL_CPUS
 from songray.keys import track_key
-from songray.library import TABLES, Library
+from songray.library import Library
+from songray.tables import TABLES
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = int(os.environ.get("RUNS", "5"))

@@ -34,7 +34,8 @@ from songray.audio.spectrograms import SPECS, compute, quantise
 from songray.audio.transform import TransformConfig, transform
 from songray.cluster import LOCAL_LOGICAL_CPUS, configure_ray_data
 from songray.keys import track_key
-from songray.library import TABLES, Library
+from songray.library import Library
+from songray.tables import TABLES
 
 ROUNDS = 3
 STAGE_CLIPS = int(os.environ.get("CLIPS", 2000))

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from songray.catalogue.frontier import Frontier
 from songray.catalogue.sources.base import Page
-from songray.library import TABLES
+from songray.tables import TABLES
 
 Graph = dict[str, list[tuple[str, int]]]  # page -> links, each with its step
 

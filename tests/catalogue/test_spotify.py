@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from songray.catalogue.sources.base import Artist, Contents, Page, PlaylistEntry, Problem, Track
 from songray.catalogue.sources.spotify.source import SpotifySource
 from songray.errors import MissingInput
-from songray.library import TABLES
+from songray.tables import TABLES
 
 Serve = Callable[..., SpotifySource]
 PREFIXES = itertools.count()

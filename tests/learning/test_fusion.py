@@ -30,7 +30,8 @@ from songray.learning.models.build import build
 from songray.learning.runs import Run
 from songray.learning.scale import unit
 from songray.learning.windows import jackknife_clips
-from songray.library import TABLES, Library, Vectors, tag_matrix
+from songray.library import Library, Vectors, tag_matrix
+from songray.tables import TABLES
 
 MEMBERS = {"first": ("mfcc", "default"), "second": ("musicnn-msd", "second")}  # run: model, set
 

@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from songray.keys import REVISION_BITS, track_key
 from songray.learning import runs
 from songray.learning.runs import Run
-from songray.library import TABLES, Library, Row, Vectors
+from songray.library import Library, Row, Vectors
 from songray.search.candidates import CANDIDATE, Candidates, Place
 from songray.search.filters import Filters
 from songray.search.hnsw import GraphOptions
 from songray.search.ranking import RankingOptions, Recommendation
 from songray.search.reference import Reference
 from songray.search.shard_files import write_shard
+from songray.tables import TABLES
 
 RUN = "mfcc-x"
 OPTIONS = GraphOptions({"M": 16, "ef_construction": 100}, recall_target=0.99)

@@ -14,11 +14,11 @@ from constructed import GENRES, OPTIONS, rows, shard_folder, units
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from songray.library import TABLES
 from songray.search.filters import CACHED_CHARACTERS, CACHED_FILTERS, Facets, Filters
 from songray.search.halves import to_float32
 from songray.search.rows import SHOWN
 from songray.search.shard import Shard
+from songray.tables import TABLES
 
 
 def matches(row: dict[str, Any], filters: Filters) -> bool:

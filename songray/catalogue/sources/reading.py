@@ -24,7 +24,7 @@ from songray.catalogue.sources.base import (
     Track,
 )
 from songray.errors import FetchError, SongrayError
-from songray.library import TABLES
+from songray.tables import TABLES
 
 if TYPE_CHECKING:
     import aiohttp

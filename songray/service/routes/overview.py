@@ -140,9 +140,10 @@ def run_summaries(library: Library) -> list[dict[str, Any]]:
 
 
 @router.get("/v1/stats", response_model=Stats, responses=problem_responses())
-async def stats(snapshot: CurrentSnapshot) -> Response:
+async def stats(service: CurrentService, snapshot: CurrentSnapshot) -> Response:
     """Statistics of the served index."""
+    version, compared = snapshot.version, service.compared()
     names = ("run", "version", "tracks", "dimension", "recall", "recall_target", "parameters")
-    content = {name: getattr(snapshot.version, name) for name in names}
-    more = {"shards": len(snapshot.version.shards), "tags": sorted(snapshot.version.tags)}
-    return json_response(content | more)
+    content = {name: getattr(version, name) for name in names}
+    content |= {"shards": len(version.shards), "tags": sorted(version.tags), "map": version.map_facts or None}
+    return json_response(content | {"compared": compared.version.run if compared else None})

@@ -52,13 +52,16 @@ async def export(
     snapshot: CurrentSnapshot,
     format: Annotated[Literal["m3u8", "csv", "xspf"], Query()] = "m3u8",
 ) -> Response:
-    """A playlist of tracks as a file. A track without a public preview is at a link to this service, which
-    expires where the service needs a key."""
+    """A playlist of tracks as a file. A track without a public preview is at the path of its file, where the
+    service has that option, or else at a link to this service, which expires where it needs a key."""
     seeds = await ranking.find(snapshot, body.tracks)
     links: AudioLinks = request.app.state.audio_links
-    tracks = [track_json(row) for row in await snapshot.rows(ranking.places(seeds.candidates))]
-    for track in tracks:
-        track["preview"] = track["preview"] or urljoin(str(request.base_url), links.create(track["track_id"]))
+    rows = await snapshot.rows(ranking.places(seeds.candidates))
+    tracks = [track_json(row) for row in rows]
+    for track, row in zip(tracks, rows, strict=True):
+        is_file = request.app.state.export_paths and str(row["location"]).startswith("/")
+        own = row["location"] if is_file else urljoin(str(request.base_url), links.create(track["track_id"]))
+        track["preview"] = track["preview"] or own
     media_type, write = playlists.FORMATS[format]
     headers = {"Content-Disposition": f'attachment; filename="songray.{format}"'}
     return Response(write(tracks), media_type=media_type, headers=headers)
