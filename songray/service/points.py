@@ -65,6 +65,19 @@ def codes_of(names: NDArray[np.object_]) -> tuple[NDArray[np.uint16], list[str],
     return code[inverse], values, numbers
 
 
+def describe_clusters(clusters: NDArray[np.object_], values: NDArray[np.object_]) -> NDArray[np.object_]:
+    """The clusters, (tracks,), each with the value that is most its own, such as "2: jazz": a value's share
+    of the cluster times the cluster's share of the value is the largest."""
+    names = {"": ""}
+    for cluster in set(clusters.tolist()) - {""}:
+        own, counts = np.unique(values[clusters == cluster].astype(str), return_counts=True)
+        share = counts**2 / np.array([(values == value).sum() for value in own])
+        share[own == ""] = 0.0
+        best = str(own[share.argmax()])
+        names[cluster] = f"{cluster}: {best}" if best else cluster
+    return np.array([names[cluster] for cluster in clusters.tolist()], object)
+
+
 def _extent(points: Points) -> list[float]:
     if not len(points):
         return [0.0, 0.0, 1.0, 1.0]

@@ -18,18 +18,23 @@ from serving import (
     CLIPS,
     RUN,
     LocalService,
+    add_embeddings,
     add_tracks,
     clip,
     copied_library,
     local_service,
     save_run,
+    shared_library,
 )
 
 from songray.keys import track_key
 from songray.library import Library
 from songray.search.build import IndexConfig, index
+from songray.search.index import Index
+from songray.search.project import ProjectConfig, project
 from songray.service.api_keys import VARIABLE
 from songray.service.options import IngressConfig
+from songray.service.snapshots import find_version
 
 OPTIONS = ["--no-sandbox", "--enable-unsafe-swiftshader", "--autoplay-policy=no-user-gesture-required"]
 
@@ -48,7 +53,8 @@ def indexed(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Library:
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), 8)
     keys = pa.array([track_key(track_id, 0) for track_id in ids], pa.int64())
     table.append(pa.table({"track_key": keys, "track_id": ids, "embedding": column}), "random")
-    index(library, IndexConfig(compact=True))
+    project(library, ProjectConfig(run=RUN, method="pca"))
+    index(library, IndexConfig(run=RUN, compact=True))
     return library
 
 
@@ -209,6 +215,9 @@ def test_points_are_named_chosen_and_surrounded(page: Page) -> None:
     expect(page.locator("#tray-list")).to_contain_text("Björk 12")
     page.locator("#color").select_option("year")
     expect(page.locator("#legend .ends")).to_have_text("19802003")
+    page.locator("#color").select_option("cluster")
+    expect(page.locator("#legend button").first).to_have_text(re.compile(r"1: (Electro|Folk) \(\d+\)"))
+    expect(page.locator("#map-facts")).to_have_text(re.compile(r"PCA map: trustworthiness 0\.\d\d"))
     page.locator("#color").select_option("similarity")
     expect(page.locator("#legend .ends")).to_contain_text("1.00")
     page.locator("#color").select_option("genre")
@@ -216,6 +225,56 @@ def test_points_are_named_chosen_and_surrounded(page: Page) -> None:
     page.mouse.move(0, 0)
     page.mouse.move(x + 2, y)  # Björk 12 is hidden
     expect(page.locator("#tip")).to_be_hidden()
+
+
+OTHER = "mfcc-y"
+
+
+@pytest.fixture(scope="module")
+def two_runs(indexed: Library, tmp_path_factory: pytest.TempPathFactory) -> LocalService:
+    """The service, which compares its run with another one."""
+    save_run(indexed, OTHER, coefficients=2)
+    add_embeddings(indexed, shared_library(tmp_path_factory)[1], range(CLIPS), OTHER)
+    index(indexed, IndexConfig(run=OTHER, links=8))
+    service = LocalService(indexed)
+    service.other = Index.open(indexed, find_version(indexed, OTHER))
+    return service
+
+
+def test_two_runs_are_compared_blind_and_judgements_are_stored(
+    browser: Browser, two_runs: LocalService
+) -> None:
+    library = two_runs.library
+    with local_service(library, IngressConfig(), service=two_runs) as url:
+        page = browser.new_page()
+        page.goto(url)
+        page.get_by_role("button", name="Compare").click()
+        expect(page.locator("#status")).to_contain_text("Which list sounds more like “Björk")
+        expect(page.locator("#list > li")).to_have_count(1)  # the track, to be played
+        expect(page.locator("#comparison ol")).to_have_count(2)
+        expect(page.locator("#comparison ol").first.locator("li")).to_have_count(5)
+        assert RUN not in page.content() and OTHER not in page.content()
+        first = page.locator("#status").inner_text()
+        page.get_by_role("button", name="A sounds more like it").click()
+        answer = page.locator("#comparison [role=status]")
+        expect(answer).to_have_text(
+            re.compile("A was (mfcc-.), B was (mfcc-.). You preferred: \\1 1, \\2 0.")
+        )
+        preferred = re.search(r"A was (\S+),", answer.inner_text())
+        page.get_by_role("button", name="Another track").click()
+        expect(page.locator("#status")).not_to_have_text(first)
+        page.route(
+            "**/v1/judgements", lambda route: route.fulfill(status=503, json={"detail": "It is read-only."})
+        )
+        page.get_by_role("button", name="No difference").click()
+        with page.expect_download() as download:
+            page.get_by_role("link", name="Download judgements (1)").click()
+        header, row = Path(download.value.path()).read_text().splitlines()
+        assert header == "session,at,track_id,left,right,preferred" and row.endswith('"neither"')
+        page.close()
+    (stored,) = library.table("judgements").read().to_pylist()
+    assert stored["preferred"] == "left" and preferred and stored["left"] == preferred[1]
+    assert stored["session"] in row
 
 
 def test_a_dropped_file_is_answered(browser: Browser, indexed: Library, tmp_path: Path) -> None:
@@ -280,6 +339,30 @@ def add_described(library: Library, folder: Path, **described: Any) -> None:
     tracks.delete(tracks.files())
     tracks.append(pa.Table.from_pylist(rows, tracks.schema()), "1")
     index(library, IndexConfig(links=8))
+
+
+@pytest.mark.parametrize(
+    ("license", "shown"),
+    [
+        ("https://creativecommons.org/licenses/by-sa/4.0/", "CC BY-SA 4.0"),
+        ("http://creativecommons.org/publicdomain/zero/1.0/", "CC0 1.0"),
+        ("Free for the <b>living</b>", "Free for the <b>living</b>"),
+        ("javascript:alert(1)", "javascript:alert(1)"),
+    ],
+)
+def test_a_license_is_shown(
+    browser: Browser, cluster: None, tmp_path: Path, library: Library, license: str, shown: str
+) -> None:
+    add_described(library, tmp_path, license=license)
+    with local_service(library, IngressConfig()) as url:
+        page = browser.new_page()
+        page.goto(url)
+        expect(page.locator("#list .license").first).to_have_text(shown)
+        page.get_by_role("button", name="Play Björk 3", exact=True).click()
+        expect(page.locator("#player-license")).to_have_text(shown)
+        links = page.locator("#list .license a").evaluate_all("links => links.map(link => link.href)")
+        assert set(links) == ({license} if license.startswith("http") else set())
+        page.close()
 
 
 def test_without_genres_the_sound_gives_the_colors(

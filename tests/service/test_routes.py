@@ -230,6 +230,27 @@ def test_files_are_streamed_by_ranges_and_urls_are_redirected_to(client: httpx.C
     assert problem(client.get("/audio/t%3A999"))[0] == 404
 
 
+def test_a_playlist_names_files_by_their_paths_where_the_service_is_for_one_person(
+    indexed: Library, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = shared_library(tmp_path_factory)[1]
+    with local_service(indexed, IngressConfig(export_paths=True)) as url:
+        lines, xspf = (
+            httpx.post(f"{url}/v1/export?format={name}", json={"tracks": ["t:4", "t:3"]}).text
+            for name in ("m3u8", "xspf")
+        )
+    assert lines.splitlines()[2::2] == ["https://x.test/4.mp3", str(folder / "3.flac")]
+    assert f"<location>{(folder / '3.flac').as_uri()}</location>" in xspf
+
+
+def test_the_page_may_load_audio_from_the_hosts_of_the_index_alone(client: httpx.Client) -> None:
+    policy = client.get("/").headers["content-security-policy"].split("; ")
+    assert (
+        "media-src 'self' https://*.dzcdn.net https://*.itunes.apple.com https://*.mzstatic.com https://x.test"
+        in policy
+    )
+
+
 def test_a_playlist_is_exported(client: httpx.Client) -> None:
     lines = client.post("/v1/export", json={"tracks": ["t:4", "t:3"]}).text.splitlines()
     assert lines[2] == "https://x.test/4.mp3" and client.get(lines[4]).headers["content-type"] == "audio/flac"

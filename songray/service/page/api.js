@@ -15,7 +15,7 @@ function enteredKey(problem) {
 
 let nextKey = null;  // the key of the open dialog, one for all requests that need it
 
-async function send(path, options = {}) {
+export async function send(path, options = {}) {
   const key = sessionStorage.getItem("key");
   const headers = { ...options.headers, ...(key ? { Authorization: `Bearer ${key}` } : {}) };
   let response;

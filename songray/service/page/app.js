@@ -1,8 +1,9 @@
 // The page: its state lies in the address, so that a link shares it; `render` shows what the state says.
 
 import { download, jsonBody, points, post, query, request } from "./api.js";
+import { compare } from "./compare.js";
 import { colorOf, PointMap, rampGradient } from "./map.js";
-import { artists, Player } from "./player.js";
+import { artists, licenseOf, Player } from "./player.js";
 
 const $ = id => document.getElementById(id);
 const RESULTS = 30, LASSO_TRACKS = 100, REASONS = 4, SEARCH_WAIT_MS = 150, ROUTE_STEPS = 12;
@@ -25,7 +26,7 @@ const FILTERS = [...NAME_FILTERS, ...YEAR_FILTERS];
 function readState() {
   const parameters = new URLSearchParams(location.hash.slice(1)), state = {};
   for (const name of LISTS) state[name] = parameters.getAll(name);
-  for (const name of ["q", "text", "color", ...FILTERS]) state[name] = parameters.get(name) ?? "";
+  for (const name of ["q", "text", "color", "compare", ...FILTERS]) state[name] = parameters.get(name) ?? "";
   state.diversity = Math.min(1, Math.max(0, Number(parameters.get("diversity")) || 0));
   return state;
 }
@@ -38,7 +39,7 @@ function change(changes, replace = false) {
   state = readState();
   render();
 }
-const NO_QUESTION = { like: [], unlike: [], route: [], q: "", text: "" };
+const NO_QUESTION = { like: [], unlike: [], route: [], q: "", text: "", compare: "" };
 const select = id => change({ ...NO_QUESTION, like: [id] });
 const without = (list, id) => list.filter(other => other !== id);
 const toTray = ids => change({ tray: [...state.tray, ...ids.filter(id => !state.tray.includes(id))] }, true);
@@ -84,6 +85,11 @@ function reason(match, seed) {
   return [beside, shared.length ? `shares ${shared.join(", ")}` : ""].filter(Boolean).join(", ");
 }
 
+function attribution(track) {
+  const license = licenseOf(track);
+  return license && element("small", { className: "license" }, license);
+}
+
 function row(track, match) {
   const details = [artists(track), track.album, track.genres.join(", ")].filter(Boolean).join(" · ");
   const title = element("button", { className: "title", textContent: track.title });
@@ -91,7 +97,7 @@ function row(track, match) {
   const seed = match && known.get(match.nearest_seed ?? state.like[0]);
   const why = match ? reason(match, seed) : track.tags.map(({ tag }) => tag).join(", ");
   const item = element("li", {}, playButton(track, () => shown),
-    element("span", { className: "name" }, title, element("small", { textContent: details }), why && element("small", { className: "why", textContent: why })));
+    element("span", { className: "name" }, title, element("small", { textContent: details }), why && element("small", { className: "why", textContent: why }), attribution(track)));
   if (match) {
     const value = element("button", { className: "similarity", textContent: match.similarity.toFixed(3), title: "Similarity, from 0 to 1; click for the cosine" });
     value.onclick = () => { value.textContent = value.textContent.startsWith("cos") ? match.similarity.toFixed(3) : `cos ${(match.cosine ?? NaN).toFixed(2)}`; };
@@ -138,6 +144,10 @@ let describesSound = false;  // whether the words of the search also describe a 
 async function answer() {
   describesSound = false;
   const { like, unlike, route, diversity } = state;
+  if (state.compare) {
+    const track = await compare($("comparison"), state.compare, element, playButton, () => attempt(compareAnother()));
+    return [`Which list sounds more like ${titled(track)}?`, [track]];
+  }
   if (route.length === 2) {
     const { tracks } = await request(`v1/path?${query({ from: route[0], to: route[1], steps: ROUTE_STEPS, ...filters() })}`);
     return [`A route of ${tracks.length} tracks from ${titled(tracks[0])} to ${titled(tracks.at(-1))}:`, tracks];
@@ -172,6 +182,7 @@ async function render() {
   for (const input of document.querySelectorAll("[data-filter]")) if (input !== document.activeElement) input.value = state[input.id];
   const count = FILTERS.filter(name => state[name]).length;
   $("filter-count").textContent = count ? `(${count})` : "";
+  $("comparison").hidden = !state.compare;
   $("filters").hidden = !(state.like.length || state.text || state.route.length);
   renderTray();
   recolor();
@@ -215,6 +226,12 @@ function renderSeeds() {
   $("seeds").replaceChildren(...state.like.map(id => chip(id, "like", "♥")), ...state.unlike.map(id => chip(id, "unlike", "⊘")));
 }
 
+async function compareAnother() {
+  const number = Math.floor(Math.random() * map.data.count), next = (number + 1) % map.data.count;
+  const [track] = (await tracksAt([number, next])).filter(one => one.track_id !== state.compare);
+  change({ ...NO_QUESTION, compare: track.track_id });
+}
+
 // ---- map
 
 const tip = $("tip");
@@ -242,7 +259,7 @@ const map = new PointMap($("points"), $("marks"), {
       if (!track || latestHover !== hoverNumber) return;
       tip.replaceChildren(track.title, element("small", { textContent: [artists(track), track.genres.join(", ")].filter(Boolean).join(" · ") }));
       tip.hidden = false;
-      tip.style.left = `${Math.max(4, Math.min(x + 14, $("map").clientWidth - tip.offsetWidth - 8))}px`;
+      tip.style.left = `${Math.max(4, Math.min(x + 14, $("plot").clientWidth - tip.offsetWidth - 8))}px`;
       tip.style.top = `${Math.max(4, y - tip.offsetHeight - 10)}px`;
     }, 60);
   },
@@ -384,6 +401,7 @@ $("zoom-in").onclick = () => map.zoomBy(1.6);
 $("zoom-out").onclick = () => map.zoomBy(1 / 1.6);
 $("zoom-fit").onclick = () => map.fit();
 $("legend-box").open = !matchMedia("(max-width: 56rem)").matches;  // there it would cover the map
+$("compare-button").onclick = () => attempt(compareAnother());
 $("help-button").onclick = () => $("help").showModal();
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => map.draw());
 
@@ -424,9 +442,14 @@ addEventListener("drop", async event => {
   } catch (error) { if (number === latest) say(error.message); }
 });
 
-// The tags that the index has, as colors and as filters.
-async function listTags() {
-  const { tags } = await request("v1/stats");
+// What the index has: tags, as colors and as filters, how far its map can be trusted, and runs to compare.
+const METHODS = { tsne: "t-SNE", umap: "UMAP", pca: "PCA" };
+async function describeIndex() {
+  const { tags, map: facts, compared } = await request("v1/stats");
+  $("map-facts").textContent = facts ? `${METHODS[facts.method]} map: trustworthiness ${facts.trustworthiness.toFixed(2)}, continuity ${facts.continuity.toFixed(2)}` : "Map: principal components";
+  $("map-facts").title = "From 0 to 1: how many neighbours on the map are near in sound, and how many that are near in sound are neighbours on it";
+  $("color").querySelector("[value=cluster]").hidden = !facts;
+  $("compare-button").hidden = !compared;
   $("color-tags").replaceChildren(...tags.map(tag => element("option", { value: `tag:${tag}`, textContent: tag })));
   $("color-tags").hidden = !tags.length;
   $("tag-names").replaceChildren(...tags.map(tag => element("option", { value: tag })));
@@ -436,4 +459,4 @@ async function listTags() {
 addEventListener("popstate", () => { state = readState(); render(); });
 addEventListener("online", () => render());
 render();
-listTags().catch(() => {});  // where the service fails, the list of tracks says so
+describeIndex().catch(() => {});  // where the service fails, the list of tracks says so

@@ -5,6 +5,22 @@ import { request } from "./api.js";
 const $ = id => document.getElementById(id), audio = $("audio");
 const clock = seconds => `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
 
+// The usual short name of a licence, of which catalogues state the URL or the name.
+export function licenseName(license) {
+  const [, kind, version] = license.match(/creativecommons\.org\/(?:licenses|publicdomain)\/([a-z-]+)\/([\d.]+)/) ?? [];
+  if (!kind) return license;
+  return `${kind === "zero" ? "CC0" : `CC ${kind.toUpperCase()}`} ${version}`;
+}
+
+// A licence as an element: a link where its URL is known; null where the catalogue states none.
+export function licenseOf({ license }) {
+  if (!license) return null;
+  const isUrl = /^https?:\/\//.test(license), element = document.createElement(isUrl ? "a" : "span");
+  element.textContent = licenseName(license);
+  if (isUrl) Object.assign(element, { href: license, target: "_blank", rel: "license noopener noreferrer" });
+  return element;
+}
+
 export const artists = track => track.artist_names.join(", ") || "unknown artist";
 
 export class Player {
@@ -32,6 +48,7 @@ export class Player {
   async play(track, queue = []) {
     this.track = track; this.queue = queue;
     $("player-title").textContent = `${track.title} · ${artists(track)}`;
+    $("player-license").replaceChildren(licenseOf(track) ?? "");
     if (navigator.mediaSession) navigator.mediaSession.metadata = new MediaMetadata({ title: track.title, artist: artists(track), album: track.album ?? "" });
     try {
       const url = track.preview ?? (await request(`v1/tracks/${encodeURIComponent(track.track_id)}/audio`)).url.replace(/^\//, "");

@@ -17,7 +17,7 @@ from songray.search.candidates import CANDIDATE, Points
 from songray.search.version import version_names
 from songray.search.words import parse_tags
 from songray.service.dependencies import CurrentService, CurrentSnapshot
-from songray.service.points import FORMAT, encode
+from songray.service.points import FORMAT, describe_clusters, encode
 from songray.service.problems import problem_responses
 from songray.service.responses import index_response, json_response, track_json
 from songray.service.schema import Id, Map, Positions, Runs, Stats, Tracks
@@ -82,6 +82,10 @@ async def points(
     sample = await sample_of(snapshot, bbox, limit)
     places = ranking.places(sample)
     colour = await snapshot.attribute(places, name, query)
+    if name == "cluster" and query is None:
+        genres = await snapshot.attribute(places, "genre", None)
+        described = genres if (genres != "").any() else await snapshot.attribute(places, "tag", None)
+        colour = describe_clusters(colour, described)
     names = ("run", "version", "tracks")
     header = {name: getattr(snapshot.version, name) for name in names} | {"partial": snapshot.partial}
     content = await asyncio.to_thread(encode, sample, colour, header)
