@@ -6,6 +6,7 @@ sample        the tracks on which runs are compared
 clusters      agreement of clusters with genres, and the number of clusters
 probes        classifiers on frozen vectors, tested on other artists
 listeners     agreement with playlists, and their communities
+judgements    which runs listeners prefer
 sounds        decoded audio of the tracks
 space         hubs, near-duplicates, isotropy and dimension
 musly         a baseline that has no vectors, but distances

@@ -39,6 +39,8 @@ class EvaluateConfig:
     """The most tracks of the sample whose neighbours among all of it are ranked, for retrieval."""
     changed: int = 40
     """Number of tracks whose changed audio is embedded, for robustness."""
+    judgements: tuple[str, ...] = ()
+    """Files of judgements that the page offers where it cannot store them, beside those of the library."""
     baseline: str = ""
     """Run with which each other one is compared, by paired tests over artists."""
     metric: str = DEFAULT_METRIC
@@ -65,7 +67,7 @@ class EvaluateConfig:
     @property
     def scope(self) -> Scope:
         parts = self.parts or (PARTS if self.output else PARTS[:1])
-        return Scope(parts, self.neighbours, self.queries, self.changed)
+        return Scope(parts, self.neighbours, self.queries, self.changed, self.judgements)
 
 
 def evaluate(library: Library, config: EvaluateConfig) -> Evaluation:

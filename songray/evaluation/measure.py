@@ -15,6 +15,7 @@ import numpy as np
 from songray.audio.sets import excerpt_of
 from songray.evaluation.clusters import Counts, cluster, cluster_sets, count_clusters, genre_sets
 from songray.evaluation.intervals import Observations
+from songray.evaluation.judgements import TASK, preferences, read_judgements
 from songray.evaluation.listeners import (
     Communities,
     Listening,
@@ -27,7 +28,7 @@ from songray.evaluation.listeners import (
 from songray.evaluation.metrics import retrieval
 from songray.evaluation.musly import MOST_TRACKS, is_installed, musly
 from songray.evaluation.probes import probe
-from songray.evaluation.robustness import ChangedTracks, cost, robustness
+from songray.evaluation.robustness import PREVIEW, ChangedTracks, cost, robustness
 from songray.evaluation.sample import Sample
 from songray.evaluation.scores import COLLABORATIVE, MUSLY, RANDOM, Facts
 from songray.evaluation.space import reduced, space
@@ -48,6 +49,7 @@ class Scope:
     neighbours: int  # the k of the precision and the NDCG of the k nearest
     queries: int  # the most tracks whose neighbours are ranked, for retrieval
     changed: int  # number of tracks whose changed audio is embedded, for robustness
+    judgements: tuple[str, ...] = ()  # files of judgements, beside those of the library
 
 
 @dataclass
@@ -98,6 +100,9 @@ def measure(library: Library, sample: Sample, vectors: dict[str, Vectors], scope
     measured.found = {name: {} for name in compared}
     if "listeners" in scope.parts:
         _read_listeners(library, measured)
+        preferred = preferences(read_judgements(library, scope.judgements))
+        for name in measured.found.keys() & preferred.keys():
+            measured.found[name][TASK] = preferred[name]
     if "clusters" in scope.parts:
         measured.sets = genre_sets(sample.genres, vectors)
     for name, each in compared.items():
@@ -144,9 +149,9 @@ def _measure_vectors(measured: Measured, name: str, vectors: Vectors, scope: Sco
     short = reduced(vectors) if takes_short & set(scope.parts) else vectors
     if "probes" in scope.parts:
         with measured.step(name, "probes"):
-            for task, labels in (("genre-probe", sample.genres), ("decade-probe", sample.decades)):
-                if (probed := probe(short, labels, sample.artists)) is not None:
-                    found[task] = probed
+            for label, values in sample.labels.items():
+                if (probed := probe(short, values, sample.artists)) is not None:
+                    found[f"{label}-probe"] = probed
     if "clusters" in scope.parts:
         with measured.step(name, "clusters"):
             measured.add("clusters", name, cluster(short, sample.genres))
@@ -200,14 +205,17 @@ def _remark_missing(measured: Measured, scope: Scope) -> None:
     reasons = {
         "genre-probe": ("probes", "fewer than two genres have five artists"),
         "decade-probe": ("probes", "fewer than two decades of release have five artists"),
+        "tempo-probe": ("probes", "the catalogue states fewer than two tempos of five artists"),
+        "key-probe": ("probes", "the catalogue states fewer than two keys of five artists"),
+        "mode-probe": ("probes", "the catalogue does not state major and minor of five artists each"),
+        "related-artist-without-artist": ("retrieval", "the catalogue states no related artists"),
+        PREVIEW: ("robustness", "no song is a minute long, or the run embeds what a preview has"),
         "collaborative-neighbours": ("listeners", "too few playlists hold four of the tracks"),
     }
     every = set().union(*measured.found.values())
     for task, (part, reason) in reasons.items():
         if part in scope.parts and task not in every:
             measured.remarks.append(f"no {task.replace('-', ' ')}: {reason}")
-    if "probes" in scope.parts:
-        measured.remarks.append("no probes of tempo, key and mode: catalogues do not state them")
     if "listeners" in scope.parts and measured.listening and measured.communities is None:
         measured.remarks.append("no communities of playlists: pip install 'songray[igraph]' (GPL)")
     if measured.communities:

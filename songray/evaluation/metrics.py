@@ -39,6 +39,7 @@ LABELS: dict[str, Callable[[Row], frozenset[str]]] = {
     "album": lambda track: frozenset([track["album_id"]] if track["album_id"] else []),
     "artist": lambda track: frozenset(track["artist_ids"]),
     "genre": lambda track: frozenset(track["genres"]),
+    "related-artist": lambda track: frozenset(track.get("related") or []),  # see Sample.read
 }
 # By genre, neighbours of the same artist say more of the artist than of the genre (Pampalk et al., 2005).
 TASKS = (
@@ -49,6 +50,7 @@ TASKS = (
     Task("artist", "album"),
     Task("genre"),
     Task("genre", "artist"),
+    Task("related-artist", "artist"),
 )
 METRICS = {
     "nearest": "the share of the queries whose nearest neighbour is relevant",
@@ -94,8 +96,8 @@ def retrieval(
     vectors: Vectors, tracks: Sequence[Row], k: int, queries: int | None = None
 ) -> dict[Task, Retrieval]:
     """The values of unit vectors, (tracks, dimension), in each task that has a query. A task that leaves
-    tracks out is given where it leaves out one that another label would find. All tracks are searched; the
-    queries are the first ones, by default all."""
+    tracks out is given where it differs from the same without that. All tracks are searched; the queries are
+    the first ones, by default all."""
     return score_rankings(rankings(vectors, len(vectors) if queries is None else queries), tracks, k)
 
 
@@ -108,7 +110,8 @@ def score_rankings(ranked_queries: Iterable[Ranking], tracks: Sequence[Row], k: 
         same = {label: shares.between(query, ranked) for label, shares in sharing.items()}
         for task in TASKS:
             is_left_out = same[task.without] if task.without else np.zeros(ranked.shape, bool)
-            has_effect[task] |= not task.without or bool((is_left_out & same[task.label]).any())
+            is_variant = task.without and Task(task.label) in TASKS
+            has_effect[task] |= not is_variant or bool((is_left_out & same[task.label]).any())
             is_candidate = ~is_left_out
             is_candidate[:, -1] = False  # the query itself
             is_relevant = same[task.label] & is_candidate

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from songray.evaluation import figures
+from songray.evaluation import figures, judgements
 from songray.evaluation.material import Material
 from songray.evaluation.measure import Measured
 from songray.evaluation.parts import Figure, Table
@@ -27,11 +27,17 @@ PARAGRAPHS = {
     "listeners": "Do neighbours by sound agree with playlists, and do they continue them? A playlist is "
     "continued by the mean vector of its first half; of three playlists one is continued, and the others are "
     "known. Clicks are better the fewer.",
+    "listening test": "Listeners heard the nearest tracks by two runs, without names, and chose the better "
+    "list. Each session of a listener is one observation.",
     "robustness": "The audio of some tracks is changed and embedded anew: is the original still the nearest?",
 }
 FIGURES = {  # of a section, its tasks and the metric that is plotted
-    "retrieval": ("r_precision", ("artist", "genre-without-artist", "album", "recording")),
-    "probes": ("logistic", ("genre-probe", "decade-probe")),
+    "retrieval": (
+        "r_precision",
+        ("artist", "genre-without-artist", "related-artist-without-artist", "album", "recording"),
+    ),
+    "listening test": ("preferred", (judgements.TASK,)),
+    "probes": ("logistic", SECTIONS["probes"].tasks),
     "listeners": ("r_precision", ("playlist-continuation",)),
     "robustness": ("cosine", SECTIONS["robustness"].tasks),
 }
@@ -162,9 +168,10 @@ def score_section(evaluation: Evaluation, name: str) -> Iterator[Figure | Table]
 def _intervals(task: str, metric: str, by_run: dict[str, Score]) -> Figure:
     estimates = {run: one.metrics[metric] for run, one in by_run.items()}
     first = next(iter(by_run.values()))
-    has_chance = metric in ("nearest", "r_precision", "logistic")
+    has_chance = metric in ("nearest", "r_precision", "logistic", "preferred")
     text = f"{metric_text(metric)} by {task.replace('-', ' ')}"
-    caption = f"{first.queries:,} queries; bars: 95 % over artists, where there are enough"
+    groups = "sessions" if task == judgements.TASK else "artists"
+    caption = f"{first.queries:,} queries; bars: 95 % over {groups}, where there are enough"
     if has_chance and first.chance is not None:
         caption += f"; dashed: expected by chance, {first.chance:.3f}"
     svg = figures.intervals(estimates, text, first.chance if has_chance else None)

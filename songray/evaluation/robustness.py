@@ -37,6 +37,9 @@ MP3_RATE, MP3_BITS = 44_100, 64_000
 QUIETER_DECIBELS = -12.0
 
 Change = Callable[["Recording"], "Recording"]
+PREVIEW = "30-s-of-the-middle"  # a preview, where the run embeds another part of the song
+PREVIEW_EXCERPT = Excerpt(30.0, "middle")
+LONG_SECONDS = 60.0  # of songs of which a preview is only a part
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,9 @@ class Embedded:
     positions: NDArray[np.int64]  # of the tracks in the sample, sorted
     vectors: Vectors  # (positions, dimension)
     milliseconds: float  # a track, of the run's models
+
+
+NOTHING = Embedded(np.empty(0, np.int64), np.empty((0, 0), np.float32), 0.0)
 
 
 @dataclass
@@ -78,6 +84,8 @@ class ChangedTracks:
     def _join(self, run: Run, change: str) -> Embedded:
         members = [self.embed(runs.member(self.library, run, name), change) for name in run.members]
         positions = reduce(np.intersect1d, (member.positions for member in members))
+        if not positions.size:
+            return NOTHING
         vectors = [member.vectors[np.isin(member.positions, positions)] for member in members]
         joined = fusion.load(self.library, run).join(vectors)
         return Embedded(positions, joined, sum(member.milliseconds for member in members))
@@ -88,6 +96,8 @@ class ChangedTracks:
         encoder, excerpt = self.encoder(run.name), excerpt_of(self.library, run.set)
         (spec,) = encoder.specs
         cells = self._changed(excerpt, change, spec)
+        if not cells:
+            return NOTHING
         started = time.perf_counter()
         vectors = encoder.encode({spec: [from_bytes(cell, spec) for cell in cells.values()]})
         milliseconds = 1000 * (time.perf_counter() - started) / max(1, len(cells))
@@ -99,11 +109,20 @@ class ChangedTracks:
 
         if (excerpt, change, spec) not in self._inputs:
             found = {}
-            for position, recording in self._decoded(excerpt).items():
+            for position, recording in self._unchanged(excerpt, change).items():
                 with suppress(AudioError), stderr_silenced():  # too short or too quiet once it is changed
                     found[position] = compute_inputs(CHANGES[change](recording), [spec])[spec]
             self._inputs[excerpt, change, spec] = found
         return self._inputs[excerpt, change, spec]
+
+    def _unchanged(self, excerpt: Excerpt, change: str) -> dict[int, Recording]:
+        """What is changed: the excerpts that the run embeds, or previews of long songs."""
+        if change != PREVIEW:
+            return self._decoded(excerpt)
+        if excerpt == PREVIEW_EXCERPT:
+            return {}
+        seconds = [row["duration_seconds"] or 0.0 for row in self.sample.rows]
+        return {n: each for n, each in self._decoded(PREVIEW_EXCERPT).items() if seconds[n] >= LONG_SECONDS}
 
     def _decoded(self, excerpt: Excerpt) -> dict[int, Recording]:
         """The excerpts of the tracks that can be decoded, by position."""
@@ -135,7 +154,8 @@ def robustness(vectors: Vectors, run: Run, tracks: ChangedTracks) -> dict[str, O
 def cost(run: Run, dimension: int, tracks: ChangedTracks) -> dict[str, float | str]:
     """What the vectors of a run cost, and what its model was trained on. The time is that of the models, from
     what is stored of a track to its vector, on this machine."""
-    milliseconds = np.mean([tracks.embed(run, change).milliseconds for change in CHANGES])
+    every = [tracks.embed(run, change) for change in CHANGES]
+    milliseconds = np.mean([each.milliseconds for each in every if each.positions.size] or [0.0])
     return {
         "dimension": dimension,
         "bytes a vector": 4 * dimension,
@@ -201,4 +221,5 @@ CHANGES: dict[str, Change] = {
     "mp3-at-64-kbit/s": _through_mp3,
     "12-dB-quieter": _quieter,
     "the-second-half-alone": _second_half,
+    PREVIEW: lambda recording: recording,
 }

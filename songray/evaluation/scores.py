@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from tabulate import tabulate
 
 from songray.errors import StageFailed
-from songray.evaluation import listeners, metrics, probes, robustness
+from songray.evaluation import judgements, listeners, metrics, probes, robustness
 from songray.evaluation.intervals import LEAST_ARTISTS, Estimate, Observations, estimate, holm, probability
 
 RANDOM, COLLABORATIVE, MUSLY = "random vectors", "collaborative factors", "musly, timbre"
@@ -35,13 +35,19 @@ SECTIONS = {
         ("nearest", "r_precision", "average_precision"),
         ("r_precision",),
     ),
-    "probes": Section(("genre-probe", "decade-probe"), probes.METRICS, tuple(probes.METRICS), ("logistic",)),
+    "probes": Section(
+        tuple(f"{label}-probe" for label in ("genre", "decade", "tempo", "key", "mode")),
+        probes.METRICS,
+        tuple(probes.METRICS),
+        ("logistic",),
+    ),
     "listeners": Section(
         ("collaborative-neighbours", *PLAYLISTS),
         listeners.METRICS,
         tuple(listeners.METRICS),
         ("overlap", "r_precision"),
     ),
+    "listening test": Section((judgements.TASK,), judgements.METRICS, tuple(judgements.METRICS), ()),
     "robustness": Section(
         tuple(robustness.CHANGES), robustness.METRICS, tuple(robustness.METRICS), ("itself",)
     ),
@@ -98,7 +104,8 @@ class Evaluation:
         """The tables in Markdown, or why there are none."""
         parts = [text for name in SECTIONS if (text := self.table(name))]
         if not parts:
-            labels = f"{', '.join(list(metrics.LABELS)[:-1])} or {list(metrics.LABELS)[-1]}"
+            names = dict.fromkeys(task.label for task in metrics.TASKS if not task.without)
+            labels = f"{', '.join(list(names)[:-1])} or {list(names)[-1]}"
             parts.append(
                 f"evaluate: no two of the {self.tracks} tracks share a known {labels}, so there is no score"
             )
@@ -205,6 +212,8 @@ def compare(
     """The scores with their differences from the baseline. Runs that have a task have the same queries."""
     differences: dict[tuple[str, str], dict[str, Difference]] = {}
     for task, reference in found[baseline].items():
+        if not any(section.compared for section in SECTIONS.values() if task in section.tasks):
+            continue
         others = [run for run in scores if run not in (baseline, *REFERENCES) and task in found[run]]
         for metric, values in reference.values.items():
             changes = [found[run][task].values[metric] - values for run in others]

@@ -62,6 +62,17 @@ def test_what_is_left_out_is_neither_relevant_nor_ranked() -> None:
     assert found[Task("genre", "artist")].chance == pytest.approx((1 / 2 + 1 / 2 + 2 / 3) / 3)
 
 
+def test_tracks_of_related_artists_are_relevant_and_those_of_the_same_artist_left_out() -> None:
+    """A and B are related, and so are B and C; A has two tracks, which come first for each other."""
+    pairs = {"A": ["A B"], "B": ["A B", "B C"], "C": ["B C"], "D": []}
+    rows = [row | {"related": pairs[row["artist_ids"][0]]} for row in tracks(
+        *[(None, None, [name], []) for name in "AABCD"])]  # fmt: skip
+    found = retrieval(on_circle(0, 1, 10, 14, 13), rows, 2)
+    related = found[Task("related-artist", "artist")]
+    assert related.queries.tolist() == [0, 1, 2, 3]
+    assert related.values["nearest"].tolist() == [1, 1, 0, 0]  # D is nearer to B, and to C
+
+
 @given(st.lists(st.booleans(), min_size=2, max_size=30).filter(any), st.integers(1, 12))
 def test_metrics_are_those_of_scikit_learn(relevant: list[bool], k: int) -> None:
     is_relevant = np.array([relevant])

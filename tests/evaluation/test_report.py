@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from conftest import free_port
 from learning.small_models import small
@@ -47,9 +49,21 @@ def report(tmp_path_factory: pytest.TempPathFactory, cluster: None) -> Path:
     for model in ("mfcc", "cae"):
         train(library, model, small(model), TrainConfig(run=model, max_seconds=5))
         embed(library, EmbedConfig(run=model))
+    add_judgements(library)
     config = EvaluateConfig(baseline="mfcc", changed=10, output=str(folder / "report"))
     (folder / "text").write_text(str(evaluate(library, config)))
     return folder
+
+
+def add_judgements(library: Library) -> None:
+    """Twelve listeners compare two lists each: six prefer cae twice, and six once."""
+    table, at = library.table("judgements"), datetime(2026, 1, 1, tzinfo=UTC)
+    rows = [
+        {"session": f"session-{number // 2}", "at": at + timedelta(seconds=number), "track_id": "x",
+         "left": "cae", "right": "mfcc", "preferred": "right" if number % 4 == 3 else "left"}
+        for number in range(24)
+    ]  # fmt: skip
+    table.append(pa.Table.from_pylist(rows, table.schema()), "1")
 
 
 def test_a_report_measures_every_part(report: Path) -> None:
@@ -70,7 +84,12 @@ def test_a_report_measures_every_part(report: Path) -> None:
     assert found["facts"]["cost"]["cae"]["parameters"] > 100_000
     assert found["facts"]["cost"]["cae"]["trained on"].endswith("tracks of this library")
     assert "cae beside mfcc, retrieval: " in text and "random vectors beside" not in text
-    assert "no probes of tempo, key and mode: catalogues do not state them" in text
+    assert {"tempo-probe", "key-probe", "mode-probe"} <= tasks
+    assert "no related artist without artist: the catalogue states no related artists" in text
+    assert "no 30 s of the middle: no song is a minute long" in text
+    row = by_run["cae", "listening-test", "preferred"]
+    assert (row["queries"], row["mean"], row["difference"]) == (24, 0.75, None)
+    assert row["low"] < 0.75 < row["high"] and by_run["mfcc", "listening-test", "preferred"]["mean"] == 0.25
 
 
 def test_the_page_needs_nothing_else_and_shows_every_figure(report: Path) -> None:
