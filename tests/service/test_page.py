@@ -360,7 +360,7 @@ def test_a_license_is_shown(
         expect(page.locator("#list .license").first).to_have_text(shown)
         page.get_by_role("button", name="Play Björk 3", exact=True).click()
         expect(page.locator("#player-license")).to_have_text(shown)
-        links = page.locator("#list .license a").evaluate_all("links => links.map(link => link.href)")
+        links = page.locator("#list a.license").evaluate_all("links => links.map(link => link.href)")
         assert set(links) == ({license} if license.startswith("http") else set())
         page.close()
 

@@ -85,19 +85,15 @@ function reason(match, seed) {
   return [beside, shared.length ? `shares ${shared.join(", ")}` : ""].filter(Boolean).join(", ");
 }
 
-function attribution(track) {
-  const license = licenseOf(track);
-  return license && element("small", { className: "license" }, license);
-}
-
 function row(track, match) {
-  const details = [artists(track), track.album, track.genres.join(", ")].filter(Boolean).join(" · ");
+  const details = element("small", {}, [artists(track), track.album, track.genres.join(", ")].filter(Boolean).join(" · "));
+  if (track.license) details.append(" · ", licenseOf(track));
   const title = element("button", { className: "title", textContent: track.title });
   title.onclick = () => select(track.track_id);
   const seed = match && known.get(match.nearest_seed ?? state.like[0]);
   const why = match ? reason(match, seed) : track.tags.map(({ tag }) => tag).join(", ");
   const item = element("li", {}, playButton(track, () => shown),
-    element("span", { className: "name" }, title, element("small", { textContent: details }), why && element("small", { className: "why", textContent: why }), attribution(track)));
+    element("span", { className: "name" }, title, details, why && element("small", { className: "why", textContent: why })));
   if (match) {
     const value = element("button", { className: "similarity", textContent: match.similarity.toFixed(3), title: "Similarity, from 0 to 1; click for the cosine" });
     value.onclick = () => { value.textContent = value.textContent.startsWith("cos") ? match.similarity.toFixed(3) : `cos ${(match.cosine ?? NaN).toFixed(2)}`; };
@@ -182,7 +178,7 @@ async function render() {
   for (const input of document.querySelectorAll("[data-filter]")) if (input !== document.activeElement) input.value = state[input.id];
   const count = FILTERS.filter(name => state[name]).length;
   $("filter-count").textContent = count ? `(${count})` : "";
-  $("comparison").hidden = !state.compare;
+  $("comparison").hidden = !state.compare; $("tray").hidden = Boolean(state.compare);
   $("filters").hidden = !(state.like.length || state.text || state.route.length);
   renderTray();
   recolor();

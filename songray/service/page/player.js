@@ -16,6 +16,7 @@ export function licenseName(license) {
 export function licenseOf({ license }) {
   if (!license) return null;
   const isUrl = /^https?:\/\//.test(license), element = document.createElement(isUrl ? "a" : "span");
+  element.className = "license";
   element.textContent = licenseName(license);
   if (isUrl) Object.assign(element, { href: license, target: "_blank", rel: "license noopener noreferrer" });
   return element;
