@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlencode
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+from search.constructed import rows, shard_folder, units
 from serving import (
     CLIPS,
     RUN,
@@ -30,8 +32,11 @@ from serving import (
 from songray.keys import track_key
 from songray.library import Library
 from songray.search.build import IndexConfig, index
+from songray.search.hnsw import GraphOptions
 from songray.search.index import Index
 from songray.search.project import ProjectConfig, project
+from songray.search.shard import Shard
+from songray.search.version import ShardEntry, Version
 from songray.service.api_keys import VARIABLE
 from songray.service.options import IngressConfig
 from songray.service.snapshots import find_version
@@ -225,6 +230,44 @@ def test_points_are_named_chosen_and_surrounded(page: Page) -> None:
     page.mouse.move(0, 0)
     page.mouse.move(x + 2, y)  # Björk 12 is hidden
     expect(page.locator("#tip")).to_be_hidden()
+
+
+@pytest.mark.slow
+def test_a_map_of_more_than_100_000_tracks_shows_more_of_them_where_it_is_zoomed(
+    browser: Browser, tmp_path: Path, library: Library
+) -> None:
+    count, options = 105_000, GraphOptions({"M": 4, "ef_construction": 10}, recall_target=0.1)
+    folder = shard_folder(tmp_path / "shard", units(count, 4), rows(count), options=options)
+    entry = ShardEntry("1", count, "", 16, 1.0, {})
+    version = Version("large", "000001", count, 4, options.parameters, 16, 1.0, 0.1, [entry], {})
+    service = LocalService.__new__(LocalService)
+    service.library, service.vector, service.other = library, None, None
+    service.index = Index(version, [Shard(folder)])
+    with local_service(library, IngressConfig(), service=service) as url:
+        page = browser.new_page(viewport={"width": 1280, "height": 800})
+        with page.expect_response("**/v1/points?*") as whole:
+            page.goto(url)
+        assert described_points(whole.value.body()) == (100_000, count)
+        of_the_whole = re.compile(r"\(2\d{4}\)")
+        expect(page.locator("#legend button").first).to_contain_text(of_the_whole)
+        with page.expect_response("**/v1/points?*bbox=*") as part:
+            for _ in range(3):
+                page.locator("#zoom-in").click()
+        (box,) = parse_qs(urlsplit(part.value.url).query)["bbox"]
+        inside = len(service.index.shards[0].points(tuple(map(float, box.split(","))), count))
+        assert described_points(part.value.body()) == (inside, count) and 1000 < inside < 90_000
+        total = page.locator("#legend button")
+        expect(total).to_have_count(4)
+        expect(total.first).not_to_contain_text(of_the_whole)
+        numbers = [int(text.split("(")[1].rstrip(")")) for text in total.all_inner_texts()]
+        assert sum(numbers) == inside
+        page.close()
+
+
+def described_points(body: bytes) -> tuple[int, int]:
+    """The number of points in a response of /v1/points, and of the tracks of the index."""
+    head = json.loads(body[4 : 4 + int.from_bytes(body[:4], "little")])
+    return head["count"], head["tracks"]
 
 
 OTHER = "mfcc-y"
