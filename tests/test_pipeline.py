@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import free_port
+from playwright.sync_api import expect, sync_playwright
 from samples import previews
 
 from songray.audio.download import DownloadConfig, download
@@ -38,6 +39,10 @@ from songray.service.app import served
 from songray.service.options import IngressConfig, ServeConfig
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
+
+BROWSER_OPTIONS = (
+    "--no-sandbox", "--enable-unsafe-swiftshader", "--autoplay-policy=no-user-gesture-required",
+)  # fmt: skip
 
 
 def manifest_rows(clips: Path) -> list[dict[str, str]]:
@@ -163,9 +168,16 @@ def test_a_folder_is_served_by_several_models_together(
     the tracks is served first."""
     weights = {"musicnn-msd": 1.0, "mfcc": 0.5}
     answers: list[Any] = []
+    exported: list[str] = []
+
+    def use(address: str) -> None:
+        answers.append(httpx.get(f"{address}/v1/stats").json())
+        if executable := shutil.which("chromium"):
+            exported.append(export_from_the_page(address, executable))
+
+    monkeypatch.setattr("songray.service.app.wait_for_end", use)
     monkeypatch.setattr("songray.pipeline.MEMBERS", weights)  # fewer than by default
     monkeypatch.setattr("songray.pipeline.FIRST_TRACKS", 4)
-    monkeypatch.setattr("songray.service.app.wait_for_end", lambda address: answers.append(stats(address)))
     folder = tmp_path / "music"
     folder.mkdir()
     files = sorted(clips.glob("*.mp3"))
@@ -182,6 +194,8 @@ def test_a_folder_is_served_by_several_models_together(
     assert [(answer["run"], answer["version"], answer["tracks"]) for answer in answers] == [
         (name, "000002", 9)
     ]
+    for text in exported:  # only this machine reaches the service
+        assert Path(text.splitlines()[2]).parent == folder
     members = [runs.choose(library, member) for member in runs.choose(library, name).members]
     assert {member.model for member in members} == set(weights)
     assert len(runs.finished(library)) == len(weights) + 1
@@ -190,5 +204,27 @@ def test_a_folder_is_served_by_several_models_together(
         assert sorted(table.read(["track_key"], files=[path]).num_rows for path in table.files()) == [4, 5]
 
 
-def stats(address: str) -> Any:
-    return httpx.get(f"{address}/v1/stats").json()
+def export_from_the_page(address: str, executable: str) -> str:
+    """Play a file on the page, add it to the playlist, and save that."""
+    problems: list[str] = []
+    with sync_playwright() as playwright:
+        options = [
+            "--no-sandbox",
+            "--enable-unsafe-swiftshader",
+            "--autoplay-policy=no-user-gesture-required",
+        ]
+        page = playwright.chromium.launch(executable_path=executable, args=BROWSER_OPTIONS).new_page()
+        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+        page.goto(address)
+        expect(page.locator("#list > li")).to_have_count(9)
+        expect(page.locator("#map-facts")).to_contain_text("t-SNE map: trustworthiness")
+        page.locator("#list .title").first.click()
+        expect(page.locator("#list .similarity").first).to_be_visible()
+        page.locator("#list [data-play]").first.click()
+        expect(page.locator("#player-time")).to_contain_text("/ 0:")
+        page.locator("#list button[aria-label^=Add]").first.click()
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Save").click()
+        text = Path(download.value.path()).read_text()
+    assert problems == []
+    return text
