@@ -208,11 +208,6 @@ def export_from_the_page(address: str, executable: str) -> str:
     """Play a file on the page, add it to the playlist, and save that."""
     problems: list[str] = []
     with sync_playwright() as playwright:
-        options = [
-            "--no-sandbox",
-            "--enable-unsafe-swiftshader",
-            "--autoplay-policy=no-user-gesture-required",
-        ]
         page = playwright.chromium.launch(executable_path=executable, args=BROWSER_OPTIONS).new_page()
         page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
         page.goto(address)

@@ -61,7 +61,7 @@ class ChangedTracks:
     library: Library
     sample: Sample
     count: int
-    _recordings: dict[Excerpt, dict[int, Recording]] = field(default_factory=dict)
+    _recordings: dict[tuple[Excerpt, float], dict[int, Recording]] = field(default_factory=dict)
     _inputs: dict[tuple[Excerpt, str, str], dict[int, bytes]] = field(default_factory=dict)
     _embedded: dict[tuple[str, str], Embedded] = field(default_factory=dict)
 
@@ -121,15 +121,16 @@ class ChangedTracks:
             return self._decoded(excerpt)
         if excerpt == PREVIEW_EXCERPT:
             return {}
-        seconds = [row["duration_seconds"] or 0.0 for row in self.sample.rows]
-        return {n: each for n, each in self._decoded(PREVIEW_EXCERPT).items() if seconds[n] >= LONG_SECONDS}
+        return self._decoded(PREVIEW_EXCERPT, LONG_SECONDS)
 
-    def _decoded(self, excerpt: Excerpt) -> dict[int, Recording]:
-        """The excerpts of the tracks that can be decoded, by position."""
-        if excerpt not in self._recordings:
-            positions = range(min(self.count, len(self.sample.rows)))
-            self._recordings[excerpt] = dict(recordings(self.library, self.sample, positions, excerpt))
-        return self._recordings[excerpt]
+    def _decoded(self, excerpt: Excerpt, least_seconds: float = 0.0) -> dict[int, Recording]:
+        """The excerpts of the tracks that can be decoded, and that last so long, by position."""
+        if (excerpt, least_seconds) not in self._recordings:
+            seconds = [row["duration_seconds"] or 0.0 for row in self.sample.rows[: self.count]]
+            positions = [position for position, length in enumerate(seconds) if length >= least_seconds]
+            found = dict(recordings(self.library, self.sample, positions, excerpt))
+            self._recordings[excerpt, least_seconds] = found
+        return self._recordings[excerpt, least_seconds]
 
 
 def robustness(vectors: Vectors, run: Run, tracks: ChangedTracks) -> dict[str, Observations]:

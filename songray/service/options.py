@@ -61,9 +61,8 @@ class IngressConfig:
             if getattr(self, name) < minimum:
                 raise InvalidOption(f"{name} is {getattr(self, name)}: must be at least {minimum}")
         if self.runs and (len(set(self.runs)) != 2 or self.run):
-            raise InvalidOption(
-                f"--runs {' '.join(self.runs)}: name two runs to compare, with a space between them, and no --run"
-            )
+            named = " ".join(self.runs)
+            raise InvalidOption(f"--runs {named}: name two runs to compare, as A B, and no --run")
 
     @property
     def served(self) -> tuple[str, str]:
