@@ -9,7 +9,16 @@ from tabulate import tabulate
 
 from songray.errors import StageFailed
 from songray.evaluation import judgements, listeners, metrics, probes, robustness
-from songray.evaluation.intervals import LEAST_ARTISTS, Estimate, Observations, estimate, holm, probability
+from songray.evaluation.intervals import (
+    LEAST_ARTISTS,
+    Estimate,
+    Groups,
+    Observations,
+    Values,
+    estimate,
+    holm,
+    probability,
+)
 
 RANDOM, COLLABORATIVE, MUSLY = "random vectors", "collaborative factors", "musly, timbre"
 REFERENCES = (RANDOM, COLLABORATIVE, MUSLY)  # rows that are no runs, beside which runs are seen
@@ -200,10 +209,19 @@ def score(found: Mapping[str, Observations]) -> list[Score]:
             task,
             each.groups.size,
             each.chance,
-            {name: estimate(values, each.groups) for name, values in each.values.items()},
+            {name: _bounded(name, values, each.groups) for name, values in each.values.items()},
         )
         for task, each in found.items()
     ]
+
+
+def _bounded(metric: str, values: Values, groups: Groups) -> Estimate:
+    """An estimate whose interval has no values that the metric cannot have."""
+    found = estimate(values, groups)
+    if found.low is None or found.high is None or metric in LOWER_IS_BETTER:
+        return found
+    least = 0.0 if values.min() >= 0 else -1.0  # of a share, or of a cosine
+    return Estimate(found.mean, max(found.low, least), min(found.high, 1.0))
 
 
 def compare(

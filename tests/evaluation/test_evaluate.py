@@ -16,9 +16,9 @@ from sklearn.metrics import average_precision_score, ndcg_score
 
 from songray.errors import InvalidOption, StageFailed
 from songray.evaluation.evaluate import EvaluateConfig, evaluate
-from songray.evaluation.intervals import estimate
+from songray.evaluation.intervals import Observations, estimate
 from songray.evaluation.metrics import TASKS, Task, metrics, nearest, retrieval
-from songray.evaluation.scores import Evaluation
+from songray.evaluation.scores import Evaluation, score
 from songray.keys import track_key
 from songray.learning import runs
 from songray.learning.runs import Run
@@ -120,6 +120,16 @@ def test_random_labels_are_found_by_chance_within_the_interval() -> None:
         assert interval.low is not None and interval.high is not None
         covered += interval.low <= found.chance <= interval.high
     assert 90 <= covered <= 99
+
+
+def test_an_interval_ends_where_the_metric_does() -> None:
+    groups, almost_all = np.arange(40) // 2, np.array([1.0] * 39 + [0.0])
+    values = {"nearest": almost_all, "clicks": almost_all * 3}
+    (one,) = score({"artist": Observations(values, groups)})
+    unbounded = estimate(almost_all, groups)
+    assert unbounded.high is not None and unbounded.high > 1
+    assert (one.metrics["nearest"].low, one.metrics["nearest"].high) == (unbounded.low, 1.0)
+    assert one.metrics["clicks"] == estimate(values["clicks"], groups)
 
 
 def test_a_table_without_rows_is_a_sentence() -> None:
