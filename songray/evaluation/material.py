@@ -79,9 +79,7 @@ class Material:
     @cached_property
     def genres(self) -> list[str]:
         """The genres of the most tracks, as the first one of each: those that have a color."""
-        names, counts = np.unique([name for own in self.first_genres if (name := own)], return_counts=True)
-        order = np.lexsort((names, -counts))[:MOST_GENRES]
-        return [str(names[number]) for number in order] if len(names) else []
+        return _most_frequent(self.first_genres)
 
     @cached_property
     def first_genres(self) -> list[str]:
@@ -90,8 +88,17 @@ class Material:
     @cached_property
     def genre_codes(self) -> NDArray[np.int64]:
         """The position of each track's genre among `genres`, or −1."""
-        number = {name: position for position, name in enumerate(self.genres)}
-        return np.array([number.get(name, -1) for name in self.first_genres])
+        return _codes(self.first_genres, self.genres)
+
+    @cached_property
+    def colors(self) -> tuple[list[str], NDArray[np.int64]]:
+        """Names of the colors of maps, and the color of each track, or −1: by genre or, where there are fewer
+        than two, by artist."""
+        if len(self.genres) > 1:
+            return self.genres, self.genre_codes
+        artists = [(row["artist_names"] or [""])[0] for row in self.rows]
+        names = _most_frequent(artists)
+        return names, _codes(artists, names)
 
     def _clusters(self, run: str) -> NDArray[np.int64]:
         """K-means clusters of a run, as many as there are genres, or as the silhouette chooses."""
@@ -127,6 +134,19 @@ class Material:
         excerpt = excerpt_of(self.library, self.records[self.best].set)
         found = dict(recordings(self.library, self.measured.sample, [position], excerpt))
         return found.get(position)
+
+
+def _most_frequent(names: list[str]) -> list[str]:
+    """The names of the most tracks, the most frequent one first, but for ""."""
+    known, counts = np.unique([name for name in names if name], return_counts=True)
+    order = np.lexsort((known, -counts))[:MOST_GENRES]
+    return [str(known[number]) for number in order] if len(known) else []
+
+
+def _codes(names: list[str], order: list[str]) -> NDArray[np.int64]:
+    """The position of each name in an order, or −1."""
+    number = {name: position for position, name in enumerate(order)}
+    return np.array([number.get(name, -1) for name in names])
 
 
 def title(row: Row) -> str:

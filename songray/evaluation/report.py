@@ -180,9 +180,9 @@ def _intervals(task: str, metric: str, by_run: dict[str, Score]) -> Figure:
 
 def maps(material: Material) -> Iterator[Figure]:
     """Three maps of each run."""
-    codes = material.genre_codes if material.genres else None
+    names, codes = material.colors
     for run in material.records:
         for method, name in METHODS.items():
-            svg = figures.scatter(material.positions(run, method), codes)
+            svg = figures.scatter(material.positions(run, method), codes if names else None)
             text = str(material.faithfulness(run, method))
-            yield Figure(f"{name}, {run}", svg, text, material.genres)
+            yield Figure(f"{name}, {run}", svg, text, names)

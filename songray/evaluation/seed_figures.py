@@ -212,9 +212,9 @@ def composite(material: Material) -> Figure | str:
 
 
 def whole_map(material: Material, run: str) -> Figure:
-    codes = material.genre_codes if material.genres else None
-    svg = figures.scatter(material.positions(run, "umap"), codes)
-    return Figure(f"UMAP of all tracks, {run}", svg, str(material.faithfulness(run, "umap")), material.genres)
+    names, codes = material.colors
+    svg = figures.scatter(material.positions(run, "umap"), codes if names else None)
+    return Figure(f"UMAP of all tracks, {run}", svg, str(material.faithfulness(run, "umap")), names)
 
 
 def means(material: Material, run: str) -> list[Figure | Table | str]:

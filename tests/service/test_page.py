@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 from search.constructed import rows, shard_folder, units
 from serving import (
     CLIPS,
@@ -200,6 +200,65 @@ def point_of(page: Page, track_id: str) -> tuple[float, float]:
     up = (places[track_id][1] - min(y)) / (max(y) - min(y)) - 0.5
     width, top, height = box["width"], 48, box["height"] - 48  # the controls cover the top
     return box["x"] + width * (0.5 + 0.92 * across), box["y"] + top + height * (0.5 - 0.92 * up)
+
+
+def test_a_playlist_is_played_through(page: Page) -> None:
+    for name in ("Björk 3", "Björk 6"):
+        page.get_by_role("button", name=f"Add {name} to the playlist", exact=True).click()
+    page.get_by_role("button", name="Play all").click()
+    expect(page.locator("#player-title")).to_have_text("Björk 3 · The Knife 0")
+    expect(page.locator("#player-time")).to_contain_text("/ 0:0")
+    page.locator("#audio").evaluate("audio => { audio.currentTime = audio.duration - 0.1; }")
+    expect(page.locator("#player-title")).to_have_text("Björk 6 · The Knife 1")
+    page.get_by_role("button", name="Play or pause").click()
+    expect(page.locator("#player-toggle")).to_have_text("▶")
+
+
+def test_two_fingers_zoom_and_one_moves_the_map(page: Page) -> None:
+    page.locator("#color").select_option("album")  # one color: no album is known
+    box = page.locator("#points").bounding_box()
+    assert box is not None
+    x, y = point_of(page, "t:12")
+    page.mouse.move(x, y)
+    expect(page.locator("#tip")).to_contain_text("Björk 12")
+    page.locator("#points").evaluate(
+        """(canvas, [x, y]) => {
+            const send = (type, id, dx) => canvas.dispatchEvent(new PointerEvent(type, {
+                pointerId: id, pointerType: "touch", clientX: x + dx, clientY: y, bubbles: true }));
+            canvas.setPointerCapture = () => {};
+            send("pointerdown", 1, -20); send("pointerdown", 2, 20);
+            for (let spread = 20; spread <= 200; spread += 20)
+                for (const finger of [1, 2]) send("pointermove", finger, finger === 1 ? -spread : spread);
+            send("pointerup", 1, -200); send("pointerup", 2, 200);
+            send("pointerdown", 3, 0); send("pointermove", 3, 60); send("pointerup", 3, 60);
+        }""",
+        [x, y],
+    )
+    page.mouse.move(0, 0)
+    page.mouse.move(x + 60, y)  # the point went along
+    expect(page.locator("#tip")).to_contain_text("Björk 12")
+
+
+def test_without_a_network_the_page_says_so_and_goes_on_with_it(browser: Browser, indexed: Library) -> None:
+    with local_service(indexed, IngressConfig()) as url:
+        page = browser.new_page()
+        page.goto(url)
+        expect(page.locator("#list > li")).to_have_count(CLIPS)
+        page.context.set_offline(True)
+        page.get_by_role("button", name="Björk 3", exact=True).click()
+        expect(page.locator("#status")).to_contain_text("You are offline.")
+        page.context.set_offline(False)
+        expect(page.locator("#status")).to_contain_text("Most similar to “Björk 3”")
+        page.close()
+
+
+def test_a_slow_answer_is_announced(page: Page) -> None:
+    held: list[Route] = []
+    page.route("**/similar?*", lambda route: held.append(route))
+    page.get_by_role("button", name="Björk 3", exact=True).click()
+    expect(page.locator("#status")).to_have_text("Searching…")
+    held[0].continue_()
+    expect(page.locator("#status")).to_contain_text("Most similar to “Björk 3”")
 
 
 def test_points_are_named_chosen_and_surrounded(page: Page) -> None:

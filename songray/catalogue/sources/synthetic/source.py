@@ -20,6 +20,7 @@ from songray.catalogue.sources.tonality import PITCH_CLASSES
 from songray.errors import InvalidOption
 
 GENERATOR_VERSION = "1"  # changes with every change of the rendered audio
+METADATA_VERSION = "2"  # changes with every change of what the catalogue states
 PLAYLIST_EVERY_SONGS = 5
 PLAYLIST_WINDOW_SONGS = 300  # a playlist contains only the latest songs
 PLAYLIST_STYLE_SHARE = 0.85
@@ -68,7 +69,7 @@ class SyntheticSource:
             )
         for first in range(0, self.songs, PAGE_SONGS):
             count = min(PAGE_SONGS, self.songs - first)
-            version = f"{GENERATOR_VERSION}:{self.seed}:{self.audio_port}:{count}"
+            version = f"{GENERATOR_VERSION}.{METADATA_VERSION}:{self.seed}:{self.audio_port}:{count}"
             yield Page(name=f"{self.seed}-{first // PAGE_SONGS:05d}", fingerprint=version)
 
     def read(self, pages: Sequence[Page]) -> Iterator[tuple[Page, Contents]]:
