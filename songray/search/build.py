@@ -19,14 +19,17 @@ from songray.search.reference import Reference
 from songray.search.stored_maps import newest_map, read_map_reference
 from songray.search.tags import statistics
 from songray.search.target import (
+    StoredTarget,
     Target,
     comparable,
     find_changes,
-    find_target,
+    have_direction,
     indexed_signatures,
+    lowest_tracks,
     obsolete_labels,
     read_tagged_vectors,
     read_tracks,
+    store_parts,
 )
 from songray.search.version import (
     Bits,
@@ -48,7 +51,6 @@ from songray.search.version import (
 
 TUNING_TRACKS = 20_000  # of the lowest keys, on which M is tuned
 REFERENCE_TRACKS = 1024  # the first of these; four times as many took a tenth longer to build
-EMPTY = "embeddings/{run} is empty: run `songray embed` first"
 MEASURED_TRACKS = 1000  # that are appended to a shard: for fewer, its recall is not measured again
 ROW_BYTES = 600  # of a track's row and text, about
 
@@ -147,16 +149,14 @@ def build(
     library: Library, run: str, config: IndexConfig, before: Version | None, lease: Lease
 ) -> IndexSummary:
     """Write a version that shares no shard with those before it."""
-    target = find_target(library, run)
-    if not len(target):
-        raise MissingInput(EMPTY.format(run=run))
-    every, target = len(target), comparable(library, run, target)
-    if not len(target):
-        raise MissingInput(f"embeddings/{run}: none of {every} vectors is finite: train another run")
+    # Keys are sorted hashes: the first ones are a random sample.
+    sample = lowest_tracks(library, run, TUNING_TRACKS if config.links is None else REFERENCE_TRACKS)
+    if not len(sample):
+        raise MissingInput(f"embeddings/{run} is empty: run `songray embed` first")
     connect()
     import ray
 
-    prepared = ray.remote(prepare).options(num_cpus=config.threads).remote(library, run, config, target)
+    prepared = ray.remote(prepare).options(num_cpus=config.threads).remote(library, run, config, sample)
     reference, parameters, tags = ray.get(prepared)
     dimension = reference.vectors.shape[1]
     version = Version(
@@ -173,27 +173,30 @@ def build(
         tags=tags,
         bits=config.bits or 32,
     )
-    parts = target.split(config.shard_capacity(dimension, parameters["M"]))
+    stored = store_parts(library, run, config.shard_capacity(dimension, parameters["M"]))
+    parts: list[Part] = [(None, part) for part in stored]
     if (fitted := newest_map(library, run)) is not None:
         version = replace(version, map=fitted.id, map_facts=fitted.facts)
         reference = read_map_reference(fitted.table)
-    built = build_shards(library, version, config.threads, reference, [(None, part) for part in parts])
+    built, left_out = build_shards(library, version, config.threads, reference, parts)
     finished = publish(library, replace(version, shards=built), reference, lease)
-    return IndexSummary(finished, new=True, added=len(target), left_out=every - len(target))
+    return IndexSummary(finished, new=True, added=finished.tracks, left_out=left_out)
 
 
 def prepare(
-    library: Library, run: str, config: IndexConfig, target: Target
+    library: Library, run: str, config: IndexConfig, sample: Target
 ) -> tuple[Reference, dict[str, int], dict[str, list[float]]]:
     """Worker: the reference of a new index, HNSW's parameters, and the statistics of the run's tags. M is
-    tuned on a sample where it is not given."""
+    tuned on the sample where it is not given."""
     from songray.search.hnsw import tune_m
 
-    # Keys are sorted hashes: the first ones are a random sample.
-    sample = target.select(slice(TUNING_TRACKS if config.links is None else REFERENCE_TRACKS))
     labels = runs.tags_of(library, runs.choose(library, run))
     vectors, levels = read_tagged_vectors(library, run, sample, len(labels))
-    tracks = sample.rows["key"][:REFERENCE_TRACKS] >> REVISION_BITS
+    is_usable = have_direction(vectors)
+    if not is_usable.any():
+        raise MissingInput(f"embeddings/{run}: none of {len(sample)} vectors is finite: train another run")
+    vectors, levels = vectors[is_usable], levels[is_usable]
+    tracks = sample.rows["key"][is_usable][:REFERENCE_TRACKS] >> REVISION_BITS
     m = config.links or tune_m(vectors, config.ef_construction, config.recall, config.bits == 8)
     parameters = {"M": m, "ef_construction": config.ef_construction}
     return Reference(tracks, vectors[:REFERENCE_TRACKS]), parameters, statistics(labels, levels)
@@ -204,7 +207,7 @@ def update(library: Library, config: IndexConfig, before: Version, lease: Lease)
     return the one before where nothing has changed. Memory: see find_changes."""
     changes = find_changes(library, before.run, indexed_signatures(library, before))
     if not changes.tracks:
-        raise MissingInput(EMPTY.format(run=before.run))
+        raise MissingInput(f"embeddings/{before.run} is empty: run `songray embed` first")
     missing = comparable(library, before.run, changes.missing)
     left_out = len(changes.missing) - len(missing)
     obsolete = [obsolete_labels(library, before.run, entry, changes.obsolete) for entry in before.shards]
@@ -215,42 +218,44 @@ def update(library: Library, config: IndexConfig, before: Version, lease: Lease)
     reference = read_reference(library, before)
     entries = mark_deleted(before.shards, obsolete)
     kept, parts = assign(entries, missing, config.shard_capacity(before.dimension, before.parameters["M"]))
-    built = build_shards(library, version, config.threads, reference, parts)
+    built, _ = build_shards(library, version, config.threads, reference, parts)
     finished = publish(library, replace(version, shards=[*kept, *built]), reference, lease)
     return IndexSummary(finished, new=True, added=len(missing), deleted=deleted, left_out=left_out)
 
 
-Part = tuple[ShardEntry | None, Target]  # tracks of a new shard; those of the entry, if given, before them
+Part = tuple[ShardEntry | None, StoredTarget]  # a shard to which tracks are appended, if any, and these
 
 
 def assign(entries: list[ShardEntry], missing: Target, capacity: int) -> tuple[list[ShardEntry], list[Part]]:
     """The entries that stay, and the parts to build: the last shard is filled up, then new ones follow."""
     last = entries[-1] if entries and entries[-1].tracks < capacity else None
     if last is None or not len(missing):
-        return entries, [(None, part) for part in missing.split(capacity)]
+        return entries, [(None, part.store()) for part in missing.split(capacity)]
     room = capacity - last.tracks
     others = missing.select(slice(room, None)).split(capacity)
-    return entries[:-1], [(last, missing.select(slice(room))), *((None, part) for part in others)]
+    filled = missing.select(slice(room)).store()
+    return entries[:-1], [(last, filled), *((None, part.store()) for part in others)]
 
 
 def build_shards(
     library: Library, version: Version, threads: int, reference: Reference, parts: Sequence[Part]
-) -> list[ShardEntry]:
-    """Build a shard of each part, in parallel."""
+) -> tuple[list[ShardEntry], int]:
+    """Build a shard of each part, in parallel. Returns those with tracks, and how many tracks no search can
+    compare."""
     if not parts:
-        return []
+        return [], 0
     connect()
     import ray
 
     task = ray.remote(build_shard).options(num_cpus=threads)
     shared = ray.put(reference)
-    entries: list[ShardEntry] = ray.get(
+    built: list[tuple[ShardEntry, int]] = ray.get(
         [
             task.remote(library, version, threads, shared, shard_name(version, number), *part)
             for number, part in enumerate(parts)
         ]
     )
-    return entries
+    return [entry for entry, _ in built if entry.tracks], sum(left_out for _, left_out in built)
 
 
 def build_shard(
@@ -260,15 +265,20 @@ def build_shard(
     reference: Reference,
     name: str,
     before: ShardEntry | None,
-    target: Target,
-) -> ShardEntry:
-    """Worker: build a shard, and copy its files into the library. Memory: that of the shard, and its vectors
-    once more."""
+    stored: StoredTarget,
+) -> tuple[ShardEntry, int]:
+    """Worker: build a shard, and copy its files into the library; how many tracks no search can compare.
+    Memory: that of the shard, and its vectors once more."""
     from songray.search.hnsw import GraphOptions
     from songray.search.rows import SHOWN, TAGS, audio_hosts
     from songray.search.shard_files import level_column, write_shard
 
-    vectors, levels = read_tagged_vectors(library, version.run, target, len(version.tags))
+    every = stored.load()
+    vectors, levels = read_tagged_vectors(library, version.run, every, len(version.tags))
+    is_usable = have_direction(vectors)
+    target, vectors, levels = every.select(is_usable), vectors[is_usable], levels[is_usable]
+    if not len(target):
+        return ShardEntry(name, 0, "", 0, 1.0, {}), len(every)
     tracks = read_tracks(library, target, SHOWN)
     if version.tags:
         tracks = tracks.append_column(TAGS, level_column(levels))
@@ -284,4 +294,5 @@ def build_shard(
         checksums = store_shard(library, version.run, name, folder)
     deleted, count, known = (before.deleted, before.tracks, before.hosts) if before else ("", 0, [])
     hosts = merge_hosts([audio_hosts(tracks), known])
-    return ShardEntry(name, len(target) + count, deleted, ef, recall, checksums, hosts)
+    entry = ShardEntry(name, len(target) + count, deleted, ef, recall, checksums, hosts)
+    return entry, len(every) - len(target)

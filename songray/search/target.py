@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -12,12 +13,15 @@ from numpy.typing import NDArray
 
 from songray.cluster import connect
 from songray.key_index import KeyIndex
-from songray.keys import REVISION_BITS, Keys
+from songray.keys import REVISION_BITS, Keys, KeySet
 from songray.library import Library, Vectors, matrix, tag_matrix
 from songray.search.bitmap import Labels
 from songray.search.tags import Levels, to_levels
 from songray.search.version import ShardEntry, Version, live_tracks
 from songray.table import Newest
+
+if TYPE_CHECKING:
+    import ray
 
 TARGET = np.dtype(
     [
@@ -55,6 +59,11 @@ class Target:
         by_file = np.argsort(self.rows["file"], kind="stable")
         return [self.select(np.sort(part)) for part in np.array_split(by_file, -(-len(self) // capacity))]
 
+    def store(self) -> StoredTarget:
+        import ray
+
+        return StoredTarget([ray.put(self.rows)], ray.put((self.embedding_files, self.track_files)))
+
 
 @dataclass(frozen=True)
 class Changes:
@@ -65,11 +74,59 @@ class Changes:
     obsolete: Signatures  # sorted, of tracks that it contains
 
 
-def find_target(library: Library, run: str) -> Target:
-    """Memory: 36 bytes a track, and a range of the key indexes."""
+@dataclass(frozen=True)
+class StoredTarget:
+    """A target in Ray's object store."""
+
+    rows: list[ray.ObjectRef]  # of arrays of TARGET, by ascending keys
+    files: ray.ObjectRef  # of the paths of embeddings and of tracks
+
+    def load(self) -> Target:
+        import ray
+
+        return Target(np.concatenate(ray.get(self.rows)), *ray.get(self.files))
+
+
+def lowest_tracks(library: Library, run: str, most: int, without: KeySet | None = None) -> Target:
+    """The tracks with the lowest keys, a random sample, but for some. Memory: 36 bytes each of these, and a
+    range of the key indexes."""
     embeddings, tracks = _key_indexes(library, run)
-    parts = [np.empty(0, TARGET), *_parts(library, run, embeddings, tracks)]
-    return Target(np.concatenate(parts), embeddings.paths, tracks.paths)
+    parts, count = [np.empty(0, TARGET)], 0
+    for rows in _parts(library, run, embeddings, tracks):
+        parts.append(rows if without is None else rows[~without.contains(rows["key"])])
+        count += len(parts[-1])
+        if count >= most:
+            break
+    return Target(np.concatenate(parts)[:most], embeddings.paths, tracks.paths)
+
+
+def store_parts(library: Library, run: str, capacity: int) -> list[StoredTarget]:
+    """All tracks, in Ray's object store, in as few and as equal parts as fit: by the files of embeddings, so
+    that each part reads few of them. Memory: a range of the key indexes, and 16 bytes a file."""
+    import ray
+
+    embeddings, tracks = _key_indexes(library, run)
+    counts = np.zeros(len(embeddings.paths), np.int64)  # of the tracks of each file
+    for rows in _parts(library, run, embeddings, tracks):
+        counts += np.bincount(rows["file"], minlength=len(counts))
+    number = -(-int(counts.sum()) // capacity)
+    size, longer = divmod(int(counts.sum()), number)
+    ends = np.cumsum(size + (np.arange(number) < longer))  # of the parts
+    chunks: list[list[ray.ObjectRef]] = [[] for _ in ends]
+    places = np.cumsum(counts) - counts  # of the next track of each file among all, by files
+    for rows in _parts(library, run, embeddings, tracks):
+        by_file = np.argsort(rows["file"], kind="stable")
+        file = rows["file"][by_file]
+        place = places[file] + np.arange(len(file)) - np.searchsorted(file, file)
+        places += np.bincount(file, minlength=len(counts))
+        part = np.empty(len(rows), np.int64)
+        part[by_file] = np.searchsorted(ends, place, side="right")
+        by_part = np.argsort(part, kind="stable")
+        present, first = np.unique(part[by_part], return_index=True)
+        for own, chunk in zip(present.tolist(), np.split(rows[by_part], first[1:]), strict=True):
+            chunks[own].append(ray.put(chunk))
+    files = ray.put((embeddings.paths, tracks.paths))
+    return [StoredTarget(part, files) for part in chunks]
 
 
 def find_changes(library: Library, run: str, indexed: Signatures) -> Changes:
@@ -179,13 +236,18 @@ def comparable(library: Library, run: str, target: Target) -> Target:
 
 
 def keys_without_direction(library: Library, run: str, target: Target) -> Keys:
-    """Worker: the keys of embeddings that no search can compare, since they are not finite, or 0, in the
-    precision of an index."""
-    with np.errstate(over="ignore"):
-        halves = read_vectors(library, run, target).astype(np.float16)
-    lengths = np.linalg.norm(halves.astype(np.float32), axis=1)
-    keys: Keys = target.rows["key"][~((lengths > 0) & np.isfinite(lengths))]
+    """Worker: the keys of embeddings that no search can compare."""
+    keys: Keys = target.rows["key"][~have_direction(read_vectors(library, run, target))]
     return keys
+
+
+def have_direction(vectors: Vectors) -> NDArray[np.bool_]:
+    """Whether each vector can be compared: it is finite, and not 0, in the precision of an index."""
+    with np.errstate(over="ignore"):
+        halves = vectors.astype(np.float16)
+    lengths = np.linalg.norm(halves.astype(np.float32), axis=1)
+    is_one: NDArray[np.bool_] = (lengths > 0) & np.isfinite(lengths)
+    return is_one
 
 
 def read_tracks(library: Library, target: Target, columns: Sequence[str]) -> pa.Table:

@@ -15,7 +15,7 @@ from songray.amend import RemoveConfig, remove
 from songray.catalogue.crawl import CrawlConfig, CrawlSummary, crawl
 from songray.catalogue.sources.folder import FolderSource
 from songray.library import Library, Row
-from songray.search.target import find_target
+from songray.search.target import lowest_tracks
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -47,7 +47,7 @@ def indexed(library: Library) -> set[str]:
     embeddings = library.table("embeddings", "run")
     embeddings.delete(embeddings.files())
     embeddings.append(pa.table({"track_key": keys, "track_id": keys.astype(str)}), "000001")
-    of_target = set(find_target(library, "run").rows["track_key"].tolist())
+    of_target = set(lowest_tracks(library, "run", 1000).rows["track_key"].tolist())
     return {title for title, row in newest(library).items() if row["track_key"] in of_target}
 
 

@@ -7,8 +7,17 @@ import pyarrow as pa
 import pytest
 from constructed import RUN, add_run, add_tracks, units
 
+from songray import key_index
+from songray.keys import REVISION_BITS, KeySet
 from songray.library import Library
-from songray.search.target import find_changes, find_target, read_tracks, read_vectors, signatures
+from songray.search.target import (
+    find_changes,
+    lowest_tracks,
+    read_tracks,
+    read_vectors,
+    signatures,
+    store_parts,
+)
 
 
 @pytest.mark.parametrize("same_file", [True, False])
@@ -27,7 +36,7 @@ def test_of_rows_that_repeat_a_key_the_newest_counts(library: Library, same_file
             table.append(pa.concat_tables([later, rows] if "crawl" in changes else [rows, later]), "0")
         else:
             table.append(later, "later")
-    target = find_target(library, RUN)
+    target = lowest_tracks(library, RUN, 1000)
     assert len(target) == 20
     described = read_tracks(library, target, ["track_id", "title"])
     (row,) = np.flatnonzero(np.array(described["track_id"].to_pylist()) == "a:3")
@@ -38,11 +47,38 @@ def test_of_rows_that_repeat_a_key_the_newest_counts(library: Library, same_file
     assert np.delete(vectors, row, axis=0) == pytest.approx(units(20)[others])
 
 
+@pytest.mark.parametrize("capacity", [7, 30, 1000])
+def test_parts_are_those_of_all_tracks_by_files(
+    library: Library, cluster: None, capacity: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key indexes have four ranges, the embeddings files of different sizes."""
+    monkeypatch.setattr(key_index, "RANGE_ROWS", 16)
+    add_run(library)
+    for first, count in ((0, 25), (25, 3), (28, 32)):
+        add_tracks(library, units(count), first=first)
+    every = lowest_tracks(library, RUN, 1000)
+    assert len(library.table("tracks").key_index().intervals) == 4 and len(every) == 60
+    parts = [part.load() for part in store_parts(library, RUN, capacity)]
+    expected = every.split(capacity)
+    assert len(parts) == len(expected) == -(-60 // capacity)
+    for part, other in zip(parts, expected, strict=True):
+        assert np.array_equal(part.rows, other.rows)
+        assert (part.embedding_files, part.track_files) == (other.embedding_files, other.track_files)
+
+
+def test_a_sample_is_of_the_lowest_keys_but_for_some(library: Library) -> None:
+    add_tracks(add_run(library), units(40))
+    every = lowest_tracks(library, RUN, 1000)
+    without = KeySet(every.rows["key"][[0, 5]] >> REVISION_BITS)
+    rest = lowest_tracks(library, RUN, 10, without)
+    assert rest.rows["key"].tolist() == np.delete(every.rows["key"], [0, 5])[:10].tolist()
+
+
 @pytest.mark.parametrize("repeated", [False, True])
 def test_changes_are_what_is_missing_and_what_is_obsolete(library: Library, repeated: bool) -> None:
     """Some tracks are indexed, some with another checksum, some are not in the tables any more."""
     add_tracks(add_run(library), units(60))
-    every = signatures(find_target(library, RUN).rows)
+    every = signatures(lowest_tracks(library, RUN, 1000).rows)
     random = np.random.default_rng(0)
     kept, gone = random.choice(every, 25, replace=False), random.integers(0, 1 << 62, 7).astype(np.uint64)
     indexed = np.concatenate([kept, kept[:3] if repeated else kept[:0], gone])
