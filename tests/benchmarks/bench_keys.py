@@ -151,16 +151,57 @@ print(changes.tracks, len(changes.missing), len(changes.obsolete), seconds, peak
 """
 
 
+# Anonymous memory: what lies in the object store is shared, and moves to disk where there is too much.
+PARTS = """
+import sys, threading, time
+from songray.cluster import connect
+from songray.library import Library
+from songray.search.target import store_parts
+peak = 0
+def watch():
+    global peak
+    while True:
+        with open("/proc/self/status") as status:
+            peak = max(peak, next(int(line.split()[1]) for line in status if line.startswith("RssAnon")))
+        time.sleep(0.02)
+threading.Thread(target=watch, daemon=True).start()
+connect()
+started = time.monotonic()
+parts = store_parts(Library.open(sys.argv[1]), "run", 250_000)
+seconds = time.monotonic() - started
+sizes = {len(part.load()) for part in parts[:3]}
+print(len(parts), max(sizes), seconds, peak / 1024)
+"""
+
+
 @pytest.mark.parametrize("tracks", SIZES)
-def test_changes_of_an_index(tracks: int, tmp_path: Path) -> None:
-    """What `songray index` compares where NEW of the tracks are not indexed, and NEW others are."""
-    library = Library.open(str(tmp_path / "library"))
-    embeddings, described = library.table("embeddings", "run"), library.table("tracks")
-    for table in (embeddings, described):
+def test_parts_of_an_index(tracks: int, tmp_path: Path) -> None:
+    """What `songray index` does before it builds an index anew: which tracks each shard has."""
+    library = simulate_embeddings(tmp_path, tracks)
+    command = [sys.executable, "-c", PARTS, library.root]
+    done = subprocess.run(command, env={**os.environ, **ENVIRONMENT}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    parts, largest, seconds, peak = done.stdout.split()[-4:]
+    assert int(largest) <= 250_000
+    print(f"\n{tracks:,} tracks in {parts} parts: {float(seconds):.1f} s, peak {float(peak):.0f} MB")
+
+
+def simulate_embeddings(folder: Path, tracks: int) -> Library:
+    """Embeddings and tracks of so many tracks, as empty files with full key indexes."""
+    library = Library.open(str(folder / "library"))
+    for table in (library.table("embeddings", "run"), library.table("tracks")):
         os.makedirs(table.path)
         for number in range(1000):
             open(f"{table.path}/{number:07}.parquet", "w").close()
         fill(table._empty_index(table.key_paths[0], table.path, table.kind.indexed), table, tracks)
+    return library
+
+
+@pytest.mark.parametrize("tracks", SIZES)
+def test_changes_of_an_index(tracks: int, tmp_path: Path) -> None:
+    """What `songray index` compares where NEW of the tracks are not indexed, and NEW others are."""
+    library = simulate_embeddings(tmp_path, tracks)
+    embeddings = library.table("embeddings", "run")
     index, signed = embeddings.key_index(), []
     for interval in index.intervals:
         keys = index.between(interval)["track_key"].to_numpy()
