@@ -16,7 +16,7 @@ from songray.evaluation.clusters import kmeans
 from songray.evaluation.intervals import Observations
 from songray.evaluation.sample import Sample
 from songray.keys import sample_rank
-from songray.learning.factorize import FactorizeConfig, als, current_entries, sample
+from songray.learning.factorize import FactorizeConfig, als, read_entries
 from songray.learning.scale import unit
 from songray.library import Library, Vectors
 
@@ -60,7 +60,7 @@ class Listening:
 def read_listening(library: Library, tracks: Sample) -> Listening | None:
     """None where fewer than ten playlists hold four of the tracks, or too few tracks are in two."""
     limits = FactorizeConfig(max_entries=MOST_ENTRIES, factors=FACTORS)
-    entries = sample(current_entries(library.table("playlists")), limits)
+    entries = read_entries(library.table("playlists"), limits)
     ids = pa.array([row["track_id"] for row in tracks.rows], pa.string())
     position = pa.compute.index_in(entries["track_id"], ids)
     entries = entries.append_column("track", position).filter(position.is_valid())

@@ -6,6 +6,7 @@ The model `factors` is trained to predict them from audio, for tracks that no pl
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from songray.cluster import connect
 from songray.errors import InvalidOption, MissingInput
-from songray.keys import sample_rank
+from songray.keys import sample_rank, track_number
 from songray.leases import Lease
 from songray.library import Library, Vectors
 from songray.table import Table
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 # Ray, scipy and implicit are imported in functions: jobs import this module for its options.
 
+COLUMNS = ["playlist_id", "position", "crawl", "version", "track_id"]
 CONTEXT = 2  # neighbours on each side of a track in a playlist that count as its context
 CHECKSUM_ENTRIES = 100_000  # whose texts are in memory at a time
 DRIVER_ENTRIES = 200_000  # up to so many, the driver itself checks for changes, in less time than Ray's start
@@ -45,8 +47,8 @@ class FactorizeConfig:
     min_playlists: int = 2
     """Tracks in fewer playlists than this are not used."""
     max_entries: int = 50_000_000
-    """Largest number of playlist entries that are used, about 100 bytes of memory each; where there are more,
-    a random sample of whole playlists is used."""
+    """Largest number of playlist entries that are used, about 100 bytes of memory each; where the table has
+    more rows, earlier versions of playlists included, a random sample of whole playlists is used."""
     seed: int = 0
     """Seed of the sample and of the initial factors."""
 
@@ -96,7 +98,7 @@ def factorize_playlists(library: Library, output: Table, config: FactorizeConfig
     if unchanged := find_unchanged(output, entries):
         return unchanged
     ids, factors = factorize_entries(entries, config)
-    tracks = library.table("tracks").newest(["track_id", "track_key"]).rows
+    tracks = described_tracks(library.table("tracks"), ids.tolist())
     position = pa.compute.index_in(pa.array(ids), tracks["track_id"].combine_chunks())
     in_tracks = position.is_valid().to_numpy(zero_copy_only=False)
     previous = newest_version(output)
@@ -114,9 +116,17 @@ def factorize_playlists(library: Library, output: Table, config: FactorizeConfig
     return Factorized(output.name, version, count, _count_playlists(entries), is_new=True)
 
 
+def described_tracks(tracks: Table, track_ids: Sequence[str]) -> pa.Table:
+    """`track_key` and `track_id` of those of some tracks that the table has; of two ids whose hashes are
+    equal, which one of 100 million has with a probability of 3e-9, only the first. Memory: these rows, and a
+    range of the key index."""
+    numbers = np.unique(np.array([track_number(track_id) for track_id in track_ids], np.int64))
+    return tracks.newest_rows(numbers, ["track_id"])
+
+
 def used_entries(library: Library, config: FactorizeConfig) -> pa.Table:
     """The current entries of playlists, or a sample of them. Raises MissingInput where there are none."""
-    entries = sample(current_entries(library.table("playlists")), config)
+    entries = read_entries(library.table("playlists"), config)
     if not entries.num_rows:
         raise MissingInput("playlists is empty: run `songray crawl` on a source that has playlists first")
     return entries
@@ -152,26 +162,31 @@ def newest_version(factors: Table) -> pa.Table:
     return rows.filter(pa.compute.equal(rows["version"], pa.compute.max(rows["version"])))
 
 
-def current_entries(playlists: Table) -> pa.Table:
+def read_entries(playlists: Table, config: FactorizeConfig) -> pa.Table:
+    """The current entries, or those of a random sample of playlists of at most about --max-entries entries.
+    Memory: that of this sample, since it is taken as the table is read."""
+    share = config.max_entries / max(1, count_rows(playlists))
+    if share >= 1:
+        return current_entries(playlists.read(COLUMNS))
+    parts = [playlists.schema().empty_table().select(COLUMNS)]
+    for batch in playlists.scan(COLUMNS, playlists.files()):
+        rows = pa.Table.from_batches([batch.record_batch]).select(COLUMNS)
+        names = rows["playlist_id"].unique().to_pylist()
+        sampled = [name for name in names if sample_rank(str(config.seed), name) < share]
+        parts.append(rows.filter(pa.compute.is_in(rows["playlist_id"], pa.array(sampled, pa.string()))))
+    return current_entries(pa.concat_tables(parts, promote_options="permissive"))
+
+
+def current_entries(rows: pa.Table) -> pa.Table:
     """The entries of the newest version of each playlist, in order. More than one crawl may have written a
     version, where the first was interrupted."""
-    rows = playlists.read(["playlist_id", "position", "crawl", "version", "track_id"]).sort_by("crawl")
+    rows = rows.sort_by("crawl")
     newest = rows.group_by("playlist_id", use_threads=False).aggregate([("version", "last")])
     position = pa.compute.index_in(rows["playlist_id"], newest["playlist_id"].combine_chunks())
     kept = rows.filter(pa.compute.equal(rows["version"], newest["version_last"].take(position)))
     entries = kept.group_by(["playlist_id", "position"], use_threads=False).aggregate([("track_id", "last")])
     entries = entries.rename_columns(["playlist_id", "position", "track_id"])
     return entries.sort_by([("playlist_id", "ascending"), ("position", "ascending")])
-
-
-def sample(entries: pa.Table, config: FactorizeConfig) -> pa.Table:
-    """All entries, or those of a random sample of playlists of about --max-entries entries."""
-    if entries.num_rows <= config.max_entries:
-        return entries
-    share = config.max_entries / entries.num_rows
-    names = entries["playlist_id"].unique().to_pylist()
-    sampled = [name for name in names if sample_rank(str(config.seed), name) < share]
-    return entries.filter(pa.compute.is_in(entries["playlist_id"], pa.array(sampled)))
 
 
 def factorize_entries(entries: pa.Table, config: FactorizeConfig) -> tuple[NDArray[np.object_], Vectors]:

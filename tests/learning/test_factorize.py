@@ -13,11 +13,10 @@ from songray.keys import hash64, track_key
 from songray.learning.factorize import (
     FactorizeConfig,
     checksum,
-    current_entries,
     factorize,
     newest_version,
     numbered,
-    sample,
+    read_entries,
 )
 from songray.library import Library
 
@@ -93,11 +92,16 @@ def test_changed_playlists_are_a_new_version_and_unchanged_ones_need_no_ray(
 
 def test_a_sample_has_whole_playlists(library: Library) -> None:
     crawl(library, 60)
-    entries = current_entries(library.table("playlists"))
+    crawl(library, 60, number=2)  # the same entries as another version
+    playlists = library.table("playlists")
+    entries = read_entries(playlists, FactorizeConfig())
     assert entries.num_rows == 60 * 8
-    sampled = sample(entries, FactorizeConfig(max_entries=240))
-    sizes = sampled.group_by("playlist_id").aggregate([("track_id", "count")])["track_id_count"]
-    assert set(sizes.to_pylist()) == {8} and 100 < sampled.num_rows < 400
+    sampled = read_entries(playlists, FactorizeConfig(max_entries=480))
+    names = set(sampled["playlist_id"].to_pylist())
+    assert sampled.to_pylist() == [row for row in entries.to_pylist() if row["playlist_id"] in names]
+    assert 100 < sampled.num_rows < 400
+    assert read_entries(playlists, FactorizeConfig(max_entries=480, seed=1)) != sampled
+    assert read_entries(playlists, FactorizeConfig(max_entries=1)).num_rows in (0, 8)
 
 
 @pytest.mark.usefixtures("cluster")
