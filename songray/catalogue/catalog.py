@@ -44,8 +44,6 @@ class CatalogWriter:
         self._removed = references(source.name, self._tracks.removed)
         artists = library.table("artists").read(["artist_id", "name", "genres"]).to_pylist()
         self._artists = {record_checksum(artist) for artist in artists}
-        related = library.table("related_artists").read(["artist_id", "related_id"]).to_pylist()
-        self._related = {(pair["artist_id"], pair["related_id"]) for pair in related}
         # In the order in which they are written
         names = ("tracks", "artists", "related_artists", "playlists", "pages", "crawls")
         self._appenders = {name: TableAppender(library.table(name)) for name in names}
@@ -66,7 +64,7 @@ class CatalogWriter:
         removed = self._tracks.removed
         self._add_tracks(piece)
         self._add_artists(piece["artists"])
-        self._add_related(piece["related_artists"])
+        self._append("related_artists", piece["related_artists"])
         version = {"version": piece["fingerprint"]}
         entries = (entry for entry in piece["playlist_entries"] if entry["track_id"] not in removed)
         self._append("playlists", (entry | version for entry in entries))
@@ -120,12 +118,6 @@ class CatalogWriter:
             if (checksum := record_checksum(artist)) not in self._artists:
                 self._artists.add(checksum)
                 self._append("artists", [artist])
-
-    def _add_related(self, pairs: list[Row]) -> None:
-        for pair in pairs:
-            if (ids := (pair["artist_id"], pair["related_id"])) not in self._related:
-                self._related.add(ids)
-                self._append("related_artists", [pair])
 
     def _add_page(self, piece: Row) -> None:
         for problem in piece["problems"]:
