@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet
 
-from songray.catalogue.existing import ExistingTracks, TrackState
+from songray.catalogue.existing import ExistingTracks
+from songray.catalogue.states import TrackState
 from songray.cluster import connect
 from songray.errors import Conflict, InvalidOption
 from songray.keys import REVISION_BITS, Keys

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Set
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +12,7 @@ import pyarrow.compute
 from numpy.typing import NDArray
 
 from songray.catalogue.sources.base import Source
+from songray.catalogue.states import CrawlStates, TrackState
 from songray.errors import Conflict
 from songray.keys import (
     COMPLETENESS_MASK,
@@ -23,7 +24,6 @@ from songray.keys import (
     Interval,
     Keys,
     hash64,
-    numbered_key,
     track_number,
 )
 from songray.library import Library, Row
@@ -34,30 +34,6 @@ COLUMNS = ["track_key", "id_hash", "completeness", "checksum", "audio_checksum"]
 # Fields that earlier versions do not store: while they are unknown, the checksum is as it was then.
 LATER_FIELDS = ("tempo_bpm", "key", "mode", "license")
 STORED_STATUSES = ("new", "changed", "completed")  # tracks of which a crawl stores a row
-
-
-class TrackState(NamedTuple):
-    """What a crawl compares of a track."""
-
-    number: int  # 55 bits: the hash of its id, or the next number that was free
-    revision: int
-    id_hash: int
-    completeness: int  # number of fields with a value
-    checksum: int  # of all fields
-    audio_checksum: int  # of the audio version
-    left: int | None = None  # the number that the track had before, whose revisions are used up
-
-    def rows(self, track: Row) -> list[Row]:
-        """The rows of `tracks` that hold it, and that mark the number that it has left."""
-        track_id = track["track_id"]
-        names = ("revision", "id_hash", "completeness", "checksum", "audio_checksum")
-        key = {"track_key": numbered_key(self.number, self.revision, track_id)}
-        row = track | key | {name: getattr(self, name) for name in names}
-        if self.left is None:
-            return [row]
-        key = {"track_key": numbered_key(self.left, LAST_REVISION, track_id)}
-        marker = key | {"track_id": track_id, "revision": LAST_REVISION, "id_hash": self.id_hash}
-        return [row, marker | {"crawl": LEFT}]
 
 
 def described_state(track: Row, number: int, revision: int = 0) -> TrackState:
@@ -79,14 +55,14 @@ def record_checksum(record: Row) -> int:
 class ExistingTracks:
     """The newest states of the tracks of a library that were loaded, and of those in this crawl.
 
-    Memory: a range of the key index, and some 500 bytes a track of this crawl.
+    Memory: a range of the key index, and the tracks of this crawl: see CrawlStates.
     """
 
     def __init__(self, library: Library) -> None:
         self._table = library.table("tracks")
         self._index = self._table.key_index()
-        self._in_crawl: dict[str, TrackState] = {}  # by track id
-        # Numbers that were given in this process, or that a track has left.
+        self._in_crawl = CrawlStates()
+        # Numbers that `revise` has given, or that a track has left.
         self._taken_numbers: set[int] = set()
         parts = []
         for interval in self._index.intervals:
@@ -143,17 +119,21 @@ class ExistingTracks:
             status, state = self._compare(stored, track, source)
         else:
             status, state = "new", described_state(track, self._free_number(track_id))
-        self._in_crawl[track_id] = state
+        self._in_crawl.set(state)
         return status, state
 
     def is_described(self, track_id: str) -> bool:
         """Whether this crawl has described a track."""
-        return track_id in self._in_crawl
+        return self._in_crawl.get(track_id) is not None
 
     def revise(self, track_id: str) -> TrackState | None:
         """The state of a track of the library with a new revision. Raises Conflict where no key is left."""
-        stored = self._stored(track_id)
-        return self._next_revision(stored, track_id) if stored else None
+        if (stored := self._stored(track_id)) is None:
+            return None
+        state = self._next_revision(stored, track_id)
+        if state.left is not None:
+            self._taken_numbers.add(state.number)
+        return state
 
     def _compare(self, stored: TrackState, track: Row, source: Source) -> tuple[TrackStatus, TrackState]:
         """The status of a track of the library that this crawl describes for the first time."""
@@ -190,8 +170,8 @@ class ExistingTracks:
         stored = {int(self._keys[row]) >> REVISION_BITS for row in self._rows(first)}
         for probe in range(MAX_PROBES):
             number = (first + probe) % NUMBERS
-            if number not in stored and number not in self._taken_numbers:
-                self._taken_numbers.add(number)
+            is_taken = number in stored or number in self._taken_numbers or self._in_crawl.has_number(number)
+            if not is_taken:
                 return number
         raise Conflict(
             f"the {MAX_PROBES} numbers that {track_id} may have are taken, by other ids or by "

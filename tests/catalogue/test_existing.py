@@ -10,9 +10,10 @@ import pytest
 
 from songray import key_index
 from songray.catalogue import existing
-from songray.catalogue.existing import ExistingTracks, TrackState, TrackStatus
+from songray.catalogue.existing import ExistingTracks, TrackStatus
 from songray.catalogue.sources.base import Track
 from songray.catalogue.sources.manifest.source import ManifestSource
+from songray.catalogue.states import TrackState
 from songray.keys import NUMBERS
 from songray.library import Library, Row
 
