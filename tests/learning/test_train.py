@@ -152,19 +152,19 @@ def test_a_training_whose_driver_and_worker_are_killed_ends_like_an_unbroken_one
     """Saved epochs are not repeated: their rows of the curve, with their seconds, stay. (Ray Train has
     registered all epochs but the last two.)"""
     store_spectrograms(library, 40)
-    options = "--widths 8 16 --batch-size 16 --epochs 9 --run killed"
+    options = "--widths 8 16 --batch-size 16 --epochs 24 --run killed"
     process = job("train", library, *options.split(), command="contrastive")
     curve_of_driver = wait_for_epoch(library, "killed", 3, lambda: process.poll() is None)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     assert runs.find(library, "killed") is None  # not finished
-    config = MODELS["contrastive"](widths=(8, 16), batch_size=16, epochs=9)
+    config = MODELS["contrastive"](widths=(8, 16), batch_size=16, epochs=24)
     with ThreadPoolExecutor(1) as thread:
         kill = thread.submit(kill_worker, library, "killed", 6)
         killed = train(library, "contrastive", config, TrainConfig(run="killed"))
         curve_of_worker = kill.result()
     unbroken = train(library, "contrastive", config, TrainConfig(run="unbroken"))
-    assert [epoch["epoch"] for epoch in killed.curve] == list(range(1, 10))
+    assert [epoch["epoch"] for epoch in killed.curve] == list(range(1, 25))
     assert killed.curve[:1] == curve_of_driver[:1]
     assert killed.curve[:4] == curve_of_worker[:4]
     assert killed.curve != curve_of_worker
