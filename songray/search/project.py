@@ -115,8 +115,9 @@ def fit(source: Table, config: ProjectConfig, tracks: np.ndarray) -> tuple[Refer
     vectors = unit(matrix(rows["embedding"]))
     positions = positions_of(vectors, config.method)
     known = {**asdict(config), "fitted_tracks": len(vectors), **faithfulness(vectors, positions)._asdict()}
-    numbers = rows["track_key"].to_numpy() >> REVISION_BITS
-    return Reference(numbers, vectors, positions, clusters_of(vectors)), known
+    numbers, clusters = rows["track_key"].to_numpy() >> REVISION_BITS, clusters_of(vectors)
+    known["clusters"] = int(clusters.max()) + 1
+    return Reference(numbers, vectors, positions, clusters), known
 
 
 def _place_block(rows: pa.Table, reference: ray.ObjectRef, tally: ray.actor.ActorHandle) -> pa.Table:

@@ -33,8 +33,9 @@ class StoredMap(NamedTuple):
 
     @property
     def facts(self) -> dict[str, str | float]:
-        """Its method, and how far it can be trusted."""
-        return {name: self.made[name] for name in ("method", *Faithfulness._fields)}
+        """Its method, how far it can be trusted, and the number of its clusters, 0 in earlier versions."""
+        stated = {name: self.made[name] for name in ("method", *Faithfulness._fields)}
+        return stated | {"clusters": self.made.get("clusters", 0)}
 
 
 def newest_map(library: Library, run: str) -> StoredMap | None:

@@ -74,7 +74,7 @@ class Version:
     tags: dict[str, list[float]] = field(default_factory=dict)  # see songray/search/tags.py
     bits: Bits = 32  # a number of the vectors in graphs
     map: str = ""  # the id of the map whose positions its tracks have; "": the principal components
-    map_facts: dict[str, str | float] = field(default_factory=dict)  # its method, and how far to trust it
+    map_facts: dict[str, str | float] = field(default_factory=dict)  # see StoredMap.facts
 
 
 def newest_version(library: Library, run: str) -> Version | None:

@@ -132,6 +132,7 @@ class MapFacts(BaseModel):
     method: str = Field(description="pca, tsne or umap")
     trustworthiness: float = Field(ge=0, le=1, description="how many neighbours on the map are near in sound")
     continuity: float = Field(ge=0, le=1, description="how many that are near in sound are neighbours on it")
+    clusters: int = Field(description="0 where an earlier version fitted it")
 
 
 class Stats(BaseModel):

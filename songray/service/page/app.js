@@ -444,7 +444,7 @@ async function describeIndex() {
   const { tags, map: facts, compared } = await request("v1/stats");
   $("map-facts").textContent = facts ? `${METHODS[facts.method]} map: trustworthiness ${facts.trustworthiness.toFixed(2)}, continuity ${facts.continuity.toFixed(2)}` : "Map: principal components";
   $("map-facts").title = "From 0 to 1: how many neighbours on the map are near in sound, and how many that are near in sound are neighbours on it";
-  $("color").querySelector("[value=cluster]").hidden = !facts;
+  $("color").querySelector("[value=cluster]").hidden = !facts?.clusters;
   $("compare-button").hidden = !compared;
   $("color-tags").replaceChildren(...tags.map(tag => element("option", { value: `tag:${tag}`, textContent: tag })));
   $("color-tags").hidden = !tags.length;
