@@ -32,7 +32,8 @@ from songray.takedown import Takedown, columns_read, find_takedown, without
 DRIVER_FILES = 64  # up to so many are rewritten by this process, in less time than Ray's start takes
 # The tables that may hold something of a track, in the order in which it is removed: a removal that was
 # killed must still find, in `tracks`, the numbers of its tracks, and in `previews`, who has their audio.
-REMOVED_FROM = ("maps", "embeddings", "spectrograms", "factors", "playlists", "pages", "previews", "tracks")
+REMOVED_FROM = ("maps", "embeddings", "spectrograms", "factors", "judgements", "playlists", "pages",
+                "previews", "tracks")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, cluster: None) -> tuple[L
     transform(library, TransformConfig())
     embed(library, EmbedConfig(run=run, actors=1))
     index(library, IndexConfig(run=run, links=8))
+    judge(library, [row["track_id"] for row in by_title.values()])
     embeddings = library.table("embeddings", run).read()
     vectors = {row["track_key"]: np.array(row["embedding"], np.float32) for row in embeddings.to_pylist()}
     keys = [by_title[title]["track_key"] for title in (TITLE, DERIVED)]
@@ -100,6 +101,13 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, cluster: None) -> tuple[L
         derived=keys[1],
     )
     return library, removed
+
+
+def judge(library: Library, track_ids: list[str]) -> None:
+    """Store a listener's judgement of the neighbours of each track."""
+    table = library.table("judgements")
+    rows = [{"session": "0123456789", "track_id": track_id, "preferred": "left"} for track_id in track_ids]
+    table.append(pa.Table.from_pylist(rows, table.schema()), "1")
 
 
 def give_audio_of(library: Library, track_id: str, audio_id: str) -> None:
@@ -225,7 +233,7 @@ def test_nothing_in_a_library_holds_a_removed_track(copied: tuple[Library, Remov
     before = traces(library, removed)
     folders = {place.split("/")[0] for place in before}
     assert folders == {"tracks", "pages", "playlists", "previews", "spectrograms", "factors", "embeddings",
-                       "maps", "indexes", "runs", "_checkpoints", "_keys"}  # fmt: skip
+                       "judgements", "maps", "indexes", "runs", "_checkpoints", "_keys"}  # fmt: skip
     files = {Path(place).name: kinds for place, kinds in before.items() if place.startswith("indexes/")}
     assert files["reference.npy"] >= {"key", "vector"} and "vector" in files["graph.hnsw"]
     assert "vector" in files["vectors.npy"] and "text" in files["names.sqlite"]
