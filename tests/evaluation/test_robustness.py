@@ -20,6 +20,7 @@ from songray.learning.train import TrainConfig, train
 from songray.library import Library
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_previews_of_long_songs_are_compared_with_the_songs(library: Library, tmp_path: Path) -> None:
     """Songs of 70 s, and one of 20 s, of which a preview has as much as the run embeds."""
