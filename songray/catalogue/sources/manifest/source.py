@@ -47,8 +47,8 @@ class ManifestSource:
     Columns of tracks: id and url (or path; or only isrc, where another source has the audio); optionally
     title, artist, album, date, duration, genre, isrc, explicit, recording, tempo (beats a minute), key (such
     as F# minor), mode and license. Artists or genres in one cell are separated by ";". Columns of playlists:
-    playlist, position (from 0) and track, which is an id. A .json
-    file is read as one of the Million Playlist Dataset."""
+    playlist, position (from 0) and track, which is an id. A .json file is read as one of the Million Playlist
+    Dataset."""
 
     def pages(self) -> Iterator[Page]:
         if not self.manifest:

@@ -65,6 +65,7 @@ class Score:
     style: Style
     sound: Sound
     tempo_bpm: float
+    step_seconds: float  # of a sixteenth
     key: Key
     bars: list[Bar]
     chord_pattern: str
@@ -143,9 +144,10 @@ def _score(seed: int, song: Song) -> tuple[Score, Generator]:
         return choices[random.integers(len(choices))]
 
     chord_pattern, bass_pattern = pick(style.chord_patterns), pick(style.bass_patterns)
-    bars = list(form(int(SONG_SECONDS / (15 / tempo_bpm) / len(bass_pattern)) + 1, pick, style))
+    step_seconds = 60 / tempo_bpm / 4
+    bars = list(form(int(SONG_SECONDS / step_seconds / len(bass_pattern)) + 1, pick, style))
     key = Key(tonic, pick(style.scales))
-    return Score(style, sound, tempo_bpm, key, bars, chord_pattern, bass_pattern), random
+    return Score(style, sound, tempo_bpm, step_seconds, key, bars, chord_pattern, bass_pattern), random
 
 
 def _perform(score: Score, random: Generator) -> list[Signal]:
@@ -153,7 +155,7 @@ def _perform(score: Score, random: Generator) -> list[Signal]:
     style, sound, key, bars, bass_pattern = (
         score.style, score.sound, score.key, score.bars, score.bass_pattern
     )  # fmt: skip
-    onset = _groove(60 / score.tempo_bpm / 4, sound.mix.swing)
+    onset = _groove(score.step_seconds, sound.mix.swing)
     lead = melody(style, key, bars, len(bass_pattern), random)
     chords = accompaniment("C", score.chord_pattern, style.chord, key, bars, style.register - 22)
     bass = accompaniment("B", bass_pattern, style.chord, key, bars, 33)
