@@ -14,6 +14,7 @@ from songray.keys import REVISION_BITS
 from songray.learning import runs
 from songray.leases import Lease
 from songray.library import Library
+from songray.search.changes import Changes, compare
 from songray.search.filters import CACHED_FILTERS
 from songray.search.reference import Reference
 from songray.search.stored_maps import newest_map, read_map_reference
@@ -21,12 +22,9 @@ from songray.search.tags import statistics
 from songray.search.target import (
     StoredTarget,
     Target,
-    comparable,
-    find_changes,
+    TargetRanges,
     have_direction,
-    indexed_signatures,
     lowest_tracks,
-    obsolete_labels,
     read_tagged_vectors,
     read_tracks,
     store_parts,
@@ -173,7 +171,8 @@ def build(
         tags=tags,
         bits=config.bits or 32,
     )
-    stored = store_parts(library, run, config.shard_capacity(dimension, parameters["M"]))
+    ranges = TargetRanges.of(library, run)
+    stored = store_parts(ranges, ranges.files, config.shard_capacity(dimension, parameters["M"]))
     parts: list[Part] = [(None, part) for part in stored]
     if (fitted := newest_map(library, run)) is not None:
         version = replace(version, map=fitted.id, map_facts=fitted.facts)
@@ -204,37 +203,36 @@ def prepare(
 
 def update(library: Library, config: IndexConfig, before: Version, lease: Lease) -> IndexSummary:
     """Write a version with the shards of the one before, missing tracks appended, others marked as deleted;
-    return the one before where nothing has changed. Memory: see find_changes."""
-    changes = find_changes(library, before.run, indexed_signatures(library, before))
-    if not changes.tracks:
-        raise MissingInput(f"embeddings/{before.run} is empty: run `songray embed` first")
-    missing = comparable(library, before.run, changes.missing)
-    left_out = len(changes.missing) - len(missing)
-    obsolete = [obsolete_labels(library, before.run, entry, changes.obsolete) for entry in before.shards]
-    deleted = sum(map(len, obsolete))
-    if not len(missing) and not deleted:
-        return IndexSummary(before, new=False, left_out=left_out)
+    return the one before where nothing has changed. Memory: see changes.compare."""
     version = replace(before, version=next_version(before), made_with=runs.software_versions())
+    with compare(library, before) as changes:
+        if not changes.tracks:
+            raise MissingInput(f"embeddings/{before.run} is empty: run `songray embed` first")
+        entries = mark_deleted(before.shards, changes.obsolete)
+        capacity = config.shard_capacity(before.dimension, before.parameters["M"])
+        kept, parts = assign(entries, changes, capacity)
     reference = read_reference(library, before)
-    entries = mark_deleted(before.shards, obsolete)
-    kept, parts = assign(entries, missing, config.shard_capacity(before.dimension, before.parameters["M"]))
-    built, _ = build_shards(library, version, config.threads, reference, parts)
+    built, left_out = build_shards(library, version, config.threads, reference, parts)
+    added, deleted = changes.missing - left_out, sum(map(len, changes.obsolete))
+    if not added and not deleted:
+        return IndexSummary(before, new=False, left_out=left_out)
     finished = publish(library, replace(version, shards=[*kept, *built]), reference, lease)
-    return IndexSummary(finished, new=True, added=len(missing), deleted=deleted, left_out=left_out)
+    return IndexSummary(finished, new=True, added=added, deleted=deleted, left_out=left_out)
 
 
 Part = tuple[ShardEntry | None, StoredTarget]  # a shard to which tracks are appended, if any, and these
 
 
-def assign(entries: list[ShardEntry], missing: Target, capacity: int) -> tuple[list[ShardEntry], list[Part]]:
+def assign(entries: list[ShardEntry], changes: Changes, capacity: int) -> tuple[list[ShardEntry], list[Part]]:
     """The entries that stay, and the parts to build: the last shard is filled up, then new ones follow."""
+    if not changes.missing:
+        return entries, []
+    connect()
     last = entries[-1] if entries and entries[-1].tracks < capacity else None
-    if last is None or not len(missing):
-        return entries, [(None, part.store()) for part in missing.split(capacity)]
-    room = capacity - last.tracks
-    others = missing.select(slice(room, None)).split(capacity)
-    filled = missing.select(slice(room)).store()
-    return entries[:-1], [(last, filled), *((None, part.store()) for part in others)]
+    room = capacity - last.tracks if last else 0
+    first, *others = store_parts(changes.missing_tracks, changes.files, capacity, room)
+    kept = entries[:-1] if last else entries
+    return kept, [(last, first), *((None, part) for part in others)]
 
 
 def build_shards(
@@ -278,7 +276,7 @@ def build_shard(
     is_usable = have_direction(vectors)
     target, vectors, levels = every.select(is_usable), vectors[is_usable], levels[is_usable]
     if not len(target):
-        return ShardEntry(name, 0, "", 0, 1.0, {}), len(every)
+        return before or ShardEntry(name, 0, "", 0, 1.0, {}), len(every)
     tracks = read_tracks(library, target, SHOWN)
     if version.tags:
         tracks = tracks.append_column(TAGS, level_column(levels))

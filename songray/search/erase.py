@@ -17,7 +17,7 @@ from songray.leases import Lease
 from songray.library import Library
 from songray.search.build import REFERENCE_TRACKS, IndexConfig
 from songray.search.reference import Reference
-from songray.search.target import comparable, lowest_tracks, read_vectors
+from songray.search.target import have_direction, lowest_tracks, read_vectors
 from songray.search.version import (
     TRACKS,
     VECTORS,
@@ -108,11 +108,14 @@ def new_reference(library: Library, before: Version, old: Reference, tracks: Key
     library no longer has vectors."""
     if before.map:  # the map stays as it is for the tracks that remain
         return old.without(tracks.every_number())
-    remaining = lowest_tracks(library, before.run, REFERENCE_TRACKS, tracks)
-    sample = comparable(library, before.run, remaining)
+    sample = lowest_tracks(library, before.run, REFERENCE_TRACKS, tracks)
     if not len(sample):
         return old.without(tracks.every_number())
-    return Reference(sample.rows["key"] >> REVISION_BITS, read_vectors(library, before.run, sample))
+    vectors = read_vectors(library, before.run, sample)
+    is_usable = have_direction(vectors)
+    if not is_usable.any():
+        return old.without(tracks.every_number())
+    return Reference(sample.rows["key"][is_usable] >> REVISION_BITS, vectors[is_usable])
 
 
 def rebuild_shard(

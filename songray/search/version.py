@@ -168,8 +168,10 @@ def delete(library: Library, run: str, tracks: KeySet, lease: Lease) -> int:
     before = newest_version(library, run)
     if before is None:
         return 0
-    live = [live_tracks(library, run, entry) for entry in before.shards]
-    labels = [part["label"][tracks.contains(part["key"])] for part in live]
+    labels = []
+    for entry in before.shards:
+        live = live_tracks(library, run, entry)
+        labels.append(live["label"][tracks.contains(live["key"])])
     if not any(map(len, labels)):
         return 0
     version = replace(before, version=next_version(before), shards=mark_deleted(before.shards, labels))

@@ -28,13 +28,15 @@ from songray.cluster import ENVIRONMENT
 from songray.key_index import FILES, KeyIndex
 from songray.keys import track_key
 from songray.library import Library
-from songray.search.target import signatures
+from songray.search.reference import Reference
+from songray.search.version import TRACKS, ShardEntry, Version, publish
 from songray.table import Table
 
 SIZES = [int(size) for size in os.environ.get("SONGRAY_BENCH_KEYS", "1000000 10000000 100000000").split()]
 REAL = int(os.environ.get("SONGRAY_BENCH_REAL", "1000000"))
 FILE_ROWS = 256
 NEW = 100
+SHARD = 250_000  # tracks
 MEASURED = """
 import resource, sys
 from songray.command import main
@@ -137,26 +139,10 @@ def test_real_rows(cluster: None, tmp_path: Path) -> None:
     print(f"\n{tabulate(rows, ['step', 'rows', 's'], tablefmt='github', floatfmt='.2f')}")
 
 
-CHANGES = """
-import resource, sys, time
-import numpy as np
-from songray.library import Library
-from songray.search.target import find_changes
-indexed = np.load(sys.argv[2])
-started = time.monotonic()
-changes = find_changes(Library.open(sys.argv[1]), "run", indexed)
-seconds = time.monotonic() - started
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(changes.tracks, len(changes.missing), len(changes.obsolete), seconds, peak)
-"""
-
-
-# Anonymous memory: what lies in the object store is shared, and moves to disk where there is too much.
-PARTS = """
+# Anonymous memory: what is mapped, such as the object store, moves to disk where there is too much.
+WATCH = """
 import sys, threading, time
-from songray.cluster import connect
 from songray.library import Library
-from songray.search.target import store_parts
 peak = 0
 def watch():
     global peak
@@ -165,13 +151,34 @@ def watch():
             peak = max(peak, next(int(line.split()[1]) for line in status if line.startswith("RssAnon")))
         time.sleep(0.02)
 threading.Thread(target=watch, daemon=True).start()
+library = Library.open(sys.argv[1])
+"""
+PARTS = (
+    WATCH
+    + """
+from songray.cluster import connect
+from songray.search.target import TargetRanges, store_parts
 connect()
 started = time.monotonic()
-parts = store_parts(Library.open(sys.argv[1]), "run", 250_000)
+ranges = TargetRanges.of(library, "run")
+parts = store_parts(ranges, ranges.files, 250_000)
 seconds = time.monotonic() - started
 sizes = {len(part.load()) for part in parts[:3]}
 print(len(parts), max(sizes), seconds, peak / 1024)
 """
+)
+CHANGES = (
+    WATCH
+    + """
+from songray.search.changes import compare
+from songray.search.version import newest_version
+version = newest_version(library, "run")
+started = time.monotonic()
+with compare(library, version) as changes:
+    seconds = time.monotonic() - started
+    print(changes.tracks, changes.missing, sum(map(len, changes.obsolete)), seconds, peak / 1024)
+"""
+)
 
 
 @pytest.mark.parametrize("tracks", SIZES)
@@ -201,19 +208,31 @@ def simulate_embeddings(folder: Path, tracks: int) -> Library:
 def test_changes_of_an_index(tracks: int, tmp_path: Path) -> None:
     """What `songray index` compares where NEW of the tracks are not indexed, and NEW others are."""
     library = simulate_embeddings(tmp_path, tracks)
-    embeddings = library.table("embeddings", "run")
-    index, signed = embeddings.key_index(), []
-    for interval in index.intervals:
-        keys = index.between(interval)["track_key"].to_numpy()
-        rows = np.zeros(len(keys), [("key", "i8"), ("checksum", "i8")])
-        rows["key"], rows["checksum"] = keys, (keys >> 8) & ~31
-        signed.append(signatures(rows))
-    every = np.concatenate(signed)
-    every[:NEW] += np.uint64(1)
-    np.save(tmp_path / "indexed.npy", np.sort(every))
-    command = [sys.executable, "-c", CHANGES, library.root, str(tmp_path / "indexed.npy")]
-    done = subprocess.run(command, capture_output=True, text=True)
+    index = library.table("embeddings", "run").key_index()
+    entries, held = [], np.empty(0, np.int64)
+    for interval in [*index.intervals, None]:
+        keys = index.between(interval)["track_key"].to_numpy() if interval else held[:0]
+        held = np.concatenate([held, keys])
+        while len(held) >= SHARD or (interval is None and len(held)):
+            entries.append(simulate_shard(library, len(entries), held[:SHARD]))
+            held = held[SHARD:]
+    version = Version("run", "000001", tracks, 2, {}, 0, 1.0, 1.0, entries, {})
+    with library.lease("indexes/run") as lease:
+        publish(library, version, Reference(np.arange(2), np.eye(2, dtype=np.float32)), lease)
+    done = subprocess.run([sys.executable, "-c", CHANGES, library.root], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     count, missing, obsolete, seconds, peak = done.stdout.split()
-    assert (int(count), int(missing), int(obsolete)) == (len(every), NEW, NEW)
-    print(f"\n{tracks:,} tracks: {float(seconds):.1f} s, peak {float(peak):.0f} MB")
+    assert (int(missing), int(obsolete)) == (NEW, NEW)
+    print(f"\n{int(count):,} tracks: {float(seconds):.1f} s, peak {float(peak):.0f} MB")
+
+
+def simulate_shard(library: Library, number: int, keys: np.ndarray) -> ShardEntry:
+    """A shard of which only the rows exist. In the first one, NEW tracks have changed since."""
+    checksums = (keys >> 8) & ~31
+    checksums[: NEW * (number == 0)] += 32
+    folder = Path(library.path("indexes", "run", "shards", str(number)))
+    folder.mkdir(parents=True)
+    rows = pa.table({"track_key": keys, "checksum": checksums})
+    with pa.OSFile(str(folder / TRACKS), "w") as file, pa.ipc.new_file(file, rows.schema) as writer:
+        writer.write_table(rows)
+    return ShardEntry(str(number), len(keys), "", 0, 1.0, {})

@@ -11,11 +11,10 @@ from songray import key_index
 from songray.keys import REVISION_BITS, KeySet
 from songray.library import Library
 from songray.search.target import (
-    find_changes,
+    TargetRanges,
     lowest_tracks,
     read_tracks,
     read_vectors,
-    signatures,
     store_parts,
 )
 
@@ -47,9 +46,9 @@ def test_of_rows_that_repeat_a_key_the_newest_counts(library: Library, same_file
     assert np.delete(vectors, row, axis=0) == pytest.approx(units(20)[others])
 
 
-@pytest.mark.parametrize("capacity", [7, 30, 1000])
+@pytest.mark.parametrize("capacity, first", [(7, 0), (30, 0), (1000, 0), (7, 5), (1000, 20), (7, 100)])
 def test_parts_are_those_of_all_tracks_by_files(
-    library: Library, cluster: None, capacity: int, monkeypatch: pytest.MonkeyPatch
+    library: Library, cluster: None, capacity: int, first: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The key indexes have four ranges, the embeddings files of different sizes."""
     monkeypatch.setattr(key_index, "RANGE_ROWS", 16)
@@ -57,13 +56,18 @@ def test_parts_are_those_of_all_tracks_by_files(
     for first, count in ((0, 25), (25, 3), (28, 32)):
         add_tracks(library, units(count), first=first)
     every = lowest_tracks(library, RUN, 1000)
-    assert len(library.table("tracks").key_index().intervals) == 4 and len(every) == 60
-    parts = [part.load() for part in store_parts(library, RUN, capacity)]
-    expected = every.split(capacity)
-    assert len(parts) == len(expected) == -(-60 // capacity)
-    for part, other in zip(parts, expected, strict=True):
-        assert np.array_equal(part.rows, other.rows)
-        assert (part.embedding_files, part.track_files) == (other.embedding_files, other.track_files)
+    ranges = TargetRanges.of(library, RUN)
+    assert len(ranges.intervals) == 4 and len(every) == 60
+    parts = [part.load() for part in store_parts(ranges, ranges.files, capacity, first)]
+    by_file = np.argsort(every.rows["file"], kind="stable")
+    own, others = by_file[:first], by_file[first:]
+    expected = [own] if first else []
+    if others.size:
+        expected += np.array_split(others, -(-len(others) // capacity))
+    assert len(parts) == len(expected)
+    for part, chosen in zip(parts, expected, strict=True):
+        assert np.array_equal(part.rows, every.rows[np.sort(chosen)])
+        assert (part.embedding_files, part.track_files) == (every.embedding_files, every.track_files)
 
 
 def test_a_sample_is_of_the_lowest_keys_but_for_some(library: Library) -> None:
@@ -72,18 +76,3 @@ def test_a_sample_is_of_the_lowest_keys_but_for_some(library: Library) -> None:
     without = KeySet(every.rows["key"][[0, 5]] >> REVISION_BITS)
     rest = lowest_tracks(library, RUN, 10, without)
     assert rest.rows["key"].tolist() == np.delete(every.rows["key"], [0, 5])[:10].tolist()
-
-
-@pytest.mark.parametrize("repeated", [False, True])
-def test_changes_are_what_is_missing_and_what_is_obsolete(library: Library, repeated: bool) -> None:
-    """Some tracks are indexed, some with another checksum, some are not in the tables any more."""
-    add_tracks(add_run(library), units(60))
-    every = signatures(lowest_tracks(library, RUN, 1000).rows)
-    random = np.random.default_rng(0)
-    kept, gone = random.choice(every, 25, replace=False), random.integers(0, 1 << 62, 7).astype(np.uint64)
-    indexed = np.concatenate([kept, kept[:3] if repeated else kept[:0], gone])
-    changes = find_changes(library, RUN, np.sort(indexed))
-    assert changes.tracks == 60
-    assert np.array_equal(np.sort(signatures(changes.missing.rows)), np.setdiff1d(every, kept))
-    assert np.array_equal(changes.obsolete, np.sort(gone))
-    assert len(find_changes(library, RUN, np.empty(0, np.uint64)).missing) == 60
