@@ -12,6 +12,7 @@ newer than all rows of that number, and the number is never given again, since r
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,6 +22,7 @@ from songray.errors import Conflict
 
 Keys = NDArray[np.int64]
 Interval = tuple[int, int]  # of keys, without the second one
+Only = Callable[[Interval], Keys]  # sorted keys, among them all of an interval that count
 
 REVISION_BITS = 8
 KEY_BITS = 63

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from songray import checkpoints
 from songray.cluster import connect
 from songray.errors import StorageError, original_error, songray_error
-from songray.keys import Interval, Keys, are_among
+from songray.keys import Keys, Only, are_among
 from songray.library import Library
 from songray.storage import compression
 from songray.summary import Summary
@@ -41,9 +41,6 @@ RETAIN_MEMORY = {
         "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)
     }
 }  # fmt: skip
-
-
-Only = Callable[[Interval], Keys]  # sorted keys, among them all of an interval that count
 
 
 @dataclass(frozen=True)

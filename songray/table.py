@@ -25,6 +25,7 @@ from songray.keys import (
     REVISION_BITS,
     Interval,
     Keys,
+    Only,
     are_among,
     last_of_equal,
 )
@@ -192,13 +193,16 @@ class Table:
         is_usable = newest.rows["error"].is_null().to_numpy()
         return keys[is_usable], newest.file[is_usable]
 
-    def sample_keys(self, most: int, among: Keys | None = None) -> Keys:
-        """The lowest keys of tracks without an error, sorted, of those that are among some sorted keys. Keys
-        are hashes: the lowest ones are a random sample."""
+    def sample_keys(self, most: int, only: Only | None = None, most_files: int | None = None) -> Keys:
+        """The lowest keys of tracks without an error, sorted, of those that are among the keys of `only`, and
+        lie in so many random files at most. Keys are hashes: the lowest ones are a random sample."""
         index, keys = self.key_index(), np.empty(0, np.int64)
+        files = np.random.default_rng(0).permutation(np.flatnonzero(index.paths))[:most_files]
         for interval in index.intervals:
-            usable, _ = self.usable_between(index, interval)
-            keys = np.append(keys, usable if among is None else usable[are_among(usable, among)])
+            usable, file = self.usable_between(index, interval)
+            if most_files is not None:
+                usable = usable[np.isin(file, files)]
+            keys = np.append(keys, usable if only is None else usable[are_among(usable, only(interval))])
             if keys.size >= most:
                 break
         return keys[:most]

@@ -6,6 +6,7 @@ split      which tracks a model learns from, and which validate it
 windows    windows of spectrograms, in batches that a model learns from or embeds
 scale      the projections that make vectors of a model comparable
 fusion     several runs as one: their vectors, weighted and joined
+members    the tracks that all members of a joined run have embedded, and the files that hold them
 encoder    from spectrograms to the vector of a run, of one model or of several: fitted, stored, used
 loop       the loop that trains any model
 factorize  stage: playlists → factors of tracks, the targets of one model
@@ -18,5 +19,5 @@ embed      stage: spectrograms and a run → embeddings
 fuse       stage: embeddings of several runs → a run
 adapt      stage: embeddings of a run, and artists → a run, where held-out artists show a gain
 
-Modules up to `loop` run without Ray; `runs`, `split`, `scale` and `fusion` also without torch.
+Modules up to `loop` run without Ray; `runs`, `split`, `scale`, `fusion` and `members` also without torch.
 """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -12,12 +11,11 @@ from numpy.typing import NDArray
 from songray.errors import InvalidOption
 from songray.keys import REVISION_BITS, Keys
 from songray.learning import runs
+from songray.learning.members import embeddings_of, read_vectors
 from songray.learning.runs import ADAPTATION, Run
 from songray.learning.scale import unit, within_class_projection
 from songray.library import Library, Vectors
-
-if TYPE_CHECKING:  # jobs import this module for its options
-    from songray.learning.fusion import EmbeddedTracks
+from songray.table import Table
 
 SAMPLE_TRACKS, SAMPLE_FILES = 10_000, 16  # at most, that are compared, and on which the projection is fitted
 FOLDS = 5  # parts of the artists, each of which is held out once
@@ -87,12 +85,10 @@ def adapt(library: Library, config: AdaptationConfig) -> Adaptation:
     """Adapt a run by a projection of its vectors, fitted on the artists of the library, where the interval
     of the gain lies above 0; otherwise no run is written. A finished run is judged anew, and not fitted
     again."""
-    from songray.learning import fusion
-
     if not config.base:
         raise InvalidOption("--base is empty: name the run to adapt")
     base = runs.choose(library, config.base)
-    sample = read_sample(library, fusion.EmbeddedTracks.of(library, base.name))
+    sample = read_sample(library, embeddings_of(library, base.name))
     if sample.judged < LEAST_ARTISTS:
         return Adaptation(base.name, None, len(sample.keys), sample.judged)
     before, change, artists = held_out_change(sample)
@@ -117,17 +113,17 @@ def _write(library: Library, config: AdaptationConfig, base: Run, sample: Sample
     return run
 
 
-def read_sample(library: Library, embedded: EmbeddedTracks) -> Sample:
+def read_sample(library: Library, embeddings: Table) -> Sample:
     """A random sample of the embedded tracks whose artists the catalogue knows."""
-    keys = embedded.sample(SAMPLE_TRACKS, SAMPLE_FILES)
-    tracks = library.table("tracks").newest(["track_key", "artist_ids", "recording", "isrc"]).rows
+    keys = embeddings.sample_keys(SAMPLE_TRACKS, most_files=SAMPLE_FILES)
+    tracks = library.table("tracks").newest_rows(keys >> REVISION_BITS, ["artist_ids", "recording", "isrc"])
     numbers = tracks["track_key"].to_numpy() >> REVISION_BITS
     _, rows, positions = np.intersect1d(numbers, keys >> REVISION_BITS, return_indices=True)
     described = tracks.take(pa.array(rows)).to_pylist()
     artists = np.array([(track["artist_ids"] or [""])[0] for track in described], np.str_)
     recordings = np.array([track["recording"] or track["isrc"] or "" for track in described], np.str_)
     chosen = keys[positions]
-    return Sample(chosen, embedded.vectors(chosen), artists, recordings).select(artists != "")
+    return Sample(chosen, read_vectors(embeddings, chosen), artists, recordings).select(artists != "")
 
 
 def fit(sample: Sample) -> Vectors:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,8 +13,8 @@ from numpy.typing import NDArray
 
 from songray.audio.extract import decode_block
 from songray.audio.sets import extraction_of, usable_keys
-from songray.keys import Keys
 from songray.learning import runs
+from songray.learning.members import Members, Places
 from songray.learning.runs import Run
 from songray.library import Library, Vectors, matrix, tag_matrix
 from songray.stages import RETAIN_MEMORY, Stage
@@ -27,7 +26,7 @@ if TYPE_CHECKING:  # Ray and torch are imported in functions: jobs import this m
     import ray
 
     from songray.learning.encoder import ModelEncoder
-    from songray.learning.fusion import EmbeddedTracks, Fusion, JoinedTags
+    from songray.learning.fusion import Fusion, JoinedTags
 
 TAGS_TYPE = TABLES["embeddings"].columns["tags"]
 
@@ -150,53 +149,46 @@ def _join(library: Library, run: Run, output: Table, config: EmbedConfig) -> Sum
     """The tracks that all members of the run have embedded get their joined vector."""
     from songray.learning import fusion
 
-    members = fusion.embedded_members(library, run)
+    members = Members.of(library, (runs.member(library, run, name).name for name in run.members))
     tags = fusion.JoinedTags([runs.tags_of(library, runs.member(library, run, name)) for name in run.members])
-    common = reduce(np.intersect1d, (member.keys for member in members))
-    source, only = members[0].table, lambda interval: common
-    with Stage(f"embed {run.name}", library, source, output, config.rows_per_file, only) as stage:
+    source = members.tables[0]
+    with Stage(f"embed {run.name}", library, source, output, config.rows_per_file, members.common) as stage:
         if stage.has_pending:
-            import ray
-
+            places = members.store_places(stage.pending.keys)
             (
                 stage.read()
                 .map_batches(
                     _join_block,
-                    fn_args=(fusion.load(library, run), tags, ray.put(members), stage.tally),
+                    fn_args=(fusion.load(library, run), tags, places, stage.tally),
                     batch_size=stage.rows_per_file,
                     batch_format="pyarrow",
                 )
                 .repartition(target_num_rows_per_block=stage.rows_per_file, strict=True)
                 .write_parquet(output.path, **stage.write_options())
             )
-    missing = {member.table.name: len(np.setdiff1d(_all_keys(members), member.keys)) for member in members}
     stage.summary.remarks += [
         f"{count} tracks of other members are not in {name}: run `songray embed --run {name.split('/')[1]}`"
-        for name, count in missing.items()
+        for name, count in members.lacking().items()
         if count
     ]
     return stage.summary
 
 
-def _all_keys(members: list[EmbeddedTracks]) -> Keys:
-    return reduce(np.union1d, (member.keys for member in members))
-
-
 def _join_block(
-    rows: pa.Table, fusion: Fusion, tags: JoinedTags, members: ray.ObjectRef, tally: ray.actor.ActorHandle
+    rows: pa.Table, fusion: Fusion, tags: JoinedTags, places: Places, tally: ray.actor.ActorHandle
 ) -> pa.Table:
     import ray
 
-    joined = join_batch(rows, fusion, tags, ray.get(members))
+    joined = join_batch(rows, fusion, tags, places)
     ray.get(tally.add.remote(joined.num_rows))  # counted before the stage ends
     return joined
 
 
-def join_batch(rows: pa.Table, fusion: Fusion, tags: JoinedTags, members: list[EmbeddedTracks]) -> pa.Table:
+def join_batch(rows: pa.Table, fusion: Fusion, tags: JoinedTags, places: Places) -> pa.Table:
     """Rows of tracks that all members have embedded → rows of joined embeddings. Those of the first member
     are read again: files of earlier versions have no tags."""
-    keys = rows["track_key"].to_numpy()
-    tables = [member.rows(keys, ["embedding", "tags"]) for member in members]
+    rows = rows.sort_by("track_key")
+    tables = places.read(rows["track_key"].to_numpy(), ["embedding", "tags"])
     vectors = fusion.join([matrix(table["embedding"]) for table in tables])
     known = [
         tag_matrix(table["tags"], len(labels)) for table, labels in zip(tables, tags.members, strict=True)

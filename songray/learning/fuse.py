@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,11 +13,12 @@ from songray.audio.sets import made_by
 from songray.errors import InvalidOption, MissingInput
 from songray.keys import Keys
 from songray.learning import runs
+from songray.learning.members import Members, read_vectors
 from songray.learning.runs import FUSION, Run
 from songray.library import Library
 
 if TYPE_CHECKING:  # jobs import this module for its options
-    from songray.learning.fusion import EmbeddedTracks, Fusion
+    from songray.learning.fusion import Fusion
 
 SAMPLE_TRACKS, SAMPLE_FILES = 20_000, 16  # at most, on which the directions are fitted
 TRACKS_PER_NUMBER = 5  # fewer tracks do not determine the directions in which other tracks differ
@@ -73,8 +74,7 @@ def fuse(library: Library, config: FusionConfig) -> Run:
             return finished
         from songray.learning import fusion
 
-        embedded = [fusion.EmbeddedTracks.of(library, member.name) for member in members]
-        fitted, sample = fit(embedded, config)
+        fitted, sample = fit(Members.of(library, (member.name for member in members)), config)
         run = fusion.record(name, FUSION, options, members[0].set, sample)
         lease.check()
         fusion.save(library, run, fitted)
@@ -102,25 +102,23 @@ def _check_excerpts(library: Library, members: list[Run]) -> None:
             )
 
 
-def fit(members: list[EmbeddedTracks], config: FusionConfig) -> tuple[Fusion, Keys]:
+def fit(members: Members, config: FusionConfig) -> tuple[Fusion, Keys]:
     """The fusion, and the keys of the tracks that its directions are fitted on: a sample of those that all
     members have; none where vectors are not reduced."""
     from songray.learning.fusion import Fusion, principal_directions
 
     weights = np.array(list(config.weights.values()), np.float32)
     sample = _sample(members)
-    joined = Fusion(weights).join([member.vectors(sample) for member in members])
+    joined = Fusion(weights).join([read_vectors(table, sample) for table in members.tables])
     if not 0 < config.dimension < joined.shape[1] or len(sample) < TRACKS_PER_NUMBER * config.dimension:
         return Fusion(weights), sample[:0]
     return Fusion(weights, principal_directions(joined, config.dimension)), sample
 
 
-def _sample(members: list[EmbeddedTracks]) -> Keys:
+def _sample(members: Members) -> Keys:
     """Keys of tracks that all members have, in a few files of the first."""
-    first, *others = members
-    keys = first.sample(len(first.keys), SAMPLE_FILES)
-    common: Keys = reduce(np.intersect1d, (member.keys for member in others), keys)[:SAMPLE_TRACKS]
+    common = members.tables[0].sample_keys(SAMPLE_TRACKS, members.common, SAMPLE_FILES)
     if not common.size:
-        names = ", ".join(member.table.name for member in members)
+        names = ", ".join(table.name for table in members.tables)
         raise MissingInput(f"no track is in all of {names}: run `songray embed` for each run first")
     return common

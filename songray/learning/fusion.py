@@ -9,16 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import safetensors.numpy
-from numpy.typing import NDArray
 
-from songray.errors import MissingInput
 from songray.keys import Keys
-from songray.learning.runs import Run, each_once, member, save_record, software_versions, weights_path
+from songray.learning.runs import Run, each_once, save_record, software_versions, weights_path
 from songray.learning.scale import unit
-from songray.library import Library, Vectors, matrix
-from songray.table import Table
+from songray.library import Library, Vectors
 
 
 @dataclass(frozen=True)
@@ -74,43 +70,6 @@ def principal_directions(joined: Vectors, dimension: int) -> Vectors:
     return np.ascontiguousarray(directions[:, : -dimension - 1 : -1], np.float32)
 
 
-@dataclass(frozen=True)
-class EmbeddedTracks:
-    """The tracks that a run has embedded, and the file that holds each one's vector: 12 bytes a track."""
-
-    table: Table
-    keys: Keys  # sorted
-    file: NDArray[np.int32]  # beside each key, the index in `files` of the file that holds its newest row
-    files: list[str]
-
-    @classmethod
-    def of(cls, library: Library, run: str) -> EmbeddedTracks:
-        """Raises MissingInput where there are none."""
-        table = library.table("embeddings", run)
-        newest = table.newest(["track_key"])
-        if not newest.rows.num_rows:
-            raise MissingInput(f"{table.name} has no vectors: run `songray embed --run {run}` first")
-        return cls(table, newest.rows["track_key"].to_numpy(), newest.file, newest.files)
-
-    def sample(self, tracks: int, files: int) -> Keys:
-        """Keys of a random sample of at most so many tracks, which lie in so many files at most. Keys are
-        hashes: the lowest ones are a random sample."""
-        chosen = np.random.default_rng(0).permutation(len(self.files))[:files]
-        keys: Keys = self.keys[np.isin(self.file, chosen)][:tracks]
-        return keys
-
-    def rows(self, keys: Keys, columns: Sequence[str]) -> pa.Table:
-        """Columns of some of the tracks, in their order. Only files that hold one of them are read."""
-        order = np.argsort(keys)
-        file = self.file[np.searchsorted(self.keys, keys[order])]
-        rows = self.table.rows_of(keys[order], file, self.files, columns)
-        return rows.take(pa.array(np.argsort(order)))
-
-    def vectors(self, keys: Keys) -> Vectors:
-        """The vectors of some of the tracks, (keys, dimension)."""
-        return matrix(self.rows(keys, ["embedding"])["embedding"])
-
-
 def record(name: str, model: str, options: dict[str, Any], set_name: str, fitted: Keys) -> Run:
     """The record of a run whose vectors are those of other runs, joined or projected; `fitted` are the keys
     of the tracks that its directions are fitted on."""
@@ -143,9 +102,3 @@ def load(library: Library, run: Run) -> Fusion:
     with library.filesystem.open_input_stream(weights_path(library, run.name)) as stream:
         tensors = safetensors.numpy.load(stream.read())
     return Fusion(tensors["weights"], tensors.get("directions"))
-
-
-def embedded_members(library: Library, run: Run) -> list[EmbeddedTracks]:
-    """The tracks that each member of a run has embedded. Raises MissingInput where one is no more, or has
-    embedded none."""
-    return [EmbeddedTracks.of(library, member(library, run, name).name) for name in run.members]

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.compute
 
 from songray.errors import InvalidOption, MissingInput
-from songray.keys import Keys
+from songray.keys import REVISION_BITS, Keys
 from songray.learning import runs
 from songray.learning.factorize import newest_version
-from songray.learning.fusion import EmbeddedTracks
+from songray.learning.members import embeddings_of, read_vectors
 from songray.learning.models.base import Embedder
 from songray.learning.models.build import resolved
 from songray.learning.models.config import ModelConfig
@@ -31,8 +31,8 @@ def completed(library: Library, config: ModelConfig) -> ModelConfig:
     if not config.teacher:
         others = ", ".join(runs.finished(library)) or "none"
         raise InvalidOption(f"--teacher is empty: name a run; the finished runs are {others}")
-    embedded = EmbeddedTracks.of(library, runs.choose(library, config.teacher).name)
-    return dataclasses.replace(config, dimension=embedded.vectors(embedded.keys[:1]).shape[1])
+    table = embeddings_of(library, runs.choose(library, config.teacher).name)
+    return dataclasses.replace(config, dimension=read_vectors(table, table.sample_keys(1)).shape[1])
 
 
 def target_keys(library: Library, model: Embedder) -> Keys | None:
@@ -41,8 +41,8 @@ def target_keys(library: Library, model: Embedder) -> Keys | None:
     if model.target is None:
         return None
     if (run := _teacher(model)) is not None:
-        embedded = EmbeddedTracks.of(library, run)
-        keys = embedded.sample(model.target_tracks or len(embedded.keys), SAMPLE_FILES)
+        assert model.target_tracks is not None
+        keys = embeddings_of(library, run).sample_keys(model.target_tracks, most_files=SAMPLE_FILES)
     else:
         keys = np.sort(newest_version(library.table(model.target))["track_key"].to_numpy())
     _check(model, keys)
@@ -53,10 +53,10 @@ def targets_of(library: Library, model: Embedder, keys: Keys) -> pa.Table:
     """`track_key` and `target` of those of the tracks that have one. Raises MissingInput where none has."""
     assert model.target is not None
     if (run := _teacher(model)) is not None:
-        embedded = EmbeddedTracks.of(library, run)
-        chosen = np.intersect1d(embedded.keys, keys)
-        _check(model, chosen)
-        return pa.table({"track_key": chosen, "target": embedded.rows(chosen, ["embedding"])["embedding"]})
+        rows = embeddings_of(library, run).newest_rows(np.unique(keys) >> REVISION_BITS, ["embedding"])
+        rows = rows.filter(pa.array(np.isin(rows["track_key"].to_numpy(), keys)))
+        _check(model, rows["track_key"].to_numpy())
+        return rows.rename_columns(["track_key", "target"])
     rows = newest_version(library.table(model.target))
     rows = rows.filter(pa.compute.is_in(rows["track_key"], pa.array(keys)))
     _check(model, rows["track_key"].to_numpy())

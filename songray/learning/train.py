@@ -160,7 +160,9 @@ def hold_out(library: Library, run: str, config: TrainConfig, model: Embedder) -
     if (stored := read_split(library, run)) is not None:
         return stored
     spectrograms = library.table("spectrograms", config.set)
-    keys = spectrograms.sample_keys(config.max_tracks, target_keys(library, model))
+    targets = target_keys(library, model)
+    only = None if targets is None else lambda interval: targets
+    keys = spectrograms.sample_keys(config.max_tracks, only)
     if keys.size < 2:
         raise MissingInput(
             f"spectrograms/{config.set} has {keys.size} usable tracks, and training needs at least two: run "

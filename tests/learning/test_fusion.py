@@ -16,6 +16,7 @@ from small_models import fit as fit_model
 from small_models import noise, small
 from uploads import upload_encoder
 
+from songray import key_index
 from songray.audio.excerpt import Excerpt
 from songray.audio.transform import TransformConfig, transform
 from songray.errors import InvalidOption, MissingInput
@@ -24,7 +25,8 @@ from songray.learning import encoder, fuse, runs
 from songray.learning.embed import EmbedConfig, embed
 from songray.learning.encoder import fit_encoder
 from songray.learning.fuse import FusionConfig
-from songray.learning.fusion import EmbeddedTracks, Fusion, JoinedTags, principal_directions
+from songray.learning.fusion import Fusion, JoinedTags, principal_directions
+from songray.learning.members import Members, read_vectors
 from songray.learning.models import labels
 from songray.learning.models.build import build
 from songray.learning.runs import Run
@@ -70,7 +72,7 @@ def test_directions_are_fitted_where_tracks_are_many(
 ) -> None:
     for run, vectors in zip(("first", "second"), vectors_of(0, 6, 8, tracks=40), strict=True):
         add_embeddings(library, run, range(40), vectors)
-    members = [EmbeddedTracks.of(library, run) for run in ("first", "second")]
+    members = Members.of(library, ("first", "second"))
     config = FusionConfig(("first:1", "second:1"), dimension=8)
     fitted, sample = fuse.fit(members, config)
     assert fitted.directions is not None and fitted.directions.shape == (14, 8) and len(sample) == 40
@@ -95,6 +97,13 @@ def test_a_tag_of_several_members_has_the_mean_of_their_probabilities() -> None:
 
 def keys_of(numbers: Sequence[int]) -> list[int]:
     return [track_key(f"t:{number}", 0) for number in numbers]
+
+
+def stored_vectors(library: Library, run: str, numbers: Sequence[int]) -> Vectors:
+    """The vectors of tracks of a run, in their order."""
+    keys = np.array(keys_of(numbers))
+    vectors = read_vectors(library.table("embeddings", run), np.sort(keys))
+    return vectors[np.argsort(np.argsort(keys))]
 
 
 def add_embeddings(library: Library, run: str, numbers: Sequence[int], vectors: Vectors) -> None:
@@ -140,8 +149,9 @@ def test_tracks_that_all_members_embed_get_the_vector_of_an_upload(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The members take different spectrograms, which lie in different sets."""
+    """The members take different spectrograms, which lie in different sets; key indexes have four ranges."""
     monkeypatch.setattr(fuse, "TRACKS_PER_NUMBER", 1)
+    monkeypatch.setattr(key_index, "RANGE_ROWS", 3)
     save_members(library)
     add_previews(library, tmp_path, range(10))
     embed_member(library, "second")
@@ -160,7 +170,7 @@ def test_tracks_that_all_members_embed_get_the_vector_of_an_upload(
     summary = embed(library, EmbedConfig(run=run.name, rows_per_file=1))
     assert (summary.rows, summary.existing, summary.done) == (12, 10, 2)
     assert set(before) < set(library.table("embeddings", run.name).files())
-    stored = EmbeddedTracks.of(library, run.name).vectors(np.array(keys_of(range(12))))
+    stored = stored_vectors(library, run.name, range(12))
     assert stored.shape == (12, 6) and np.allclose(np.linalg.norm(stored, axis=1), 1, atol=1e-5)
     assert runs.tags_of(library, run) == labels.MSD
     of_run, of_member = (
@@ -179,9 +189,7 @@ def test_vectors_are_found_by_track_in_any_file_and_the_newest_of_a_repeated_one
     for first in (0, 3, 6):
         add_embeddings(library, "r", range(first, first + 3), vectors[first : first + 3])
     add_embeddings(library, "r", [7, 1], vectors[[0, 2]])  # written once more
-    embedded = EmbeddedTracks.of(library, "r")
-    found = embedded.vectors(np.array(keys_of([8, 1, 4, 7])))
-    assert np.array_equal(found, vectors[[8, 2, 4, 0]])
+    assert np.array_equal(stored_vectors(library, "r", [8, 1, 4, 7]), vectors[[8, 2, 4, 0]])
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import torch
 
 transformers = pytest.importorskip("transformers", reason="pip install 'songray[transformers]'")
 
-from test_fusion import add_previews, keys_of, sound  # noqa: E402
+from test_fusion import add_previews, keys_of, sound, stored_vectors  # noqa: E402
 from transformers_models import FAMILIES, make  # noqa: E402
 from uploads import upload_encoder  # noqa: E402
 
@@ -21,7 +21,6 @@ from songray.audio.transform import TransformConfig, transform  # noqa: E402
 from songray.errors import InvalidOption  # noqa: E402
 from songray.learning.embed import EmbedConfig, embed  # noqa: E402
 from songray.learning.fuse import FusionConfig, fuse  # noqa: E402
-from songray.learning.fusion import EmbeddedTracks  # noqa: E402
 from songray.learning.loop import build_model  # noqa: E402
 from songray.learning.models.options import MODELS  # noqa: E402
 from songray.learning.models.pretrained import TransformersConfig  # noqa: E402
@@ -155,6 +154,6 @@ def test_a_run_embeds_previews_and_uploads_without_the_folder(library: Library, 
     assert embed(library, EmbedConfig(run=joined.name)).done == 8
     with upload_encoder(library) as embed_uploads:
         for name in (run.name, joined.name):
-            stored = EmbeddedTracks.of(library, name).vectors(np.array(keys_of(range(8))))
+            stored = stored_vectors(library, name, range(8))
             uploaded = embed_uploads(name, [sound(tmp_path, number) for number in (5, 1)])
             assert np.abs(uploaded - stored[[5, 1]]).max() < 1e-5
