@@ -134,6 +134,7 @@ class LocalService:
         self.library, self.vector = library, vector
         self.index = Index.open(library, find_version(library, run))
         self.other: Index | None = None
+        self.of_text: Vectors | None = None
 
     def snapshot(self) -> Index:
         return self.index
@@ -145,6 +146,9 @@ class LocalService:
         if self.vector is None:
             raise HTTPException(415, "this service has no encoder")
         return self.vector
+
+    async def embed_text(self, text: str, run: str) -> Vectors | None:
+        return self.of_text
 
     async def locate(self, track: Row) -> AudioLocation:
         return AudioLocation(track["location"], is_public=False)

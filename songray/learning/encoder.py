@@ -33,8 +33,14 @@ class Encoder(Protocol):
     def specs(self) -> tuple[str, ...]:
         """What it takes of a recording, names in SPECS or of waveforms."""
 
+    @property
+    def dimension(self) -> int: ...
+
     def encode(self, inputs: Inputs) -> Vectors:
         """(recordings, dimension), of length 1."""
+
+    def encode_text(self, text: str) -> Vectors | None:
+        """The vector of a text, (dimension,), of length 1; None where the encoder takes no text."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +58,20 @@ class ModelEncoder:
     def specs(self) -> tuple[str, ...]:
         return (self.model.spec,)
 
+    @property
+    def dimension(self) -> int:
+        return int(self.projection.shape[-1])
+
     def encode(self, inputs: Inputs) -> Vectors:
         return self.normalise(embed_clips(self.model, inputs[self.model.spec], self.pooling, self.half))
+
+    def encode_text(self, text: str) -> Vectors | None:
+        """Texts have another mean than sounds (Liang et al., 2022, arXiv:2203.02053), which is not known:
+        that of sounds is not subtracted."""
+        if not self.model.has_text:
+            return None
+        vector: Vectors = self._project(self.model.embed_text(text).cpu().numpy()[None])[0]
+        return vector
 
     def encode_with_tags(self, inputs: Inputs) -> tuple[Vectors, Vectors | None]:
         """The vectors, and the probabilities of the tags, (recordings, tags), where the model gives some."""
@@ -63,8 +81,10 @@ class ModelEncoder:
 
     def normalise(self, pooled: Vectors) -> Vectors:
         """Pooled vectors, (clips, dimension) → centred, projected and scaled to length 1."""
-        centred = pooled - self.mean
-        return unit(centred @ self.projection if self.projection.ndim == 2 else centred * self.projection)
+        return self._project(pooled - self.mean)
+
+    def _project(self, vectors: Vectors) -> Vectors:
+        return unit(vectors @ self.projection if self.projection.ndim == 2 else vectors * self.projection)
 
 
 @dataclass(frozen=True)
@@ -78,8 +98,26 @@ class FusionEncoder:
     def specs(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(spec for encoder in self.members for spec in encoder.specs))
 
+    @property
+    def dimension(self) -> int:
+        if self.fusion.directions is not None:
+            return int(self.fusion.directions.shape[1])
+        return sum(encoder.dimension for encoder in self.members)
+
     def encode(self, inputs: Inputs) -> Vectors:
         return self.fusion.join([encoder.encode(inputs) for encoder in self.members])
+
+    def encode_text(self, text: str) -> Vectors | None:
+        """Members that take no text have no part in the cosine."""
+        vectors = [encoder.encode_text(text) for encoder in self.members]
+        if all(vector is None for vector in vectors):
+            return None
+        parts = [
+            np.zeros((1, encoder.dimension), np.float32) if vector is None else vector[None]
+            for encoder, vector in zip(self.members, vectors, strict=True)
+        ]
+        joined: Vectors = self.fusion.join(parts)[0]
+        return joined
 
 
 def fit_encoder(model: Embedder, clips: Sequence[Vectors], pooling: Pooling = "mean") -> ModelEncoder:

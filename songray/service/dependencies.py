@@ -28,6 +28,10 @@ class Service(Protocol):
         """The vector that a run gives audio, (dimension,), of length 1. Raises HTTPException where the audio
         cannot be embedded."""
 
+    async def embed_text(self, text: str, run: str) -> Vectors | None:
+        """The vector that a run gives a text, (dimension,), of length 1; None where it takes no text, or this
+        service embeds nothing. Raises HTTPException where the text cannot be embedded now."""
+
     async def locate(self, track: Row) -> AudioLocation:
         """Where the audio of a row of an index is now. Raises HTTPException."""
 

@@ -86,6 +86,15 @@ class Ingress:
             raise HTTPException(STATUSES.get(upload.error, 422), f"{upload.error}: {upload.detail}")
         return upload.vector
 
+    async def embed_text(self, text: str, run: str) -> Vectors | None:
+        if self.encoder is None:
+            return None
+        try:
+            vector: Vectors | None = await call_replica(self.encoder.embed_text, text, run)
+        except UNREACHABLE as error:
+            raise unavailable("too many uploads are being embedded") from error
+        return vector
+
     async def locate(self, track: Row) -> AudioLocation:
         return await self.external.locate(track)
 

@@ -1,4 +1,4 @@
-"""The deployment that embeds uploaded audio by the functions of the batch jobs.
+"""The deployment that embeds uploaded audio, and texts, by the functions of the batch jobs.
 
 It is the one module of the service that loads torch. Audio is decoded in other processes, and encoded
 together with what other requests upload at the time.
@@ -53,8 +53,7 @@ class UploadEncoder:
         await asyncio.to_thread(self._of, runs.choose(self.library, config["run"]).name)
 
     async def embed(self, audio: bytes, run: str) -> EmbeddedUpload:
-        if (loaded := self.loaded.get(run)) is None:
-            loaded = await asyncio.to_thread(self._of, run)
+        loaded = await self._loaded(run)
         try:
             async with self.decoders:
                 spectrograms, error, detail = await self.decode.remote(audio, loaded.extraction)
@@ -65,9 +64,19 @@ class UploadEncoder:
             return EmbeddedUpload(None, error, detail)
         return EmbeddedUpload(await self.encode((loaded.encoder, spectrograms)))
 
+    async def embed_text(self, text: str, run: str) -> Vectors | None:
+        """The vector of a text, (dimension,); None where the run takes no text."""
+        loaded = await self._loaded(run)
+        return await asyncio.to_thread(loaded.encoder.encode_text, text)
+
     @serve.batch(max_batch_size=UPLOAD_BATCH, batch_wait_timeout_s=BATCH_WAIT_SECONDS)  # type: ignore[untyped-decorator]
     async def encode(self, uploads: list[tuple[Encoder, dict[str, bytes]]]) -> list[Vectors]:
         return await asyncio.to_thread(encode_uploads, uploads)
+
+    async def _loaded(self, run: str) -> LoadedEncoder:
+        if (loaded := self.loaded.get(run)) is None:
+            loaded = await asyncio.to_thread(self._of, run)
+        return loaded
 
     def _of(self, run: str) -> LoadedEncoder:
         """The encoder of a run; that of one other run is kept, which requests in progress may need."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 import shutil
 from pathlib import Path
@@ -14,11 +15,12 @@ import torch
 transformers = pytest.importorskip("transformers", reason="pip install 'songray[transformers]'")
 
 from test_fusion import add_previews, keys_of, sound, stored_vectors  # noqa: E402
-from transformers_models import FAMILIES, make  # noqa: E402
+from transformers_models import FAMILIES, clap, make  # noqa: E402
 from uploads import upload_encoder  # noqa: E402
 
 from songray.audio.transform import TransformConfig, transform  # noqa: E402
 from songray.errors import InvalidOption  # noqa: E402
+from songray.learning import encoder  # noqa: E402
 from songray.learning.embed import EmbedConfig, embed  # noqa: E402
 from songray.learning.fuse import FusionConfig, fuse  # noqa: E402
 from songray.learning.loop import build_model  # noqa: E402
@@ -28,6 +30,7 @@ from songray.learning.models.transformers import Transformers, pretrained_weight
 from songray.learning.train import TrainConfig, train  # noqa: E402
 from songray.learning.windows import embed_clips  # noqa: E402
 from songray.library import Library  # noqa: E402
+from songray.service.uploads import UploadEncoder  # noqa: E402
 
 
 def options(name: str, folder: Path, **changed: object) -> TransformersConfig:
@@ -119,7 +122,55 @@ def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     (tmp_path / "clap" / "model.safetensors").rename(tmp_path / "clap" / "pytorch_model.bin")
     refused(r"it has no \*.safetensors, and loading other formats may run code", clap)
     shutil.copy(tmp_path / "coded" / "model.safetensors", tmp_path / "clap" / "model.safetensors")
+    refused("its weights have no text_model", clap)
+    (tmp_path / "clap" / "tokenizer.json").unlink()
     refused("its weights have no audio_model", clap)
+
+
+def test_texts_have_the_vectors_of_the_library(tmp_path: Path) -> None:
+    model = load(options("clap", tmp_path / "model"))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
+    peer = transformers.AutoModel.from_pretrained(tmp_path / "model").eval()
+    shutil.rmtree(tmp_path / "model")
+    copied = pickle.loads(pickle.dumps(model))
+    for text in ("calm piano", "people applaud, a dog barks"):
+        with torch.inference_mode():
+            features = peer.get_text_features(**tokenizer(text, return_tensors="pt")).pooler_output[0]
+        for each in (model, copied):
+            assert each.has_text and np.allclose(each.embed_text(text), features, atol=1e-6)
+
+
+def test_a_text_encoder_that_gives_all_texts_one_vector_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clap(tmp_path, equal_texts=True)
+    model = load(TransformersConfig(path=str(tmp_path)))
+    assert not model.has_text and "gives different texts nearly equal vectors" in caplog.text
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_run_finds_tracks_by_a_text_without_the_folder(library: Library, tmp_path: Path) -> None:
+    """By itself, and where it is joined with a run that takes no text."""
+    config = options("clap", tmp_path / "model")
+    add_previews(library, tmp_path, range(6))
+    add_rows(library, range(6))
+    transform(library, TransformConfig())
+    run, baseline = (
+        train(library, name, options, TrainConfig())
+        for name, options in (("transformers", config), ("mfcc", MODELS["mfcc"]()))
+    )
+    shutil.rmtree(tmp_path / "model")
+    for each in (run, baseline):
+        embed(library, EmbedConfig(run=each.name))
+    joined = fuse(library, FusionConfig((f"{run.name}:1", f"{baseline.name}:3")))
+    embed(library, EmbedConfig(run=joined.name))
+    text = "loud guitars, drums"
+    of_run, of_joined = (encoder.load(library, each).encode_text(text) for each in (run, joined))
+    assert encoder.load(library, baseline).encode_text(text) is None
+    alone = stored_vectors(library, run.name, range(6)) @ of_run
+    assert np.allclose(stored_vectors(library, joined.name, range(6)) @ of_joined, alone / 2, atol=1e-5)
+    asked = asyncio.run(UploadEncoder(library).embed_text(text, joined.name))
+    assert np.allclose(asked, of_joined, atol=1e-6)
 
 
 def test_the_licence_is_that_of_the_model_card(tmp_path: Path) -> None:
@@ -129,6 +180,15 @@ def test_the_licence_is_that_of_the_model_card(tmp_path: Path) -> None:
     assert resolved(config).license == "cc-by-nc-4.0"
 
 
+def add_rows(library: Library, numbers: range) -> None:
+    table = library.table("tracks")
+    rows = [
+        {"track_key": key, "track_id": f"t:{number}", "artist_ids": [f"a:{number}"]}
+        for number, key in zip(numbers, keys_of(numbers), strict=True)
+    ]
+    table.append(pa.Table.from_pylist(rows, table.schema()), "000001")
+
+
 @pytest.mark.usefixtures("cluster")
 @pytest.mark.slow
 def test_a_run_embeds_previews_and_uploads_without_the_folder(library: Library, tmp_path: Path) -> None:
@@ -136,12 +196,7 @@ def test_a_run_embeds_previews_and_uploads_without_the_folder(library: Library, 
     folder = tmp_path / "model"
     config = options("remote_code", folder, license="mit")
     add_previews(library, tmp_path, range(8))
-    table = library.table("tracks")
-    rows = [
-        {"track_key": key, "track_id": f"t:{number}", "artist_ids": [f"a:{number}"]}
-        for number, key in enumerate(keys_of(range(8)))
-    ]
-    table.append(pa.Table.from_pylist(rows, table.schema()), "000001")
+    add_rows(library, range(8))
     transform(library, TransformConfig())
     run = train(library, "transformers", config, TrainConfig())
     assert "weights of the licence mit" in str(run)

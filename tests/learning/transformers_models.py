@@ -8,23 +8,34 @@ from pathlib import Path
 
 import torch
 import transformers
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 CONVOLUTIONS = {"conv_dim": (16, 16, 16), "conv_stride": (5, 4, 4), "conv_kernel": (10, 8, 4),
                 "num_feat_extract_layers": 3, "num_conv_pos_embeddings": 16,
                 "num_conv_pos_embedding_groups": 2}  # fmt: skip
+WORDS = ["<unk>", "calm", "piano", "loud", "guitars", "drums", "dog", "barks", "people", "applaud", "hall"]
 HALVES = ("encoder", "decoder")
 
 
-def clap(folder: Path, is_fused: bool = False) -> None:
+def clap(folder: Path, is_fused: bool = False, equal_texts: bool = False) -> None:
     audio = {"hidden_size": 32, "depths": [1, 1], "num_attention_heads": [2, 2], "projection_dim": 16,
              "patch_embeds_hidden_size": 16, "num_hidden_layers": 2, "aff_block_r": 2,
              "enable_fusion": is_fused}  # fmt: skip
-    text = SMALL | {"vocab_size": 50, "projection_dim": 16}
+    text = SMALL | {"vocab_size": len(WORDS), "projection_dim": 16}
     config = transformers.ClapConfig(text_config=text, audio_config=audio, projection_dim=16)
-    transformers.ClapModel(config).save_pretrained(folder)
+    model = transformers.ClapModel(config)
+    if equal_texts:  # as laion/larger_clap_music
+        model.text_projection.linear2.bias.data.fill_(100.0)
+    model.save_pretrained(folder)
     truncation = "fusion" if is_fused else "rand_trunc"
     transformers.ClapFeatureExtractor(truncation=truncation).save_pretrained(folder)
+    tokenizer = Tokenizer(WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = Whitespace()
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
+    fast.save_pretrained(folder)
 
 
 def fused_clap(folder: Path) -> None:

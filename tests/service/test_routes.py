@@ -272,6 +272,22 @@ def test_the_library_is_described(client: httpx.Client) -> None:
     assert client.get("/readyz").json() == ready
 
 
+def test_a_text_without_known_words_is_embedded_where_the_run_takes_texts(indexed: Library) -> None:
+    service = LocalService(indexed)
+    with (
+        local_service(indexed, IngressConfig(), service=service) as url,
+        httpx.Client(base_url=url, timeout=30) as client,
+    ):
+        status, detail = problem(client.get("/v1/similar?text=rain on a tin roof"))
+        assert status == 422 and "no word of 'rain on a tin roof' is known" in detail
+        service.of_text = asyncio.run(service.index.vectors([(0, 2)]))[0]
+        (itself,) = asyncio.run(service.index.rows([(0, 2)]))
+        answer = client.get("/v1/similar?text=rain on a tin roof&k=1").json()
+        assert answer["weights"] == {}
+        assert answer["similar"][0]["track"]["track_id"] == itself["track_id"]
+        assert answer["similar"][0]["cosine"] == pytest.approx(1, abs=1e-3)
+
+
 def test_an_index_without_tracks_is_answered_from(indexed: Library) -> None:
     seeds, unknown = [{"id": "t:1"}], (404, "not in the index: t:1")
     service = LocalService(indexed, vector=np.ones(8, np.float32))

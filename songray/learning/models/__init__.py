@@ -18,6 +18,8 @@ vae           variational autoencoder
 ali           adversarially learned inference
 infogan       InfoGAN
 musicnn       pretrained networks, with their weights
+folder        a local folder with a model of the transformers library
+clap_text     the text side of CLAP
 transformers  pretrained encoders of the transformers library, from a local folder
 mfcc          baseline: statistics of the MFCCs
 pca           baseline: principal components

@@ -40,6 +40,7 @@ class Embedder(nn.Module):
     dimension: int  # length of a vector
     optimizer_groups: tuple[str, ...] = ("",)  # submodules that alternating steps optimise, in this order;
     # a name may repeat, "" is the whole model
+    has_text: bool = False  # whether `embed_text` does
     has_decoder: bool = False  # whether `reconstruct` does
     is_fitted: bool = False  # fitted by `fit`, without gradients
     validation_metric: str | None = "loss"  # minimal in the best epoch; None: the last epoch is kept
@@ -58,6 +59,10 @@ class Embedder(nn.Module):
         """(batch, frames, bins) → (batch, dimension)"""
         raise NotImplementedError
 
+    def embed_text(self, text: str) -> torch.Tensor:
+        """The vector of a text in the space of sounds, (dimension,), where `has_text`."""
+        raise TypeError(f"{type(self).__name__} embeds no text")
+
     def tag(self, vectors: torch.Tensor) -> torch.Tensor:
         """Vectors of windows, (batch, dimension) → probabilities of the tags in the model's options, (batch,
         tags)."""
@@ -71,7 +76,8 @@ class Embedder(nn.Module):
         """Fit in one pass over batches of windows, where `is_fitted`."""
 
     def optimizer(self, group: str, learning_rate: float) -> torch.optim.Optimizer:
-        """The optimizer of one group; its learning rate is multiplied by `learning_rate_factor`."""
+        """The optimizer of one group; its learning rate is multiplied by `learning_rate_factor`, and by the
+        `factor` of a group of its parameters that has one."""
         return torch.optim.Adam(self.get_submodule(group).parameters(), lr=learning_rate, fused=True)
 
     def learning_rate_factor(self, progress: float) -> float:

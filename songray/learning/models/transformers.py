@@ -7,12 +7,7 @@ does not depend on the others of its batch. The model's own feature extractor tu
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -22,11 +17,22 @@ from torch.nn import functional
 
 from songray.errors import InvalidOption
 from songray.learning.models.base import Embedder
+from songray.learning.models.clap_text import TOKENIZER, TOKENIZER_FILES, has_text, loaded_text, text_encoder
+from songray.learning.models.folder import (
+    CONFIG,
+    checked_folder,
+    description_of,
+    folder_of,
+    license_of,
+    loaded,
+    refusals,
+    sha256,
+    weight_files,
+)
 from songray.learning.models.pretrained import TransformersConfig
 
 CLAP, ENCODEC = "clap_audio_model", "encodec"  # families whose output is found in another way than of others
 WINDOW_SECONDS = 10.0  # where the feature extractor states no length, or a greater one
-CONFIG = "config.json"
 COPIED = (CONFIG, "preprocessor_config.json", "processor_config.json")
 
 Weights = dict[str, torch.Tensor]
@@ -44,9 +50,11 @@ class Transformers(Embedder):
         super().__init__()
         self.config, self.spec, self.dimension = config, config.waveform, config.dimension
         self.frames = round(config.window_seconds * config.rate)
-        with _folder(config.files) as folder:
+        with folder_of(config.files) as folder:
             self.extractor = _extractor(folder, config)
             whole = _architecture(folder, config)
+            self.text = text_encoder(folder, config) if TOKENIZER in config.files else None
+        self.has_text = self.text is not None
         self.family: str = whole.config.model_type
         self.normalises = bool(getattr(whole.config, "normalize", False))
         self.network = _encoder_of(whole)
@@ -64,6 +72,12 @@ class Transformers(Embedder):
         if self.config.time_pooling == "first":
             return hidden[:, 0]
         return hidden.amax(1) if self.config.time_pooling == "max" else hidden.mean(1)
+
+    @torch.inference_mode()
+    def embed_text(self, text: str) -> torch.Tensor:
+        assert self.text is not None
+        vector: torch.Tensor = self.text(text)
+        return vector
 
     def features(self, windows: torch.Tensor) -> dict[str, torch.Tensor]:
         """What the feature extractor makes of windows. Masks are left out: nothing is padded."""
@@ -107,8 +121,11 @@ def resolved(config: TransformersConfig) -> TransformersConfig:
 
     Raises InvalidOption where the folder has no usable model.
     """
-    folder = _checked_folder(config)
-    files = {path.name: path.read_text() for path in _copied(folder, config)}
+    folder = checked_folder(config)
+    names = [*COPIED, *(TOKENIZER_FILES if has_text(folder, config) else ())]
+    code = sorted(folder.glob("*.py")) if config.trust_remote_code else []
+    paths = [*(path for name in names if (path := folder / name).is_file()), *code]
+    files = {path.name: path.read_text() for path in paths}
     extractor = _extractor(folder, config)
     rate = getattr(extractor, "sampling_rate", None)
     if not rate:
@@ -118,10 +135,10 @@ def resolved(config: TransformersConfig) -> TransformersConfig:
     config = dataclasses.replace(
         config,
         files=files,
-        weights_sha256=_sha256(_weight_files(folder)),
+        weights_sha256=sha256(weight_files(folder)),
         rate=rate,
         window_seconds=_window_seconds(extractor, config),
-        license=config.license or _license(folder),
+        license=config.license or license_of(folder),
     )
     return dataclasses.replace(config, dimension=_dimension(Transformers(config)))
 
@@ -129,67 +146,17 @@ def resolved(config: TransformersConfig) -> TransformersConfig:
 def pretrained_weights(config: TransformersConfig) -> Weights:
     """The parameters of the model from the folder of its options. Raises InvalidOption where some are
     missing there."""
-    folder = _checked_folder(config)
-    whole = _architecture(folder, config)
-    with _refusals(config):
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
-        logging.set_verbosity_error()  # it reports the parameters of parts that are not used
-        loaded, report = type(whole).from_pretrained(
-            folder,
-            config=whole.config,
-            use_safetensors=True,
-            local_files_only=True,
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
-    encoder = _encoder_of(loaded)
-    prefix = next((f"{name}." for name, module in loaded.named_modules() if name and module is encoder), "")
-    missing = sorted(name for name in report["missing_keys"] if name.startswith(prefix))
-    if missing:
-        raise InvalidOption(f"--path {folder}: its weights have no {missing[0]}, which its {CONFIG} asks for")
-    return {f"network.{name}": tensor for name, tensor in encoder.state_dict().items()}
-
-
-def _checked_folder(config: TransformersConfig) -> Path:
-    folder = Path(config.path)
-    if not config.path or not (folder / CONFIG).is_file():
-        raise InvalidOption(
-            f"--path {config.path!r}: name a folder with a {CONFIG} of the transformers library"
-        )
-    if not _weight_files(folder):
-        raise InvalidOption(
-            f"--path {folder}: it has no *.safetensors, and loading other formats may run code: save it anew "
-            "by save_pretrained"
-        )
-    return folder
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.safetensors"))
-
-
-def _copied(folder: Path, config: TransformersConfig) -> list[Path]:
-    code = sorted(folder.glob("*.py")) if config.trust_remote_code else []
-    return [path for name in COPIED if (path := folder / name).is_file()] + code
-
-
-@contextmanager
-def _folder(files: dict[str, str]) -> Iterator[Path]:
-    """A folder with these files, within the context. The library caches code under the name of its folder, so
-    that equal files have equal names."""
-    digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]
-    with TemporaryDirectory(prefix="songray-") as temporary:
-        folder = Path(temporary) / f"songray_{digest}"
-        folder.mkdir()
-        for name, text in files.items():
-            (folder / name).write_text(text)
-        yield folder
+    folder = checked_folder(config)
+    encoder = _encoder_of(loaded(folder, config, _architecture(folder, config), _encoder_of))
+    weights = {f"network.{name}": tensor for name, tensor in encoder.state_dict().items()}
+    if TOKENIZER in config.files:
+        text = loaded_text(folder, config)
+        weights |= {f"text.{name}": tensor for name, tensor in text.state_dict().items()}
+    return weights
 
 
 def _extractor(folder: Path, config: TransformersConfig) -> Any:
-    with _refusals(config):
+    with refusals(config):
         from transformers import AutoFeatureExtractor
 
         return AutoFeatureExtractor.from_pretrained(
@@ -199,27 +166,15 @@ def _extractor(folder: Path, config: TransformersConfig) -> Any:
 
 def _architecture(folder: Path, config: TransformersConfig) -> Any:
     """The model that the files in a folder describe, with initial weights; of CLAP the part for audio."""
-    with _refusals(config):
-        from transformers import AutoConfig, AutoModel, ClapAudioModelWithProjection
+    description = description_of(folder, config)
+    with refusals(config):
+        from transformers import AutoModel, ClapAudioModelWithProjection
 
-        trusted = {"trust_remote_code": config.trust_remote_code}
-        described = AutoConfig.from_pretrained(folder, local_files_only=True, **trusted)
-        if described.model_type == "clap":
-            return ClapAudioModelWithProjection(described.audio_config)
-        return AutoModel.from_config(described, dtype=torch.float32, **trusted)
-
-
-@contextmanager
-def _refusals(config: TransformersConfig) -> Iterator[None]:
-    try:
-        yield
-    except ImportError as error:
-        raise InvalidOption(
-            f"this model needs more packages: pip install 'songray[transformers]' ({error})"
-        ) from error
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        code = "" if config.trust_remote_code else "; a model with code of its own needs --trust-remote-code"
-        raise InvalidOption(f"--path {config.path}: {error}{code}") from error
+        if description.model_type == "clap":
+            return ClapAudioModelWithProjection(description.audio_config)
+        return AutoModel.from_config(
+            description, dtype=torch.float32, trust_remote_code=config.trust_remote_code
+        )
 
 
 def _encoder_of(whole: Any) -> nn.Module:
@@ -245,22 +200,6 @@ def _window_seconds(extractor: Any, config: TransformersConfig) -> float:
             f"--window-seconds {config.window_seconds}: this model takes at most {longest:g} s"
         )
     return config.window_seconds or min(default, longest)
-
-
-def _license(folder: Path) -> str:
-    """The licence that the model card states, or ""."""
-    from huggingface_hub import ModelCard
-
-    card = folder / "README.md"
-    return str(ModelCard.load(card).data.get("license") or "") if card.is_file() else ""
-
-
-def _sha256(files: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
 
 
 @torch.inference_mode()

@@ -10,6 +10,7 @@ from fastapi import APIRouter, File, Header, HTTPException, Query, Request, Resp
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 
+from songray.errors import QueryError
 from songray.search import paths, ranking
 from songray.search.words import parse_question
 from songray.service import playlists
@@ -91,15 +92,24 @@ async def recommend(body: RecommendRequest, snapshot: CurrentSnapshot) -> Respon
     responses=problem_responses(422),
     openapi_extra=document_query(TextParameters),
 )
-async def similar_to_text(request: Request, snapshot: CurrentSnapshot) -> Response:
+async def similar_to_text(request: Request, service: CurrentService) -> Response:
     """Tracks that sound as words describe, such as "calm piano without voice". The words are looked up in a
     list of synonyms of the index's tags; "no", "not" and "without" exclude. `similarity` is the logistic
     function of the mean, by the weights, of the tags' logits, each in standard deviations from the mean of
-    the catalogue."""
-    parameters = parse_query(TextParameters, request)
+    the catalogue. Where no word is known, and the run has the text encoder of CLAP, `weights` is empty, and
+    the tracks are those nearest to the vector of the text."""
+    parameters, snapshot = parse_query(TextParameters, request), service.snapshot()
     labels = snapshot.version.tags
-    weights = parse_question(parameters.text, labels)
-    recommendations = await ranking.described(snapshot, weights, parameters.to_options(parameters, labels))
+    options = parameters.to_options(parameters, labels)
+    try:
+        weights = parse_question(parameters.text, labels)
+    except QueryError:
+        vector = await service.embed_text(parameters.text, snapshot.version.run)
+        if vector is None:
+            raise
+        weights, recommendations = {}, await ranking.nearest_to(snapshot, vector, options)
+    else:
+        recommendations = await ranking.described(snapshot, weights, options)
     return index_response(snapshot, weights=weights, similar=matches_json(recommendations))
 
 
