@@ -144,7 +144,7 @@ def step(learner: Learner, batch: Batch, progress: float = 0.0) -> dict[str, tor
     optimizer = learner.optimizers[group]
     learning_rate = learner.learning_rate * model.learning_rate_factor(progress)
     for options in optimizer.param_groups:
-        options["lr"] = learning_rate
+        options["lr"] = learning_rate * options.get("factor", 1.0)
     set_trainable(model, group)
     with learner.autocast():
         losses: dict[str, torch.Tensor] = learner.wrapped(batch, group)

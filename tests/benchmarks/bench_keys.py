@@ -4,7 +4,8 @@ The library is simulated, but for its key indexes: data files and notes are empt
 to the indexes, so that a run that opened one of them would fail. First nothing is pending; then 100 tracks
 are, in one real file. Real files are written for SONGRAY_BENCH_REAL (1,000,000) tracks: seconds and memory
 until their key index is built, updated and read. Environment: SONGRAY_BENCH_KEYS, "1000000 10000000
-100000000" (the largest takes 12 GB of disk and 1.2 million files).
+100000000" (the largest takes 12 GB of disk and 1.2 million files); SONGRAY_BENCH_FIGURE, a file to which the
+memory of what was measured is plotted.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from conftest import tone
+from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from songray import key_index
@@ -34,6 +37,7 @@ from songray.table import Table
 
 SIZES = [int(size) for size in os.environ.get("SONGRAY_BENCH_KEYS", "1000000 10000000 100000000").split()]
 REAL = int(os.environ.get("SONGRAY_BENCH_REAL", "1000000"))
+FIGURE = os.environ.get("SONGRAY_BENCH_FIGURE", "")
 FILE_ROWS = 256
 NEW = 100
 SHARD = 250_000  # tracks
@@ -47,6 +51,31 @@ finally:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"peak {peak:.0f} MB", flush=True)
 """
+
+
+Peaks = dict[str, dict[int, float]]
+
+
+@pytest.fixture(scope="module")
+def peaks() -> Iterator[Peaks]:
+    """The largest memory by job and number of tracks, in megabytes."""
+    measured: Peaks = {}
+    yield measured
+    if FIGURE:
+        plot(measured)
+
+
+def plot(measured: Peaks) -> None:
+    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for job, values in measured.items():
+        axes.plot(values.keys(), [peak / 1000 for peak in values.values()], marker="o", label=job)
+    axes.set(
+        xscale="log", xlabel="tracks in the library", ylabel="largest memory of the driver, GB", ylim=(0, 2)
+    )
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    figure.savefig(FIGURE, dpi=150)
 
 
 def run(library: Library) -> tuple[float, float, str]:
@@ -108,7 +137,7 @@ def add_previews(library: Library, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("tracks", SIZES)
-def test_pending(tracks: int, tmp_path: Path) -> None:
+def test_pending(tracks: int, tmp_path: Path, peaks: Peaks) -> None:
     library = Library.open(str(tmp_path / "library"))
     simulate(library, tracks)
     rows = []
@@ -116,6 +145,7 @@ def test_pending(tracks: int, tmp_path: Path) -> None:
         seconds, peak, printed = run(library)
         assert found in printed, printed
         rows.append([f"{tracks:,}", situation, seconds, peak])
+        peaks.setdefault(f"transform, {situation} pending", {})[tracks] = peak
         add_previews(library, tmp_path)
     size = sum(path.stat().st_size for path in Path(library.root, "_keys").rglob("*.parquet")) / 1e6
     print(f"\nkey indexes of both tables: {size:.0f} MB\n")
@@ -167,6 +197,18 @@ sizes = {len(part.load()) for part in parts[:3]}
 print(len(parts), max(sizes), seconds, peak / 1024)
 """
 )
+JOINED = (
+    WATCH
+    + """
+from songray.learning.members import Members
+from songray.stages import find_pending
+started = time.monotonic()
+members = Members.of(library, ("run", "other"))
+pending = find_pending(members.tables[0], library.table("embeddings", "joined"), members.common)
+lacking = sum(members.lacking().values())
+print(pending.rows, pending.keys.size, lacking, time.monotonic() - started, peak / 1024)
+"""
+)
 CHANGES = (
     WATCH
     + """
@@ -182,21 +224,22 @@ with compare(library, version) as changes:
 
 
 @pytest.mark.parametrize("tracks", SIZES)
-def test_parts_of_an_index(tracks: int, tmp_path: Path) -> None:
+def test_parts_of_an_index(tracks: int, tmp_path: Path, peaks: Peaks) -> None:
     """What `songray index` does before it builds an index anew: which tracks each shard has."""
-    library = simulate_embeddings(tmp_path, tracks)
+    library = simulate_embeddings(tmp_path, tracks, "run")
     command = [sys.executable, "-c", PARTS, library.root]
     done = subprocess.run(command, env={**os.environ, **ENVIRONMENT}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     parts, largest, seconds, peak = done.stdout.split()[-4:]
     assert int(largest) <= 250_000
+    peaks.setdefault("index, built anew", {})[tracks] = float(peak)
     print(f"\n{tracks:,} tracks in {parts} parts: {float(seconds):.1f} s, peak {float(peak):.0f} MB")
 
 
-def simulate_embeddings(folder: Path, tracks: int) -> Library:
-    """Embeddings and tracks of so many tracks, as empty files with full key indexes."""
+def simulate_embeddings(folder: Path, tracks: int, *runs: str) -> Library:
+    """Embeddings of runs, and `tracks`, of so many tracks, as empty files with full key indexes."""
     library = Library.open(str(folder / "library"))
-    for table in (library.table("embeddings", "run"), library.table("tracks")):
+    for table in (*(library.table("embeddings", run) for run in runs), library.table("tracks")):
         os.makedirs(table.path)
         for number in range(1000):
             open(f"{table.path}/{number:07}.parquet", "w").close()
@@ -205,9 +248,27 @@ def simulate_embeddings(folder: Path, tracks: int) -> Library:
 
 
 @pytest.mark.parametrize("tracks", SIZES)
-def test_changes_of_an_index(tracks: int, tmp_path: Path) -> None:
+def test_joined_runs(tracks: int, tmp_path: Path, peaks: Peaks) -> None:
+    """What `songray embed` compares for a run that joins two others, and has all of their tracks."""
+    library = simulate_embeddings(tmp_path, tracks, "run", "other", "joined")
+    joined = library.table("embeddings", "joined")
+    committed = joined._empty_index(joined.key_paths[1], joined.checkpoint_path, ())
+    os.makedirs(joined.checkpoint_path)
+    for number in range(1000):
+        open(f"{joined.checkpoint_path}/{number:07}_000000.parquet", "w").close()
+    fill(committed, joined, tracks)
+    done = subprocess.run([sys.executable, "-c", JOINED, library.root], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    count, pending, lacking, seconds, peak = done.stdout.split()
+    assert (int(pending), int(lacking)) == (0, 0)
+    peaks.setdefault("embed, a joined run", {})[tracks] = float(peak)
+    print(f"\n{int(count):,} tracks: {float(seconds):.1f} s, peak {float(peak):.0f} MB")
+
+
+@pytest.mark.parametrize("tracks", SIZES)
+def test_changes_of_an_index(tracks: int, tmp_path: Path, peaks: Peaks) -> None:
     """What `songray index` compares where NEW of the tracks are not indexed, and NEW others are."""
-    library = simulate_embeddings(tmp_path, tracks)
+    library = simulate_embeddings(tmp_path, tracks, "run")
     index = library.table("embeddings", "run").key_index()
     entries, held = [], np.empty(0, np.int64)
     for interval in [*index.intervals, None]:
@@ -223,6 +284,7 @@ def test_changes_of_an_index(tracks: int, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     count, missing, obsolete, seconds, peak = done.stdout.split()
     assert (int(missing), int(obsolete)) == (NEW, NEW)
+    peaks.setdefault(f"index, {NEW} tracks changed", {})[tracks] = float(peak)
     print(f"\n{int(count):,} tracks: {float(seconds):.1f} s, peak {float(peak):.0f} MB")
 
 

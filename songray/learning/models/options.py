@@ -77,16 +77,19 @@ class DistilledConfig(LearningConfig):
     """Weight of the squared error of the cosines within a batch, beside the cosine distance to the teacher's
     vectors."""
     pretrained: bool = True
-    """Start from the encoder that the package contains, which learned from free music; otherwise from random
-    weights."""
+    """Start from the encoder that the package contains, which learned the features of both musicnn networks
+    on free music; otherwise from the layers of musicnn-msd, at a coarser resolution, which learn, too."""
+    train_layers: bool = False
+    """Train the layers of the encoder, too, at a tenth of the learning rate, and not its last projection
+    alone: for a teacher and music unlike those that it has learned from."""
     learning_rate: float = 2e-3
     """Peak learning rate of the AdamW optimizer, after a linear warm-up; cosine decay to zero follows."""
     weight_decay: float = 0.05
     """Weight decay of the AdamW optimizer."""
-    batch_size: int = 64
-    """Windows in a step, over all workers."""
+    batch_size: int = 256
+    """Windows in a step, over all workers, eight of each track."""
     epochs: int = 40
-    """Passes over the tracks, with four windows of each."""
+    """Passes over the tracks, with eight windows of each."""
 
 
 @dataclass(frozen=True)

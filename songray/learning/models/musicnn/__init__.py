@@ -3,6 +3,7 @@
 In reading order:
 
 network    the network
+coarse     its features from a coarser spectrogram, for `distilled`
 convert    the wheel that publishes the weights → the files beside this one; not needed to use them
 
 msd.safetensors and mtt.safetensors are the weights. LICENCE says under which terms they were published, and

@@ -21,12 +21,13 @@ from songray.audio.spectrograms import SPECS
 from songray.learning.models.base import Embedder
 from songray.learning.models.pretrained import MusicnnConfig
 
-FRAMES, BINS = 187, 96
+FRAMES, BINS = 187, 96  # of a window
 TIMBRAL, TIMBRAL_FRAMES = {38: 204, 67: 204}, 7  # kernels over bands: bins → filters
 TEMPORAL = {128: 51, 64: 51, 32: 51}  # kernels over time: frames → filters
 MIDDLE, MIDDLE_FRAMES, MIDDLE_LAYERS = 64, 7, 3
 TAGS = 50
-POSITIONS = {38: 4, 67: 3, 128: 8, 64: 8, 32: 8}  # of a kernel that one product gives: the fastest, measured
+# Positions of a kernel that one product gives, by its bins or frames: the fastest, measured
+POSITIONS = {38: 4, 67: 3, 13: 4, 23: 3, 128: 8, 64: 8, 32: 8, 16: 8}
 TILE = 32  # factors in bfloat16 are multiplied fastest where they are a multiple of this long
 
 
@@ -134,10 +135,10 @@ class Layer(Affine):
 def timbral(levels: torch.Tensor, kernel: torch.Tensor, padding: float = 0.0) -> torch.Tensor:
     """The maximum over frequency of convolutions, (batch, frames, bins) → (batch, frames, filters)."""
     filters, taps, bins = kernel.shape
-    count, positions = POSITIONS[bins], BINS - bins + 1
+    count, positions = POSITIONS[bins], levels.shape[2] - bins + 1
     width = bins + count - 1  # bins of which one product gives `count` positions
     matrix = shifted(kernel, count)
-    padded = functional.pad(levels, (0, 0, taps // 2, taps // 2), value=padding)
+    padded = functional.pad(levels, (0, 0, (taps - 1) // 2, taps // 2), value=padding)
     maxima = None
     for start in range(0, positions, count):
         start = min(start, positions - count)
@@ -146,21 +147,21 @@ def timbral(levels: torch.Tensor, kernel: torch.Tensor, padding: float = 0.0) ->
         values = (rows.flatten(0, 1) @ matrix).view(-1, count, filters).amax(1)
         maxima = values if maxima is None else torch.maximum(maxima, values)
     assert maxima is not None
-    return maxima.view(len(levels), FRAMES, filters)
+    return maxima.view(*levels.shape[:2], filters)
 
 
 def temporal(levels: torch.Tensor, kernel: torch.Tensor, padding: float = 0.0) -> torch.Tensor:
     """The maximum over frequency of convolutions over time, (batch, frames, bins) → (batch, frames,
     filters)."""
     filters, taps = kernel.shape
-    count = POSITIONS[taps]
-    blocks = -(-FRAMES // count)
+    count, (frames, bins) = POSITIONS[taps], levels.shape[1:]
+    blocks = -(-frames // count)
     matrix = shifted(kernel, count)
     before, length = (taps - 1) // 2, (blocks - 1) * count + len(matrix)
-    padded = functional.pad(levels.transpose(1, 2), (before, length - before - FRAMES), value=padding)
+    padded = functional.pad(levels.transpose(1, 2), (before, length - before - frames), value=padding)
     rows = padded.unfold(2, len(matrix), count)  # (batch, bins, blocks, …)
-    values = (rows.flatten(0, 2) @ matrix).view(len(rows), BINS, blocks * count, filters)
-    return values.amax(1)[:, :FRAMES]
+    values = (rows.flatten(0, 2) @ matrix).view(len(rows), bins, blocks * count, filters)
+    return values.amax(1)[:, :frames]
 
 
 def shifted(kernel: torch.Tensor, count: int) -> torch.Tensor:
@@ -174,7 +175,7 @@ def shifted(kernel: torch.Tensor, count: int) -> torch.Tensor:
 def same_convolution(features: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
     """(batch, frames, channels) → (batch, frames, filters)"""
     _, taps, channels = kernel.shape
-    padded = functional.pad(features, (0, 0, taps // 2, taps // 2)).flatten(1)
+    padded = functional.pad(features, (0, 0, (taps - 1) // 2, taps // 2)).flatten(1)
     return padded.unfold(1, taps * channels, channels) @ kernel.flatten(1).T
 
 
