@@ -30,7 +30,7 @@ def test_any_changes_are_looked_up_as_in_a_dictionary(
     given_changes: list[tuple[int, ...]], recent: int
 ) -> None:
     compact, expected = CrawlStates(), {}
-    with mock.patch.object(states, "RECENT", recent):
+    with mock.patch.multiple(states, RECENT=recent, PART=7):
         for track, number, revision, completeness, checksum, audio in given_changes:
             id_hash = hash64("id", f"t:{track}")
             state = TrackState(number, revision, id_hash, completeness, checksum, audio)
