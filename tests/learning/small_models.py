@@ -15,7 +15,7 @@ OPTIONS = {
     "ali": {"width": 4},
     "cae": {"latent": 16, "dense_units": 64},
     "contrastive": {"widths": (16, 32)},
-    "distilled": {"teacher": "teacher", "dimension": 8},
+    "distilled": {"teacher": "teacher", "dimension": 8, "train_layers": True},
     "factors": {"dense_units": 64, "factors": 8},
     "pca": {"components": 4},
 }

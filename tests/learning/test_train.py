@@ -130,11 +130,11 @@ def test_a_model_learns_factors_from_clips_that_are_read_in_each_pass(library: L
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_a_student_learns_the_vectors_of_a_sample_and_embeds_all(library: Library) -> None:
-    store_spectrograms(library, 40)
+    store_spectrograms(library, 40, specs=("mel128", "mel96-16k"))
     with pytest.raises(InvalidOption, match="--teacher is empty: name a run; the finished runs are none"):
         train(library, "distilled", MODELS["distilled"](), TrainConfig())
     teacher = train(library, "mfcc", MODELS["mfcc"](coefficients=6), TrainConfig())
-    config = MODELS["distilled"](teacher=teacher.name, teacher_tracks=30, batch_size=8, epochs=2)
+    config = MODELS["distilled"](teacher=teacher.name, teacher_tracks=30, batch_size=64, epochs=3)
     with pytest.raises(MissingInput, match=f"embeddings/{teacher.name} has no vectors"):
         train(library, "distilled", config, TrainConfig())
     embed(library, EmbedConfig(run=teacher.name, rows_per_file=10))

@@ -19,7 +19,7 @@ from torch.nn import functional
 from songray.learning.models.base import Batch, Embedder
 from songray.learning.models.contrastive import warm_up_and_decay
 from songray.learning.models.musicnn.coarse import FEATURES, Coarse
-from songray.learning.models.musicnn.network import FRAMES, Musicnn
+from songray.learning.models.musicnn.network import FRAMES, Musicnn, row_products
 from songray.learning.models.options import DistilledConfig
 from songray.learning.models.pretrained import MusicnnMSDConfig
 
@@ -65,8 +65,9 @@ class Distilled(Embedder):
         return {"loss": 1 - cosine + self.config.similarity_weight * error, "cosine": cosine.detach()}
 
     def embed(self, windows: torch.Tensor) -> torch.Tensor:
-        vectors: torch.Tensor = self.head(self.coarse(windows))
-        return vectors
+        normalisation, projection = self.head
+        assert isinstance(projection, nn.Linear)
+        return row_products(normalisation(self.coarse(windows)), projection.weight) + projection.bias
 
     def optimizer(self, group: str, learning_rate: float) -> torch.optim.Optimizer:
         groups: list[dict[str, Any]] = [{"params": list(self.head.parameters())}]

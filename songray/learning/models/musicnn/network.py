@@ -63,10 +63,7 @@ class Musicnn(Embedder):
             features.append(layer(same_convolution(features[-1], layer.signed_kernel())) + added)
         joined = torch.cat(features, 2)
         pooled = self.pooled(torch.stack([joined.amax(1), joined.mean(1)], 2).flatten(1))
-        # A product for each window: some libraries multiply the last rows of a matrix by another kernel that
-        # rounds differently, and the vector of a window must not depend on its place in the batch.
-        kernel = self.dense.signed_kernel().T.expand(len(pooled), -1, -1)
-        vectors: torch.Tensor = self.dense(torch.bmm(pooled[:, None], kernel)[:, 0])
+        vectors: torch.Tensor = self.dense(row_products(pooled, self.dense.signed_kernel()))
         return vectors
 
     def tag(self, vectors: torch.Tensor) -> torch.Tensor:
@@ -177,6 +174,13 @@ def same_convolution(features: torch.Tensor, kernel: torch.Tensor) -> torch.Tens
     _, taps, channels = kernel.shape
     padded = functional.pad(features, (0, 0, (taps - 1) // 2, taps // 2)).flatten(1)
     return padded.unfold(1, taps * channels, channels) @ kernel.flatten(1).T
+
+
+def row_products(rows: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
+    """(batch, channels) × (filters, channels) → (batch, filters), a product for each row: some libraries
+    multiply the last rows of a matrix by another kernel that rounds differently, and the vector of a window
+    must not depend on its place in the batch."""
+    return torch.bmm(rows[:, None], kernel.T.expand(len(rows), -1, -1))[:, 0]
 
 
 def rounded(values: torch.Tensor) -> torch.Tensor:
