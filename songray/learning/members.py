@@ -52,7 +52,7 @@ class Members:
         return reduce(np.intersect1d, self._keys(interval))
 
     def lacking(self) -> dict[str, int]:
-        """By the name of each table, the number of tracks of other members that it has not."""
+        """The number of tracks of other members that each table lacks, by its name."""
         counts = dict.fromkeys((table.name for table in self.tables), 0)
         for interval in self._intervals:
             own = self._keys(interval)

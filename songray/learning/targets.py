@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute
 
 from songray.errors import InvalidOption, MissingInput
-from songray.keys import REVISION_BITS, Keys
+from songray.keys import REVISION_BITS, Keys, Only
 from songray.learning import runs
 from songray.learning.factorize import newest_version
 from songray.learning.members import embeddings_of, read_vectors
@@ -35,9 +35,9 @@ def completed(library: Library, config: ModelConfig) -> ModelConfig:
     return dataclasses.replace(config, dimension=read_vectors(table, table.sample_keys(1)).shape[1])
 
 
-def target_keys(library: Library, model: Embedder) -> Keys | None:
-    """The keys of the tracks that a model with targets learns from, sorted; None for all. Raises MissingInput
-    where there are none."""
+def with_targets(library: Library, model: Embedder) -> Only | None:
+    """The keys of the tracks that a model with targets learns from; None for all. Raises MissingInput where
+    there are none."""
     if model.target is None:
         return None
     if (run := _teacher(model)) is not None:
@@ -46,7 +46,7 @@ def target_keys(library: Library, model: Embedder) -> Keys | None:
     else:
         keys = np.sort(newest_version(library.table(model.target))["track_key"].to_numpy())
     _check(model, keys)
-    return keys
+    return lambda interval: keys
 
 
 def targets_of(library: Library, model: Embedder, keys: Keys) -> pa.Table:

@@ -155,14 +155,12 @@ def hold_out(library: Library, run: str, config: TrainConfig, model: Embedder) -
 
     Raises MissingInput where the set has fewer than two usable tracks.
     """
-    from songray.learning.targets import target_keys
+    from songray.learning.targets import with_targets
 
     if (stored := read_split(library, run)) is not None:
         return stored
     spectrograms = library.table("spectrograms", config.set)
-    targets = target_keys(library, model)
-    only = None if targets is None else lambda interval: targets
-    keys = spectrograms.sample_keys(config.max_tracks, only)
+    keys = spectrograms.sample_keys(config.max_tracks, with_targets(library, model))
     if keys.size < 2:
         raise MissingInput(
             f"spectrograms/{config.set} has {keys.size} usable tracks, and training needs at least two: run "

@@ -10,7 +10,6 @@ formats       names of parameters and options in runs that an earlier version st
 base          Embedder, the interface
 contrastive   windows of one recording against those of others, by NT-Xent on a small ConvNeXt
 factors       regression of collaborative filtering factors
-distilled     regression of the vectors of another run
 cae           convolutional autoencoder over time
 cae2d         convolutional autoencoder over time and frequency
 dualaxis      autoencoder with a branch over time and a branch over frequency
@@ -18,6 +17,7 @@ vae           variational autoencoder
 ali           adversarially learned inference
 infogan       InfoGAN
 musicnn       pretrained networks, with their weights
+distilled     regression of the vectors of another run
 folder        a local folder with a model of the transformers library
 clap_text     the text side of CLAP
 transformers  pretrained encoders of the transformers library, from a local folder
