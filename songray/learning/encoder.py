@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 
 from songray.audio.spectrograms import Input
+from songray.errors import CorruptData
 from songray.learning import fusion
 from songray.learning.fusion import Fusion
 from songray.learning.models.base import Embedder
@@ -34,7 +35,8 @@ class Encoder(Protocol):
         """What it takes of a recording, names in SPECS or of waveforms."""
 
     @property
-    def dimension(self) -> int: ...
+    def dimension(self) -> int:
+        """The length of a vector."""
 
     def encode(self, inputs: Inputs) -> Vectors:
         """(recordings, dimension), of length 1."""
@@ -68,7 +70,7 @@ class ModelEncoder:
     def encode_text(self, text: str) -> Vectors | None:
         """Texts have another mean than sounds (Liang et al., 2022, arXiv:2203.02053), which is not known:
         that of sounds is not subtracted."""
-        if not self.model.has_text:
+        if not self.model.has_text or self.pooling != "mean":
             return None
         vector: Vectors = self._project(self.model.embed_text(text).cpu().numpy()[None])[0]
         return vector
@@ -150,12 +152,19 @@ def load(library: Library, run: Run) -> Encoder:
 
 
 def load_model(library: Library, run: Run) -> ModelEncoder:
-    """The encoder of a run of one model."""
+    """The encoder of a run of one model. Raises CorruptData where its parameters are not those of the model,
+    as of a run of `distilled` by an earlier version."""
     with library.filesystem.open_input_stream(weights_path(library, run.name)) as stream:
         tensors = safetensors.torch.load(stream.read())
     mean, projection = tensors.pop("mean").numpy(), tensors.pop("projection").numpy()
     weights = {name.removeprefix(MODEL_PREFIX): tensor for name, tensor in tensors.items()}
     config = model_config(run)
     model = build(config)
-    model.load_state_dict(current_parameters(run.model, weights))
+    try:
+        model.load_state_dict(current_parameters(run.model, weights))
+    except RuntimeError as error:
+        raise CorruptData(
+            f"{weights_path(library, run.name)} has not the parameters of the model {run.model} of this "
+            "version of songray: train it anew, under another name"
+        ) from error
     return ModelEncoder(model.eval(), mean, projection, run.pooling, has_tags=bool(config.tags))

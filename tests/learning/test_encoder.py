@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_models import fit, noise, small
 
+from songray.errors import CorruptData
 from songray.learning import encoder, runs
 from songray.learning.encoder import ModelEncoder, fit_encoder
 from songray.learning.models.formats import stored_options
@@ -100,3 +101,14 @@ def test_a_run_of_an_earlier_version_gives_the_same_vectors(
     loaded = encoder.load(library, runs.choose(library, "r"))
     clips = {saved.model.spec: noise(saved.model, 500, 600)}
     assert np.array_equal(loaded.encode(clips), saved.encode(clips))
+
+
+def test_parameters_of_another_model_are_refused(library: Library) -> None:
+    model = fit(small("contrastive"))
+    fitted = fit_encoder(model, jackknife_clips(model, noise(model, 500, 600)))
+    options = asdict(small("distilled"))
+    encoder.save(library, Run("student", "distilled", options, {}, "default", {}, "", {}, {}, []), fitted)
+    with pytest.raises(
+        CorruptData, match=r"model\.safetensors has not the parameters of the model distilled"
+    ):
+        encoder.load(library, runs.choose(library, "student"))
