@@ -26,7 +26,7 @@ from songray.learning import encoder
 from songray.learning.embed import EmbedConfig, embed
 from songray.learning.models import MODELS
 from songray.learning.models.build import build
-from songray.learning.models.musicnn import network
+from songray.learning.models.musicnn import coarse, network
 from songray.learning.models.musicnn.convert import convert, read_checkpoint
 from songray.learning.train import TrainConfig, train
 from songray.learning.windows import embed_clips, to_float
@@ -170,6 +170,38 @@ def test_only_exact_products_may_be_in_bfloat16() -> None:
         with network.bfloat16_products(are_exact):
             assert (setting.fp32_precision == "bf16") == are_exact
         assert setting.fp32_precision == before
+
+
+def coarse_layers() -> coarse.Coarse:
+    layers = coarse.Coarse()
+    layers.start_from(model("musicnn-msd"))
+    return layers.eval()
+
+
+@torch.inference_mode()
+def test_coarse_layers_give_what_musicnn_gives_of_equal_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all frames are equal, a kernel over time gives what that of musicnn gives, away from the edges."""
+    monkeypatch.setattr(coarse, "product_type", lambda levels: levels.dtype)
+    generator = torch.Generator().manual_seed(0)
+    bands = torch.rand(1, 1, SPEC.bins // 3, 1, generator=generator)
+    windows = bands.expand(1, network.FRAMES, -1, 3).flatten(2)
+    whole, layers = model("musicnn-msd"), coarse_layers()
+    levels = windows[:, ::2, ::3][:, : network.FRAMES // 2]
+    for own, other in zip(layers.temporal, whole.temporal, strict=True):
+        assert isinstance(own, network.Layer) and isinstance(other, network.Layer)
+        middle = network.temporal(levels, own.signed_kernel())[:, 46]
+        expected = network.temporal(windows, other.signed_kernel())[:, 93]
+        assert torch.allclose(middle, expected, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_coarse_layers_in_bfloat16_are_near_to_those_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the processor has no products in bfloat16, this compares float32 with itself."""
+    spectrogram = quantise(compute(chord(), ["mel96-16k"])["mel96-16k"], SPEC)
+    windows, layers = to_float(torch.tensor(spectrogram[None, : network.FRAMES])), coarse_layers()
+    fast = layers(windows)
+    monkeypatch.setattr(coarse, "product_type", lambda levels: levels.dtype)
+    assert functional.cosine_similarity(fast, layers(windows)) > 0.9999
 
 
 def store_noise(library: Library, frames: tuple[int, ...]) -> None:

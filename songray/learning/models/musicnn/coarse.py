@@ -82,7 +82,8 @@ class Coarse(nn.Module):
 def product_type(levels: torch.Tensor) -> torch.dtype:
     """The type of the factors of the first layers: bfloat16 on a CPU that multiplies it faster. Vectors of
     such CPUs and others have a cosine of at least 0.999."""
-    is_faster = levels.device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    has_products = levels.device.type == "cpu" and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    is_faster = has_products and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return torch.bfloat16 if is_faster else levels.dtype
 
 
