@@ -180,7 +180,7 @@ def coarse_layers() -> coarse.Coarse:
 
 @torch.inference_mode()
 def test_coarse_layers_give_what_musicnn_gives_of_equal_values(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where all frames are equal, a kernel over time gives what that of musicnn gives, away from the edges."""
+    """Where all frames are equal, a kernel over time gives what that of musicnn gives, but at the edges."""
     monkeypatch.setattr(coarse, "product_type", lambda levels: levels.dtype)
     generator = torch.Generator().manual_seed(0)
     bands = torch.rand(1, 1, SPEC.bins // 3, 1, generator=generator)
