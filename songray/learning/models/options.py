@@ -88,7 +88,7 @@ class DistilledConfig(LearningConfig):
     """Weight decay of the AdamW optimizer."""
     batch_size: int = 256
     """Windows in a step, over all workers, eight of each track."""
-    epochs: int = 20
+    epochs: int = 40
     """Passes over the tracks, with eight windows of each."""
 
 
