@@ -197,7 +197,8 @@ class Table:
         """The lowest keys of tracks without an error, sorted, of those that are among the keys of `only`, and
         lie in so many random files at most. Keys are hashes: the lowest ones are a random sample."""
         index, keys = self.key_index(), np.empty(0, np.int64)
-        files = np.random.default_rng(0).permutation(np.flatnonzero(index.paths))[:most_files]
+        if most_files is not None:
+            files = np.random.default_rng(0).permutation(np.flatnonzero(index.paths))[:most_files]
         for interval in index.intervals:
             usable, file = self.usable_between(index, interval)
             if most_files is not None:

@@ -168,7 +168,7 @@ def _join(library: Library, run: Run, output: Table, config: EmbedConfig) -> Sum
             )
     stage.summary.remarks += [
         f"{count} tracks of other members are not in {name}: run `songray embed --run {name.split('/')[1]}`"
-        for name, count in members.lacking().items()
+        for name, count in members.missing().items()
         if count
     ]
     return stage.summary

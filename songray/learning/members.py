@@ -51,8 +51,8 @@ class Members:
         """The keys in an interval, sorted, of the tracks that all members have embedded."""
         return reduce(np.intersect1d, self._keys(interval))
 
-    def lacking(self) -> dict[str, int]:
-        """The number of tracks of other members that each table lacks, by its name."""
+    def missing(self) -> dict[str, int]:
+        """The number of tracks of other members that are missing in each table, by its name."""
         counts = dict.fromkeys((table.name for table in self.tables), 0)
         for interval in self._intervals:
             own = self._keys(interval)

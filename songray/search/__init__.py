@@ -23,7 +23,7 @@ paths         paths between tracks, and continuations of playlists
 stored_maps   maps in storage: read, remove
 project       the stage: reads embeddings, writes maps
 target        the tracks that an index should contain, read from the tables
-changes       what a version lacks, and what it contains and should not
+changes       what is missing in a version, and what is obsolete in it
 build         the stage: reads embeddings and tracks, writes a version of an index
 erase         removes tracks from the files of an index
 """

@@ -208,12 +208,15 @@ def update(library: Library, config: IndexConfig, before: Version, lease: Lease)
     with compare(library, before) as changes:
         if not changes.tracks:
             raise MissingInput(f"embeddings/{before.run} is empty: run `songray embed` first")
+        deleted = sum(map(len, changes.obsolete))
+        if not changes.missing and not deleted:
+            return IndexSummary(before, new=False)
         entries = mark_deleted(before.shards, changes.obsolete)
         capacity = config.shard_capacity(before.dimension, before.parameters["M"])
         kept, parts = assign(entries, changes, capacity)
     reference = read_reference(library, before)
     built, left_out = build_shards(library, version, config.threads, reference, parts)
-    added, deleted = changes.missing - left_out, sum(map(len, changes.obsolete))
+    added = changes.missing - left_out
     if not added and not deleted:
         return IndexSummary(before, new=False, left_out=left_out)
     finished = publish(library, replace(version, shards=[*kept, *built]), reference, lease)

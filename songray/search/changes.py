@@ -1,4 +1,4 @@
-"""What a version of an index lacks, and what it contains and should not, an interval of keys at a time."""
+"""What is missing in a version of an index and what is obsolete in it, an interval of keys at a time."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def compare(library: Library, version: Version) -> Iterator[Changes]:
         missing = StoredRanges(Path(folder), "missing", TARGET, count)
         offsets = np.cumsum([0, *(entry.tracks for entry in version.shards)])
         _store_live(library, version, ranges, offsets, indexed)
-        tracks, lacking, is_obsolete = 0, 0, np.zeros(offsets[-1], bool)
+        tracks, count_missing, is_obsolete = 0, 0, np.zeros(offsets[-1], bool)
         for number, rows in enumerate(ranges):
             live = indexed.read(number)
             position = np.searchsorted(rows["key"], live["key"])
@@ -74,9 +74,9 @@ def compare(library: Library, version: Version) -> Iterator[Changes]:
             is_missing = np.ones(len(rows), bool)
             is_missing[position[is_current]] = False
             missing.append(number, rows[is_missing])
-            tracks, lacking = tracks + len(rows), lacking + int(is_missing.sum())
+            tracks, count_missing = tracks + len(rows), count_missing + int(is_missing.sum())
         obsolete = [np.flatnonzero(part) for part in np.split(is_obsolete, offsets[1:-1])]
-        yield Changes(tracks, lacking, missing, ranges.files, obsolete)
+        yield Changes(tracks, count_missing, missing, ranges.files, obsolete)
 
 
 def _store_live(

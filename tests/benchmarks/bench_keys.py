@@ -205,8 +205,8 @@ from songray.stages import find_pending
 started = time.monotonic()
 members = Members.of(library, ("run", "other"))
 pending = find_pending(members.tables[0], library.table("embeddings", "joined"), members.common)
-lacking = sum(members.lacking().values())
-print(pending.rows, pending.keys.size, lacking, time.monotonic() - started, peak / 1024)
+missing = sum(members.missing().values())
+print(pending.rows, pending.keys.size, missing, time.monotonic() - started, peak / 1024)
 """
 )
 CHANGES = (
@@ -259,8 +259,8 @@ def test_joined_runs(tracks: int, tmp_path: Path, peaks: Peaks) -> None:
     fill(committed, joined, tracks)
     done = subprocess.run([sys.executable, "-c", JOINED, library.root], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    count, pending, lacking, seconds, peak = done.stdout.split()
-    assert (int(pending), int(lacking)) == (0, 0)
+    count, pending, missing, seconds, peak = done.stdout.split()
+    assert (int(pending), int(missing)) == (0, 0)
     peaks.setdefault("embed, a joined run", {})[tracks] = float(peak)
     print(f"\n{int(count):,} tracks: {float(seconds):.1f} s, peak {float(peak):.0f} MB")
 

@@ -21,7 +21,7 @@ from songray.learning.models.musicnn.network import (
     Affine,
     Layer,
     Musicnn,
-    same_convolution,
+    pooled_layers,
     temporal,
     timbral,
 )
@@ -57,12 +57,7 @@ class Coarse(nn.Module):
             kernel = layer.signed_kernel()
             convolve = timbral if kernel.dim() == 3 else temporal
             first.append(layer(convolve(levels.to(kind), kernel.to(kind)).to(levels.dtype)))
-        features = [torch.cat(first, 2)]  # (batch, frames, channels) each
-        for layer in _layers(self.middle):
-            added = features[-1] if len(features) > 1 else 0
-            features.append(layer(same_convolution(features[-1], layer.signed_kernel())) + added)
-        joined = torch.cat(features, 2)
-        return torch.stack([joined.amax(1), joined.mean(1)], 2).flatten(1)
+        return pooled_layers(torch.cat(first, 2), self.middle)
 
     @torch.no_grad()
     def start_from(self, whole: Musicnn) -> None:

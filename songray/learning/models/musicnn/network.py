@@ -56,13 +56,7 @@ class Musicnn(Embedder):
         self.load_state_dict(weights, assign=True)
 
     def embed(self, windows: torch.Tensor) -> torch.Tensor:
-        features = [self.front(windows * 255)]  # (batch, frames, channels) each
-        for layer in self.middle:
-            assert isinstance(layer, Layer)
-            added = features[-1] if len(features) > 1 else 0
-            features.append(layer(same_convolution(features[-1], layer.signed_kernel())) + added)
-        joined = torch.cat(features, 2)
-        pooled = self.pooled(torch.stack([joined.amax(1), joined.mean(1)], 2).flatten(1))
+        pooled = self.pooled(pooled_layers(self.front(windows * 255), self.middle))
         vectors: torch.Tensor = self.dense(row_products(pooled, self.dense.signed_kernel()))
         return vectors
 
@@ -127,6 +121,18 @@ class Layer(Affine):
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """The layer's output from that of the signed kernel, (…, filters)."""
         return super().forward(functional.relu(values * self.factor.sign() + self.bias))
+
+
+def pooled_layers(first: torch.Tensor, middle: nn.ModuleList) -> torch.Tensor:
+    """The outputs of the first layers, (batch, frames, channels), → of each channel of these and of the
+    layers in the middle the maximum and the mean over time, (batch, 2 × channels)."""
+    features = [first]
+    for layer in middle:
+        assert isinstance(layer, Layer)
+        added = features[-1] if len(features) > 1 else 0
+        features.append(layer(same_convolution(features[-1], layer.signed_kernel())) + added)
+    joined = torch.cat(features, 2)
+    return torch.stack([joined.amax(1), joined.mean(1)], 2).flatten(1)
 
 
 def timbral(levels: torch.Tensor, kernel: torch.Tensor, padding: float = 0.0) -> torch.Tensor:
